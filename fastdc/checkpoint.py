@@ -1,0 +1,71 @@
+"""The state of a condensation between two matching steps, and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastdc.errors import DataError
+from fastdc.storage import load_tensors, save_tensors
+
+KIND = "checkpoint"
+
+
+@dataclass
+class State:
+    """All that the rest of a run depends on, its configuration and data aside.
+
+    `iteration` networks are behind, and `step` matching steps with the present one, whose weights are `theta`; before its
+    first step there is none. `losses` adds up the distances of these steps. `sampler` and `training` give the real images
+    and the order of the network's batches.
+    """
+
+    images: Tensor  # [C, n, channels, H, W], normalised
+    velocity: Tensor  # [C, n, channels, H, W], the momentum of the images
+    sampler: torch.Generator
+    training: torch.Generator
+    theta: Tensor | None = None  # [P]
+    iteration: int = 0
+    step: int = 0
+    losses: float = 0.0
+
+
+def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
+    """Write the state, with the length of the metrics that belong to it, whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    tensors = {
+        "images": state.images,
+        "velocity": state.velocity,
+        "sampler": state.sampler.get_state(),
+        "training": state.training.get_state(),
+        "losses": torch.tensor(state.losses, dtype=torch.float64),
+    }
+    if state.theta is not None:
+        tensors["theta"] = state.theta
+    save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes})
+
+
+def load_checkpoint(path: Path, state: State) -> int:
+    """Put the state from the file in place of a fresh one; returns the length of the metrics that belong to it.
+
+    Raises:
+        DataError: a file of another kind or version, cut short or altered, or of images of another shape.
+    """
+    tensors, content = load_tensors(path, KIND)
+    if tensors["images"].shape != state.images.shape:
+        raise DataError(
+            f"{path} holds images of shape {list(tensors['images'].shape)}; this run has {list(state.images.shape)}: use another folder."
+        )
+    device = state.images.device
+    state.images, state.velocity = tensors["images"].to(device), tensors["velocity"].to(device)
+    state.sampler.set_state(tensors["sampler"])
+    state.training.set_state(tensors["training"])
+    state.theta = tensors["theta"].to(device) if "theta" in tensors else None
+    state.iteration, state.step, state.losses = content["iteration"], content["step"], tensors["losses"].item()
+    return content["metrics_bytes"]

@@ -1,0 +1,304 @@
+"""The command line: fastdc condense | evaluate | show | info."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import tyro
+
+from fastdc.callbacks import Callback, Evaluated, TensorBoard
+from fastdc.condense import condense
+from fastdc.condensed import CondensedDataset
+from fastdc.config import CondenseConfig
+from fastdc.coresets import random as random_coreset
+from fastdc.data import ImageData, load_dataset
+from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, UsageError, unknown_name
+from fastdc.evaluate import Evaluation, evaluate
+from fastdc.info import report
+from fastdc.storage import write_atomically
+
+_BASELINES = ("random", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    quiet: bool = False
+    """Show no progress bar."""
+    debug: bool = False
+    """Show the traceback of an error."""
+    config: str | None = None
+    """A TOML or JSON file with any of these options; flags override it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condense(CondenseConfig, _Common):
+    """Learn a few images per class that stand in for a dataset, evaluate them, and write them with a picture.
+
+    The same command again continues an interrupted run.
+    """
+
+    dataset: str = "digits"
+    """digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    data_root: str | None = None
+    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    out: str | None = None
+    """Folder for the result and all that belongs to it; None: runs/DATASET-ipcN."""
+    networks: int = 5
+    """Networks to train and test on the result."""
+    epochs: int | None = None
+    """Epochs of training each of them; None: the paper's 300, and 1000 on mnist."""
+    baseline: str = "random"
+    """What to evaluate beside the result: random (real images, as many), or none."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the folder of the run."""
+
+    def run(self) -> None:
+        """Condense, evaluate, report."""
+        _check_baseline(self.baseline)
+        train, test = load_dataset(self.dataset, self.data_root)
+        out = Path(self.out if self.out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', self.dataset)}-ipc{self.ipc}")
+        callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
+        condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
+        protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
+        evaluations = _evaluate_all(condensed, train, test, protocol, self.baseline, self.quiet, callbacks)
+        content = {"dataset": train.name, **dataclasses.asdict(protocol), "results": {k: _as_json(v) for k, v in evaluations.items()}}
+        write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+        print(f"written to {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Common):
+    """Train fresh networks on condensed images alone and test them on real ones."""
+
+    condensed: tyro.conf.Positional[str]
+    """A condensed dataset, the folder of a run, or a .pt file of the paper's authors (with --dataset)."""
+    dataset: str | None = None
+    """What to test on; None: the dataset that was condensed."""
+    data_root: str | None = None
+    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    model: str = "convnet"
+    """Network to train."""
+    networks: int = 20
+    """How many to train."""
+    epochs: int | None = None
+    """Epochs of training; None: the paper's 300, and 1000 on mnist."""
+    seed: int = 0
+    """Decides initial weights and the order of batches."""
+    engine: str = "auto"
+    """Who computes gradients: auto, torch or reference."""
+    device: str = "auto"
+    """Where: auto, cpu, cuda or cuda:N."""
+    baseline: str = "none"
+    """What to evaluate beside it: random (real images, as many per class), or none."""
+
+    def run(self) -> None:
+        """Evaluate, print."""
+        _check_baseline(self.baseline)
+        condensed, name = _read_condensed(self.condensed, self.dataset, self.data_root)
+        train, test = load_dataset(name, self.data_root)
+        protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
+        _evaluate_all(condensed, train, test, protocol, self.baseline, self.quiet, ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(_Common):
+    """Write the picture of a condensed dataset: a row per class."""
+
+    condensed: tyro.conf.Positional[str]
+    """A condensed dataset, the folder of a run, or a .pt file of the paper's authors (with --dataset)."""
+    out: str | None = None
+    """The PNG file to write; None: beside the condensed dataset."""
+    dataset: str | None = None
+    """For a .pt file: the dataset that it was condensed from, which says how it is normalised."""
+    data_root: str | None = None
+    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+
+    def run(self) -> None:
+        """Write the picture, print what it shows."""
+        condensed, _ = _read_condensed(self.condensed, self.dataset, self.data_root, needs_dataset=False)
+        out = Path(self.out) if self.out is not None else _condensed_file(self.condensed).with_suffix(".png")
+        condensed.save_grid(out)
+        print(condensed)
+        print(f"written to {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(_Common):
+    """Print versions, devices, threads, engines and why one cannot be used."""
+
+    def run(self) -> None:
+        """Print the report."""
+        print(report())
+
+
+class _Command(Protocol):
+    def run(self) -> None: ...
+
+
+COMMANDS: dict[str, type[_Command]] = {"condense": Condense, "evaluate": Evaluate, "show": Show, "info": Info}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 (an error), 2 (usage), 130 or 143 (SIGINT, SIGTERM)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    try:
+        _parse(given).run()
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "stopped; the same command again continues from the last checkpoint."
+        print(f"fastdc: {text}", file=sys.stderr)
+        return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+    except SystemExit as end:  # --help
+        return end.code if isinstance(end.code, int) else 2
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        elif isinstance(error, FastdcError):
+            print(f"fastdc: {error}", file=sys.stderr)
+        else:
+            first = (str(error).splitlines() or [""])[0]
+            print(f"fastdc: {type(error).__name__}: {first}\nThis is a fault of fastdc; --debug shows where.", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped; the same command again continues from the last checkpoint.", signum)
+
+
+def _parse(given: list[str]) -> _Command:
+    if not given or given[0].startswith("-"):
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=given or ["--help"], prog="fastdc", description=__doc__)
+    name, arguments = given[0], given[1:]
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    command = COMMANDS[name]
+    arguments = [*_config_arguments(command, arguments), *arguments]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, args=arguments, prog=f"fastdc {name}", config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UsageError(f"{_in_one_line(complaint.getvalue())} See fastdc {name} --help.") from None
+
+
+def _in_one_line(box: str) -> str:
+    """The complaint of the parser and its first suggestion, without the box drawn around them."""
+    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
+    sections = [section.split("\n") for section in "\n".join(lines).strip().split("\n\n")]
+    text = " ".join(sections[0]).rstrip(".") + "."
+    hints = [section for section in sections[1:] if section[0].startswith("Perhaps you meant") and len(section) > 1]
+    return f"{text} Perhaps you meant {hints[0][1]}." if hints else text
+
+
+def _config_arguments(command: type[Any], arguments: Sequence[str]) -> list[str]:
+    """The options of the file that --config names, as flags."""
+    path = next((value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--config"), None)
+    path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
+    if path is None:
+        return []
+    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed"}
+    flags: list[str] = []
+    for key, value in _read_config(Path(path)).items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise unknown_name(f"option in {path}", key, names)
+        if value is True:
+            flags.append(f"--{name}")
+        elif value is not False and value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        options = content.get("config", content)  # config.json of a run keeps them under this key
+        return dict(options.items())
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} is missing; expected a TOML or JSON file with options.") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Protocol:
+    model: str
+    networks: int
+    epochs: int | None
+    seed: int
+    engine: str
+    device: str
+
+
+def _evaluate_all(
+    condensed: CondensedDataset,
+    train: ImageData,
+    test: ImageData,
+    protocol: _Protocol,
+    baseline: str,
+    quiet: bool,
+    callbacks: Sequence[Callback],
+) -> dict[str, Evaluation]:
+    subjects = {"condensed": condensed}
+    if baseline == "random":
+        subjects["random"] = random_coreset(train, condensed.ipc, seed=protocol.seed)
+    results = {}
+    for subject, images in subjects.items():
+        results[subject] = evaluate(images, test, **dataclasses.asdict(protocol), progress=not quiet)
+        print(f"{subject:<9}  {results[subject]}", flush=True)
+        for callback in callbacks:
+            callback(Evaluated(subject, results[subject]))
+    return results
+
+
+def _as_json(evaluation: Evaluation) -> dict[str, Any]:
+    return {"accuracies": evaluation.accuracies, "mean": evaluation.mean, "std": evaluation.std}
+
+
+def _check_baseline(name: str) -> None:
+    if name not in _BASELINES:
+        raise unknown_name("baseline", name, _BASELINES)
+
+
+def _condensed_file(path: str) -> Path:
+    return Path(path) / "condensed.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def _read_condensed(path: str, dataset: str | None, root: str | None, *, needs_dataset: bool = True) -> tuple[CondensedDataset, str]:
+    """The condensed dataset at `path`, and the name of the dataset to test it on."""
+    file = _condensed_file(path)
+    if file.suffix == ".pt":
+        if dataset is None:
+            raise UsageError(f"{file} does not say how it is normalised; name the dataset that it was condensed from with --dataset.")
+        train, _ = load_dataset(dataset, root)
+        return CondensedDataset.from_pt(file, mean=train.mean, std=train.std, class_names=train.class_names), dataset
+    condensed = CondensedDataset.load(file)
+    name = dataset if dataset is not None else condensed.provenance.get("dataset")
+    if needs_dataset and name in (None, "data"):
+        raise UsageError(f"{file} was made from data without a name; name the dataset to test on with --dataset.")
+    return condensed, str(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

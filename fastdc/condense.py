@@ -1,0 +1,276 @@
+"""Algorithm 1 of the paper: learn a few images per class whose gradients are those of the real images.
+
+Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021. In its symbols: S the synthetic images, T the
+real ones, K = iterations, T = matching_steps, D the distance, theta the weights of a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdc.callbacks import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
+from fastdc.checkpoint import State
+from fastdc.condensed import CondensedDataset
+from fastdc.config import CondenseConfig
+from fastdc.coresets import random as random_coreset
+from fastdc.data import ClassSampler, ImageData, as_image_data
+from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.engines import Sgd, make_engine, resolve_engine
+from fastdc.engines.base import batch_norms
+from fastdc.errors import Interrupted, RunError, UsageError
+from fastdc.info import versions
+from fastdc.models.network import NetworkFamily
+from fastdc.models.registry import ModelFactory, describe
+from fastdc.progress import progress_bar
+from fastdc.run import RunFolder, StopRequest, open_run
+from fastdc.seeding import derive_seed, make_generator
+
+_MOMENTUM_IMAGES = 0.5
+_STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken
+
+
+def condense(
+    data: Any,
+    ipc: int,
+    *,
+    model: str | ModelFactory = "convnet",
+    method: str = "dc",
+    iterations: int = 1000,
+    matching_steps: int | None = None,
+    model_epochs: int | None = None,
+    init: str = "noise",
+    lr_images: float = 0.1,
+    lr_model: float = 0.01,
+    batch_real: int = 256,
+    distance: str = "layerwise_cosine",
+    engine: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> CondensedDataset:
+    """Learn `ipc` images per class with which a network trained from scratch does nearly as well as with all of `data`.
+
+    In each iteration a fresh random network theta; in each of its matching steps, for every class c,
+
+        images_c  <-  images_c - lr_images * d/d images_c  D(grad L(theta, images_c), grad L(theta, real images of c))
+
+    with momentum 0.5; and between two steps theta is trained on the images (batch 256).
+
+    Args:
+        data: the name of a dataset | ImageData | (images, labels), arrays or tensors, uint8 or float in 0..1, as NCHW, NHWC
+            or NHW | a map-style torch Dataset of (image, label).
+        ipc: images per class.
+        model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
+        method: "dc", gradient matching.
+        iterations: K, the number of random networks.
+        matching_steps: T, matching steps with each of them. None: the paper's number for this ipc, (1, 10, 20, 30, 40, 50)
+            for ipc (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above.
+        model_epochs: epochs of training the network on the images between two matching steps. None: the paper's number,
+            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above.
+        init: "noise", standard normal; or "real", copies of random real images, different ones within a class.
+        lr_images: learning rate of the images.
+        lr_model: learning rate of the network.
+        batch_real: real images of each class in a matching step; a class that has fewer gives all it has.
+        distance: "layerwise_cosine", "cosine" or "mse".
+        engine: "auto", "torch" or "reference"; "torch:memory=256,compile=true" sets the first one's options.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: decides every random number: same seed, machine and engine, same images to the last bit.
+        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
+            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted.
+        callbacks: called with every event (see `fastdc.callbacks`).
+        progress: show a progress bar when stderr is a terminal.
+
+    Returns:
+        The learned images, normalised as the training images are, with provenance.
+
+    Raises:
+        UsageError: an argument that cannot be used, or `out` holds a run with other arguments.
+        DataError: data or a checkpoint that cannot be used.
+        RunError: `out` cannot be written or is in use; or a distance or gradient is not finite.
+        Interrupted: SIGINT or SIGTERM arrived while `out` was given; the checkpoint is written.
+
+    Example:
+        >>> condensed = condense("digits", ipc=1, model="convnet:width=8", iterations=2, batch_real=16)
+        >>> condensed.images.shape
+        torch.Size([10, 1, 8, 8])
+    """
+    config = CondenseConfig(
+        ipc=ipc,
+        model=describe(model),
+        method=method,
+        iterations=iterations,
+        matching_steps=matching_steps,
+        model_epochs=model_epochs,
+        init=init,
+        lr_images=lr_images,
+        lr_model=lr_model,
+        batch_real=batch_real,
+        distance=distance,
+        engine=engine,
+        device=device,
+        seed=seed,
+    ).resolved()
+    where = resolve_device(device)
+    real = as_image_data(data)
+    family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
+    network = family.fresh(derive_seed(seed, "network", 0))
+    config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exact_arithmetic())
+        run = stack.enter_context(open_run(out)) if out is not None else None
+        return _Condensation(config, real, family, run, callbacks, progress).result()
+
+
+class _Condensation:
+    """One run: the four calls of a matching step, inside the paper's two loops, with its checkpoints."""
+
+    def __init__(
+        self,
+        config: CondenseConfig,
+        real: ImageData,
+        family: NetworkFamily,
+        run: RunFolder | None,
+        callbacks: Sequence[Callback],
+        progress: bool,
+    ) -> None:
+        self.config, self.real, self.family, self.run = config, real, family, run
+        self.callbacks, self.progress = callbacks, progress
+        assert config.matching_steps is not None and config.model_epochs is not None
+        self.steps, self.epochs = config.matching_steps, config.model_epochs
+        self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
+        self.state = State(
+            images=(images := self._initial_images()),
+            velocity=torch.zeros_like(images),
+            sampler=make_generator(config.seed, "sampler"),
+            training=make_generator(config.seed, "training"),
+        )
+        self.sampler = ClassSampler(real, self.state.sampler, device=family.device)
+
+    def result(self) -> CondensedDataset:
+        """Run to the end, from the checkpoint where there is one."""
+        state, run, total = self.state, self.run, self.config.iterations
+        if run is not None:
+            config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
+            run.claim(config, {"fingerprint": self.real.fingerprint, **versions()})
+            run.restore(state)
+        self._tell(Started(self.config, state.iteration))
+        done = state.iteration * self.steps + state.step
+        stop = StopRequest()
+        with (
+            stop.listening() if run is not None else contextlib.nullcontext(),
+            progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
+        ):
+            started = time.monotonic()
+            while state.iteration < total:
+                loss = self._matching_step()
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                if state.step == 0:
+                    seconds, started = time.monotonic() - started, time.monotonic()
+                    self._end_iteration(seconds)
+                if run is not None and (run.checkpoint_due or stop.signum is not None or state.iteration == total):
+                    self._save(run)
+                if run is not None and stop.signum is not None and state.iteration < total:
+                    raise Interrupted(
+                        f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.",
+                        stop.signum,
+                    )
+        return self._finish()
+
+    def _matching_step(self) -> float:
+        """One matching step of all classes, then the training of the network unless this was its last; returns the loss."""
+        state, config, engine = self.state, self.config, self.engine
+        if state.theta is None:
+            state.theta = engine.layout.flatten(self.family.fresh(derive_seed(config.seed, "network", state.iteration)))  # [P]
+        theta = state.theta
+        if batch_norms(engine.module):
+            engine.freeze_statistics(theta, torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)]))
+        parts = [engine.class_gradients(theta, images, classes) for classes, images in self.sampler.draw(config.batch_real)]
+        distance, gradient = engine.match(theta, state.images, torch.cat(parts), config.distance)  # [C], [C, n, channels, H, W]
+        self._check_finite(distance, gradient)
+        state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
+        state.images.sub_(state.velocity, alpha=config.lr_images)
+        loss = distance.sum().item()
+        state.losses += loss
+        state.step += 1
+        if state.step < self.steps:
+            labels = torch.arange(self.real.num_classes, device=theta.device).repeat_interleave(config.ipc)
+            engine.train(theta, state.images.flatten(0, 1), labels, Sgd(self.epochs, config.lr_model), state.training)
+        else:
+            state.theta, state.step, state.iteration = None, 0, state.iteration + 1
+        return loss
+
+    def _end_iteration(self, seconds: float) -> None:
+        state = self.state
+        event = IterationDone(state.iteration, state.losses / self.steps, seconds)
+        state.losses = 0.0
+        if self.run is not None:
+            self.run.log({"event": "iteration", **dataclasses.asdict(event)})
+        self._tell(event)
+
+    def _save(self, run: RunFolder) -> None:
+        run.save(self.state)
+        self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
+
+    def _finish(self) -> CondensedDataset:
+        images, classes = self.state.images.flatten(0, 1), torch.arange(self.real.num_classes)
+        condensed = CondensedDataset(
+            images,
+            classes.repeat_interleave(self.config.ipc),
+            mean=self.real.mean,
+            std=self.real.std,
+            class_names=self.real.class_names,
+            provenance={
+                "dataset": self.real.name,
+                "fingerprint": self.real.fingerprint,
+                "config": dataclasses.asdict(self.config),
+                "seed": self.config.seed,
+                "versions": versions(),
+            },
+        )
+        if self.run is not None:
+            condensed.save(self.run.result)
+            condensed.save_grid(self.run.picture)
+        self._tell(Ended(condensed))
+        return condensed
+
+    def _initial_images(self) -> Tensor:
+        """The images to start from, [C, n, channels, H, W]."""
+        config, real = self.config, self.real
+        fewest = int(real.class_counts.min())
+        if config.init == "real":
+            if config.ipc > fewest:
+                smallest = real.class_names[int(real.class_counts.argmin())]
+                raise UsageError(
+                    f"ipc is {config.ipc}, but class {smallest!r} has {fewest} images to start from; use an ipc of {fewest} or less, or init='noise'."
+                )
+            images = random_coreset(real, config.ipc, seed=config.seed).images
+            return images.unflatten(0, (real.num_classes, config.ipc)).to(self.family.device)
+        shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
+        return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
+
+    def _check_finite(self, distance: Tensor, gradient: Tensor) -> None:
+        good = torch.isfinite(distance) & torch.isfinite(gradient.flatten(1)).all(1)  # [C]
+        if good.all():
+            return
+        bad = int((~good).nonzero()[0])
+        kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
+        raise RunError(
+            f"the distance or its gradient is not finite at iteration {self.state.iteration + 1}, step {self.state.step + 1}, class "
+            f"{self.real.class_names[bad]!r}. Lower lr_images ({self.config.lr_images:g}) or lr_model ({self.config.lr_model:g}), "
+            f"or choose another distance than {self.config.distance}.{kept}"
+        )
+
+    def _tell(self, event: Event) -> None:
+        for callback in self.callbacks:
+            callback(event)

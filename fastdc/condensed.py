@@ -1,0 +1,250 @@
+"""CondensedDataset: a few images per class that stand in for a training set, with all that is needed to use them."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastdc.data.image_data import check_labels, per_channel
+from fastdc.errors import DataError, MissingFileError
+from fastdc.storage import load_tensors, save_tensors, write_atomically, write_error
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KIND = "condensed dataset"
+
+_GRID_SIDE = 64  # pixels at least that an image takes in the picture, by whole repetition of its pixels
+
+
+class CondensedDataset(Dataset[tuple[Tensor, int]]):
+    """Synthetic images with their labels, sorted by class; a map-style torch Dataset of (image, label).
+
+    The images are normalised: (pixels - mean) / std per channel, for pixels in 0..1. `normalised` is False where mean is
+    0 and std is 1, so that the images are plain pixels.
+
+    Args:
+        images: float [N, channels, H, W], normalised; kept as float32.
+        labels: int64 [N].
+        mean: per channel, what was subtracted.
+        std: per channel, what was divided by.
+        class_names: one name per class.
+        provenance: where the images come from, as plain types: configuration, seed, dataset, version, metrics.
+
+    Raises:
+        DataError: images, labels or statistics that do not fit together, or are not finite.
+
+    Example:
+        >>> condensed = CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([1, 0]), mean=[0.5], std=[0.25], class_names=["a", "b"])
+        >>> len(condensed), condensed.labels.tolist(), condensed.to_pixels().max().item(), condensed.normalised
+        (2, [0, 1], 0.5, True)
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str],
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        images, labels = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
+        if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
+            raise DataError(
+                f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
+            )
+        check_labels(labels, len(images), len(class_names))
+        if not torch.isfinite(images).all():
+            raise DataError("some pixels are NaN or infinite; expected finite images.")
+        if not len(mean) == len(std) == images.shape[1] or min(std) <= 0:
+            raise DataError(
+                f"mean {tuple(mean)} and std {tuple(std)} do not fit images of {images.shape[1]} channels; give one each, std above 0."
+            )
+        order = torch.argsort(labels, stable=True)
+        self.images = images[order].float().contiguous()  # [N, channels, H, W]
+        self.labels = labels[order]  # [N]
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.class_names = tuple(map(str, class_names))
+        self.provenance: dict[str, Any] = dict(provenance or {})
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def __repr__(self) -> str:
+        scale = f"normalised by mean {_rounded(self.mean)}, std {_rounded(self.std)}" if self.normalised else "pixels in 0..1"
+        return f"CondensedDataset({len(self)} images {'x'.join(map(str, self.images.shape[1:]))} of {self.num_classes} classes, {scale})"
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def ipc(self) -> int:
+        """Images per class: of the class that has the most."""
+        return int(torch.bincount(self.labels).max())
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the images are (pixels - mean) / std with other numbers than 0 and 1."""
+        return any(self.mean) or any(value != 1 for value in self.std)
+
+    def to_pixels(self) -> Tensor:
+        """The images as pixels in 0..1, clamped, float32 [N, channels, H, W]."""
+        return (self.images * per_channel(self.std, self.images) + per_channel(self.mean, self.images)).clamp(0, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, provenance in its header; it appears whole or not at all.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        content = {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
+        save_tensors(Path(path), KIND, {"images": self.images, "labels": self.labels}, content)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CondensedDataset:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingFileError: no such file.
+            DataError: a file of another kind or version, cut short or altered.
+        """
+        tensors, content = load_tensors(Path(path), KIND)
+        return cls(tensors["images"], tensors["labels"], **content)
+
+    def grid(self) -> Image:
+        """The picture of the paper's figure 2: a row per class; at one image per class, rows of ten classes.
+
+        Images smaller than 64 pixels are enlarged by whole repetition of their pixels.
+        """
+        from PIL import Image
+        from torchvision.utils import make_grid
+
+        pixels = self.to_pixels()
+        repeat = max(1, _GRID_SIDE // max(pixels.shape[2:]))
+        pixels = pixels.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+        across = self.ipc if self.ipc > 1 else min(self.num_classes, 10)
+        picture = make_grid(pixels, nrow=across, padding=2, pad_value=1.0)  # [3, height, width]
+        return Image.fromarray(_to_bytes(picture).permute(1, 2, 0).numpy())
+
+    def save_grid(self, path: str | Path) -> None:
+        """Write `grid()` as a PNG file, whole or not at all.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        write_atomically(Path(path), _png(self.grid()))
+
+    def to_folder(self, path: str | Path) -> None:
+        """Write one PNG per image into a subfolder per class: PATH/CLASS/0000.png.
+
+        Raises:
+            RunError: the folder cannot be written.
+        """
+        from PIL import Image
+
+        counts = [0] * self.num_classes
+        for image, label in zip(_to_bytes(self.to_pixels()), self.labels.tolist(), strict=True):
+            folder = Path(path) / f"{label:03d}_{re.sub('[^0-9A-Za-z._-]+', '_', self.class_names[label])}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise write_error(folder, error) from None
+            array = image.permute(1, 2, 0).numpy()
+            picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+            write_atomically(folder / f"{counts[label]:04d}.png", _png(picture))
+            counts[label] += 1
+
+    @classmethod
+    def from_pt(
+        cls, path: str | Path, *, mean: Sequence[float], std: Sequence[float], class_names: Sequence[str] | None = None, experiment: int = 0
+    ) -> CondensedDataset:
+        """Import a .pt file that the authors of the paper published or that their scripts wrote.
+
+        Such a file holds {"data": [[images, labels], ...], "accs_all_exps": {...}}, one pair per experiment, normalised by
+        numbers that it does not say. It is read with weights_only: no code in it is run.
+
+        Args:
+            path: the file.
+            mean: what the images were normalised by, per channel; `load_dataset(name)[0].mean` for the named sets.
+            std: likewise.
+            class_names: one per class; None: their numbers.
+            experiment: which pair to take.
+
+        Raises:
+            MissingFileError: no such file.
+            DataError: a file of another make, or an experiment that is not in it.
+        """
+        pairs, accuracies = _read_pt(Path(path))
+        if not 0 <= experiment < len(pairs):
+            raise DataError(f"{path} holds experiments 0 to {len(pairs) - 1}; got {experiment}.")
+        images, labels = (torch.as_tensor(part) for part in pairs[experiment])
+        names = class_names if class_names is not None else [str(c) for c in range(int(labels.max()) + 1)]
+        provenance = {"imported": Path(path).name, "experiment": experiment, "accs_all_exps": accuracies}
+        return cls(images, labels.long(), mean=mean, std=std, class_names=names, provenance=provenance)
+
+    def to_pt(self, path: str | Path) -> None:
+        """Export to the .pt format of the paper's authors, as one experiment; mean, std and provenance do not fit into it.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        buffer = io.BytesIO()
+        torch.save({"data": [[self.images, self.labels]], "accs_all_exps": {}}, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+
+
+def _read_pt(path: Path) -> tuple[list[Any], Any]:
+    if not path.is_file():
+        raise MissingFileError(f"{path} is missing; expected a .pt file with condensed images.")
+    # The authors' accuracies are numpy scalars; these names rebuild numbers and nothing else.
+    scalar = np.float64(0).__reduce__()[0]
+    numbers = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
+    try:
+        with torch.serialization.safe_globals(numbers):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        pairs = list(content["data"])
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            raise KeyError("data")
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} is not a file of condensed images ({reason}); expected {{'data': [[images, labels], ...]}}.") from None
+    return pairs, _plain(content.get("accs_all_exps"))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, lists and dicts of a .pt file as types that JSON holds."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int | float | np.number | Tensor) else None
+
+
+def _to_bytes(pixels: Tensor) -> Tensor:
+    return (pixels * 255).round().to(torch.uint8)
+
+
+def _png(picture: Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"

@@ -1,0 +1,170 @@
+"""ImageData: a labelled set of images, kept as uint8 and normalised only when it is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastdc.errors import DataError
+
+_STATISTICS_BLOCK = 1 << 22  # pixels counted at once: bincount widens them to int64
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """A labelled set of images; frozen, and the tensors given are kept without a copy.
+
+    Args:
+        images: uint8 [N, channels, H, W], 1 (grey) or 3 (RGB) channels.
+        labels: int64 [N], from 0 to num_classes - 1.
+        num_classes: how many classes there are; a test set need not hold all of them.
+        class_names: one name per class.
+        mean: per channel, of pixels in 0..1.
+        std: per channel, of pixels in 0..1, above 0.
+        name: what it is called in reports, such as "fashion-mnist".
+
+    Raises:
+        DataError: images or labels of another shape, dtype, length or range.
+    """
+
+    images: Tensor
+    labels: Tensor
+    num_classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str = "data"
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or self.images.shape[1] not in (1, 3):
+            raise DataError(
+                f"images are {self.images.dtype} of shape {list(self.images.shape)}; "
+                "expected uint8 [N, channels, H, W] with 1 (grey) or 3 (RGB) channels."
+            )
+        check_labels(self.labels, len(self.images), self.num_classes)
+        if len(self.class_names) != self.num_classes:
+            raise DataError(f"{len(self.class_names)} class names for {self.num_classes} classes; give one for each.")
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels or not np.isfinite(values).all():
+                raise DataError(f"{what} is {values}; expected one finite number for each of {self.channels} channels.")
+        if min(self.std) <= 0:
+            raise DataError(f"std is {self.std}; expected numbers above 0: are all images the same single colour?")
+
+    @classmethod
+    def of(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "data",
+        like: ImageData | None = None,
+    ) -> ImageData:
+        """Make an ImageData, its mean and std those of its own pixels.
+
+        A test set takes number and names of classes, mean, std and name from the training set given as `like`.
+        """
+        if like is not None:
+            return cls(images, labels, like.num_classes, like.class_names, like.mean, like.std, like.name)
+        num_classes = count_classes(labels) if num_classes is None else num_classes
+        names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(num_classes))
+        mean, std = pixel_statistics(images)
+        return cls(images, labels, num_classes, names, mean, std, name)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey images, 3 for RGB."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """How many images each class has, int64 [num_classes]."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A short hash of every image and label: two sets with the same one hold the same data in the same order."""
+        digest = hashlib.blake2b(repr(tuple(self.images.shape)).encode(), digest_size=12)
+        for tensor in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+        return digest.hexdigest()
+
+    def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W]."""
+        return normalise(self.images[index].to(dtype) / 255, self.mean, self.std)
+
+
+def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(pixels - mean) / std for pixels [..., channels, H, W] in 0..1."""
+    return (pixels - per_channel(mean, pixels)) / per_channel(std, pixels)
+
+
+def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    """One number per channel as a tensor [channels, 1, 1] with the dtype and device of `like`."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 images, of pixels in 0..1; exact, from counts of the 256 values."""
+    if images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
+        raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected uint8 [N, channels, H, W], N > 0.")
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in images.unbind(1):  # [N, H, W]
+        block = max(1, _STATISTICS_BLOCK // channel[0].numel())
+        counts = torch.zeros(256, dtype=torch.int64)
+        for part in channel.split(block):
+            counts += torch.bincount(part.flatten(), minlength=256).cpu()
+        share = counts.double() / counts.sum()
+        mean = (share * values).sum()
+        means.append(mean.item())
+        stds.append((share * (values - mean) ** 2).sum().sqrt().item())
+    return tuple(means), tuple(stds)
+
+
+def count_classes(labels: Tensor) -> int:
+    """How many classes a training set's labels name; every one from 0 on must appear."""
+    if not labels.numel():
+        raise DataError("there are no labels; expected at least one image of each class.")
+    present = labels.unique()
+    count = int(present.max()) + 1
+    if present.min() < 0:
+        raise DataError(f"label {int(present.min())} is negative; expected labels from 0 to the number of classes - 1.")
+    if len(present) < count:
+        held = set(present.tolist())
+        missing = [c for c in range(count) if c not in held]
+        raise DataError(
+            f"labels go up to {count - 1}, but class {', '.join(map(str, missing[:5]))}{'...' if len(missing) > 5 else ''} "
+            "has no image; number the classes 0, 1, 2, ... without a gap, as np.unique(labels, return_inverse=True)[1] does."
+        )
+    if count < 2:
+        raise DataError("all labels are 0; expected two classes or more.")
+    return count
+
+
+def check_labels(labels: Tensor, images: int, num_classes: int) -> None:
+    """Raise unless `labels` is int64 [images] with values from 0 to num_classes - 1."""
+    if labels.dtype != torch.int64:
+        raise DataError(f"labels are {labels.dtype}; expected int64 class numbers: use labels.long() if they are whole.")
+    if labels.dim() != 1 or len(labels) != images:
+        raise DataError(f"labels have shape {list(labels.shape)} for {images} images; expected one label per image.")
+    if not images:
+        raise DataError("there are no images; expected at least one.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(f"labels go from {low} to {high}; expected 0 to {num_classes - 1} for {num_classes} classes.")

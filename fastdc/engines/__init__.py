@@ -1,0 +1,56 @@
+"""Engines: who computes the gradients. `auto` takes the fastest that can do the job."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fastdc.engines.base import Augmentation, Engine, Sgd
+from fastdc.engines.reference import ReferenceEngine
+from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
+from fastdc.errors import UsageError, unknown_name
+from fastdc.specs import parse_options, split_spec
+
+__all__ = ["ENGINES", "Augmentation", "Engine", "ReferenceEngine", "Sgd", "TorchEngine", "check_engine", "make_engine", "resolve_engine"]
+
+# From the fastest to the plainest: the order in which `auto` asks.
+ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "reference": ReferenceEngine}
+
+
+def check_engine(spec: str) -> str:
+    """Return `spec` when it is "auto" or names a known engine, with known options.
+
+    Raises:
+        UsageError: an unknown engine or option.
+    """
+    name, options = split_spec(spec)
+    if name not in (*ENGINES, "auto"):
+        raise unknown_name("engine", name, (*ENGINES, "auto"))
+    if options and name != "torch":
+        raise UsageError(f"engine {name!r} takes no options; {spec!r} gives {', '.join(options)}.")
+    parse_options(TorchEngineOptions, spec, options)
+    return spec
+
+
+def resolve_engine(spec: str, module: nn.Module) -> str:
+    """The engine that serves `module`: `spec` itself, or for "auto" the first that has no reason against it.
+
+    Raises:
+        UsageError: an unknown engine, or one that cannot serve; the text lists every reason.
+    """
+    name = split_spec(check_engine(spec))[0]
+    candidates = ENGINES if name == "auto" else {name: ENGINES[name]}
+    refusals = {candidate: engine.unsupported_reasons(module) for candidate, engine in candidates.items()}
+    for candidate, reasons in refusals.items():
+        if not reasons:
+            return candidate if name == "auto" else spec
+    given = "; ".join(f"{candidate}: {', '.join(reasons)}" for candidate, reasons in refusals.items())
+    raise UsageError(f"engine {spec!r} cannot serve {type(module).__name__}: {given}.")
+
+
+def make_engine(spec: str, module: nn.Module) -> Engine:
+    """The engine called `spec` ("auto", "reference", "torch", "torch:memory=256,compile=true") for `module`."""
+    resolved = resolve_engine(spec, module)
+    name, options = split_spec(resolved)
+    if name == "torch":
+        return TorchEngine(module, parse_options(TorchEngineOptions, resolved, options))
+    return ENGINES[name](module)

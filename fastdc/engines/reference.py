@@ -1,0 +1,79 @@
+"""The reference engine: the paper in plain eager PyTorch, class by class. Obvious, never optimised: the yardstick."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from fastdc.distance import match_loss
+from fastdc.engines.base import Augmentation, Engine, Sgd, batches, class_numbers
+
+
+class ReferenceEngine(Engine):
+    """Double backward through `create_graph`, as the authors' scripts do it: the graph of a class is held while it is matched."""
+
+    name: ClassVar[str] = "reference"
+
+    def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        classes = class_numbers(images) if classes is None else classes
+        gradients = []
+        for label, batch in zip(classes, images, strict=True):
+            gradients.append(torch.cat([g.flatten() for g in self._gradients(theta, batch, label)]))
+        return torch.stack(gradients)
+
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        result = []
+        for label, batch, vector in zip(class_numbers(images), images, cotangent, strict=True):
+            batch = batch.detach().requires_grad_()
+            gradients = self._gradients(theta, batch, label, create_graph=True)
+            vectors = self.layout.views(vector).values()
+            product = torch.stack([(g * v).sum() for g, v in zip(gradients, vectors, strict=True)]).sum()
+            result.append(torch.autograd.grad(product, batch)[0])
+        return torch.stack(result)
+
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+        distances, result = [], []
+        for label, batch, target in zip(class_numbers(synthetic), synthetic, real, strict=True):
+            batch = batch.detach().requires_grad_()
+            gradients = self._gradients(theta, batch, label, create_graph=True)
+            distance = match_loss(gradients, list(self.layout.views(target).values()), metric=metric)
+            result.append(torch.autograd.grad(distance, batch)[0])
+            distances.append(distance.detach())
+        return torch.stack(distances), torch.stack(result)
+
+    def train(
+        self,
+        theta: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+    ) -> None:
+        weights = self._leaves(theta)
+        optimizer = torch.optim.SGD(weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+        self.module.train()
+        for index in batches(len(images), sgd, generator):
+            index = index.to(images.device)
+            batch = images[index] if augment is None else augment(images[index], generator)
+            loss = F.cross_entropy(functional_call(self.module, weights, (batch,)), labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        self.module.eval()
+
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return functional_call(self.module, self.layout.views(theta), (images,))
+
+    def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
+        weights = self._leaves(theta)
+        loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
+        return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
+
+    def _leaves(self, theta: Tensor) -> dict[str, Tensor]:
+        return {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}

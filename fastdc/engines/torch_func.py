@@ -1,0 +1,175 @@
+"""The torch engine: torch.func transforms over chunks of classes and images, for any module on any device.
+
+Real images need first order only: vmap over classes of grad. For the synthetic images, with v the cotangent and L the loss,
+
+    d/ds < v, grad_theta L(theta, s) >  =  d/de grad_s L(theta + e v, s)  at e = 0:
+
+forward mode over reverse mode, `jvp` of `grad`, which keeps no graph of the first gradient. L is a mean over images, so both
+are sums over chunks of them, and memory depends on the chunk alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp, vmap
+
+from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, batches, class_numbers
+
+Weights = dict[str, Tensor]
+
+# Maps of a chunk that stay in the processor's last cache are read from there by the next operator; a GPU wants work instead.
+_BUDGET_MIB = {"cpu": 64, "cuda": 4096}
+
+# What a pass holds at its peak, in units of the maps of one forward pass: maps and their gradients; these and their tangents.
+_FIRST_ORDER_COPIES = 2
+_SECOND_ORDER_COPIES = 6
+
+
+@dataclass(frozen=True)
+class TorchEngineOptions:
+    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 64 on the CPU, 4096 on GPUs) and compile
+    (through torch.compile; None: on GPUs only)."""
+
+    memory: int | None = None
+    compile: bool | None = None
+
+
+class TorchEngine(Engine):
+    """Batched per-class gradients through torch.func, chunked to a memory budget; a chunk's size changes rounding only."""
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(self, module: nn.Module, options: TorchEngineOptions | None = None) -> None:
+        super().__init__(module)
+        options = options if options is not None else TorchEngineOptions()
+        device = next(module.parameters()).device.type
+        budget = options.memory if options.memory is not None else _BUDGET_MIB.get(device, _BUDGET_MIB["cuda"])
+        self._budget = budget << 20
+        self._map_bytes: dict[tuple[int, ...], int] = {}
+        compiled = options.compile if options.compile is not None else device == "cuda"
+        wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = torch.compile if compiled else lambda function: function
+        self._weight_gradients = wrap(self._weight_gradients_of)
+        self._image_gradients = wrap(self._image_gradients_of)
+
+    def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        classes = class_numbers(images) if classes is None else classes
+        weights = self.layout.views(theta)
+        result = theta.new_zeros(len(images), self.layout.size)  # [C, P]
+        share = 1 / images.shape[1]
+        for group, part in self._chunks(theta, images, _FIRST_ORDER_COPIES):
+            gradients = self._weight_gradients(weights, images[group, part], classes[group])
+            for view, gradient in zip(self.layout.views(result[group]).values(), gradients, strict=True):
+                view.add_(gradient, alpha=share)
+        return result
+
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        classes = class_numbers(images)
+        weights, tangents = self.layout.views(theta), self.layout.views(cotangent)
+        result = torch.empty_like(images)
+        share = 1 / images.shape[1]
+        for group, part in self._chunks(theta, images, _SECOND_ORDER_COPIES):
+            tangent = {name: view[group] for name, view in tangents.items()}
+            result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
+        return result
+
+    def train(
+        self,
+        theta: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+    ) -> None:
+        weights = {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
+        gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
+        # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
+        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, _FIRST_ORDER_COPIES)
+        self.module.train()
+        for index in batches(len(images), sgd, generator):
+            index = index.to(images.device)
+            batch = images[index] if augment is None else augment(images[index], generator)
+            parts = []
+            for some, known in zip(_split(batch, chunk), _split(labels[index], chunk), strict=True):
+                loss = F.cross_entropy(functional_call(self.module, weights, (some,)), known, reduction="sum") / len(index)
+                parts.append(torch.autograd.grad(loss, list(weights.values())))
+            torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
+            with torch.no_grad():
+                gradient.add_(theta, alpha=sgd.weight_decay)
+                velocity.mul_(sgd.momentum).add_(gradient)
+                theta.add_(velocity, alpha=-sgd.lr)
+        self.module.eval()
+
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        weights = self.layout.views(theta)
+        with torch.no_grad():
+            parts = _split(images, self._images_per_chunk(theta, images, 1))
+            return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
+
+    def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy summed over images [n, channels, H, W] of one class."""
+        return F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)), reduction="sum")
+
+    def _weight_gradients_of(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
+        """Summed over images [G, b, channels, H, W]: one tensor [G, *shape] per parameter."""
+        return tuple(vmap(grad(self._loss), in_dims=(None, 0, 0))(weights, images, classes).values())
+
+    def _image_gradients_of(self, weights: Weights, tangents: Weights, images: Tensor, classes: Tensor) -> Tensor:
+        """d/de grad_s L(theta + e v, s) with L summed over images [G, b, channels, H, W], and v of shape [G, ...]."""
+
+        def one_class(tangent: Weights, some: Tensor, label: Tensor) -> Tensor:
+            def gradient(moved: Weights) -> Tensor:
+                return grad(self._loss, argnums=1)(moved, some, label)
+
+            return jvp(gradient, (weights,), (tangent,))[1]
+
+        return vmap(one_class)(tangents, images, classes)
+
+    def _chunks(self, theta: Tensor, images: Tensor, copies: int) -> Iterator[tuple[slice, slice]]:
+        """Slices of classes and of images that together cover images [C, n, ...], each within the memory budget."""
+        count, each = images.shape[:2]
+        room = self._images_per_chunk(theta, images[0], copies)
+        for group in _even_slices(count, max(1, room // each)):
+            for part in _even_slices(each, room):
+                yield group, part
+
+    def _images_per_chunk(self, theta: Tensor, images: Tensor, copies: int) -> int:
+        """How many of images [N, channels, H, W] fit into the budget when `copies` of their maps are held."""
+        shape = tuple(images.shape[1:])
+        if shape not in self._map_bytes:
+            self._map_bytes[shape] = self._bytes_of_maps(theta, images[:1])
+        return max(1, self._budget // (copies * self._map_bytes[shape]))
+
+    def _bytes_of_maps(self, theta: Tensor, image: Tensor) -> int:
+        """What the layers of the module put out for one image [1, channels, H, W], in bytes."""
+        total = image.nbytes
+
+        def count(_module: nn.Module, _inputs: object, output: object) -> None:
+            nonlocal total
+            total += output.nbytes if isinstance(output, Tensor) else 0
+
+        handles = [part.register_forward_hook(count) for part in self.module.modules() if not list(part.children())]
+        try:
+            with torch.no_grad():
+                functional_call(self.module, self.layout.views(theta), (image,))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return total
+
+
+def _even_slices(count: int, most: int) -> Iterator[slice]:
+    """Cover `count` with as few slices of at most `most` as needed, of nearly the same length."""
+    length = math.ceil(count / math.ceil(count / most))
+    return (slice(start, min(start + length, count)) for start in range(0, count, length))
+
+
+def _split(values: Tensor, most: int) -> list[Tensor]:
+    return [values[part] for part in _even_slices(len(values), most)]

@@ -1,0 +1,43 @@
+"""What this installation is made of and what it can use here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+import torch
+from torch import nn
+
+from fastdc.engines import ENGINES
+
+
+def versions() -> dict[str, str]:
+    """Versions of fastdc and of what its numbers depend on."""
+    return {"fastdc": _version("fastdc-torch"), "torch": torch.__version__}
+
+
+def report() -> str:
+    """Versions, devices, threads, engines and why one cannot be used, as lines of text."""
+    packages = ("torchvision", "triton", "numpy", "safetensors", "scikit-learn")
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    lines = [
+        ("fastdc", _version("fastdc-torch")),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__),
+        *((package, _version(package)) for package in packages),
+        ("devices", ", ".join(["cpu", *devices]) + ("" if devices else " (no CUDA device)")),
+        ("processor", torch.backends.cpu.get_cpu_capability()),
+        ("threads", str(torch.get_num_threads())),
+    ]
+    for name, engine in ENGINES.items():
+        reasons = engine.unsupported_reasons(nn.Conv2d(1, 1, 3))
+        lines.append((f"engine {name}", "; ".join(reasons) or "usable"))
+    width = max(len(key) for key, _ in lines)
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,102 @@
+"""ParameterLayout: where each parameter of a module lies in one flat vector, and which rows of it the distance sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastdc.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter in the flat vector: elements `offset` to `offset + size`, in the order of `shape`."""
+
+    name: str
+    offset: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the distance sees: one per output unit; none for a bias or the scale and shift of a norm."""
+        return self.shape[0] if len(self.shape) >= 2 else 0
+
+    @property
+    def row_length(self) -> int:
+        """Elements of a row; 0 where there are none."""
+        return self.size // self.rows if self.rows else 0
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """The order, shapes and rows of a network's parameters in one flat contiguous vector [P].
+
+    Example:
+        >>> layout = ParameterLayout.of(nn.Linear(3, 2))
+        >>> layout.size, [(p.name, p.offset, p.rows) for p in layout.parameters]
+        (8, [('weight', 0, 2), ('bias', 6, 0)])
+    """
+
+    parameters: tuple[Parameter, ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ParameterLayout:
+        """The layout of a module's parameters, in the order of `module.named_parameters()`.
+
+        Raises:
+            UsageError: the module has no parameters, or they differ in dtype or device.
+        """
+        parameters, offset = [], 0
+        for name, value in module.named_parameters():
+            parameters.append(Parameter(name, offset, tuple(value.shape)))
+            offset += value.numel()
+        if not offset:
+            raise UsageError(f"{type(module).__name__} has no parameters; expected a network that can be trained.")
+        kinds = {(value.dtype, value.device) for value in module.parameters()}
+        if len(kinds) > 1:
+            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+            raise UsageError(f"the parameters of {type(module).__name__} are {found}; bring them to one dtype and device.")
+        return cls(tuple(parameters))
+
+    @property
+    def size(self) -> int:
+        """P, the number of elements of the flat vector."""
+        last = self.parameters[-1]
+        return last.offset + last.size
+
+    @property
+    def matrices(self) -> tuple[Parameter, ...]:
+        """The parameters that the distance sees: those with two dimensions or more."""
+        return tuple(parameter for parameter in self.parameters if parameter.rows)
+
+    def flatten(self, module: nn.Module) -> Tensor:
+        """A copy of the module's parameters as one vector [P]."""
+        return torch.cat([value.detach().reshape(-1) for value in module.parameters()])
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of `flat` [..., P] by name, each of shape [..., *parameter.shape]; writing to one writes to `flat`."""
+        self._check(flat)
+        return {p.name: flat[..., p.offset : p.offset + p.size].unflatten(-1, p.shape) for p in self.parameters}
+
+    def rows_of(self, flat: Tensor, parameter: Parameter) -> Tensor:
+        """The rows of one parameter in `flat` [..., P], as a view [..., rows, row_length]."""
+        part = flat[..., parameter.offset : parameter.offset + parameter.size]
+        return part.unflatten(-1, (parameter.rows, parameter.row_length))
+
+    def assign(self, module: nn.Module, theta: Tensor) -> None:
+        """Copy the vector `theta` [P] into the module's parameters."""
+        with torch.no_grad():
+            for value, view in zip(module.parameters(), self.views(theta).values(), strict=True):
+                value.copy_(view)
+
+    def _check(self, flat: Tensor) -> None:
+        if flat.shape[-1] != self.size:
+            raise UsageError(f"a flat vector has {flat.shape[-1]} elements; this layout has {self.size}.")

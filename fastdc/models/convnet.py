@@ -1,0 +1,112 @@
+"""ConvNet, the paper's default network: blocks of 3x3 convolution, norm, activation and 2x2 pooling, then one linear layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastdc.errors import UsageError, unknown_name
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": lambda: nn.LeakyReLU(0.01),
+    "sigmoid": nn.Sigmoid,
+    "swish": nn.SiLU,
+}
+NORMS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (width, height and width of the map) -> module
+    "instance": lambda width, *_: nn.GroupNorm(width, width),
+    "group": lambda width, *_: nn.GroupNorm(4, width),
+    "layer": lambda width, height, breadth: nn.LayerNorm([width, height, breadth]),
+    "batch": lambda width, *_: nn.BatchNorm2d(width),
+    "none": lambda *_: nn.Identity(),
+}
+POOLINGS: dict[str, Callable[[], nn.Module]] = {
+    "avg": lambda: nn.AvgPool2d(2),
+    "max": lambda: nn.MaxPool2d(2),
+    "none": nn.Identity,
+}
+
+# The smallest image side from which a depth is the default one: the last norm then sees maps of 4x4 or more.
+_DEFAULT_DEPTHS = ((224, 6), (128, 5), (64, 4), (16, 3), (8, 2), (0, 1))
+
+
+@dataclass(frozen=True)
+class ConvNetOptions:
+    """Options of `convnet`: width (channels of every block), depth (blocks; None: by image size), and what a block is made of."""
+
+    width: int = 128
+    depth: int | None = None
+    norm: str = "instance"
+    activation: str = "relu"
+    pooling: str = "avg"
+
+
+def default_depth(image_size: tuple[int, int]) -> int:
+    """The depth for an image size: 2 at 8 pixels, 3 from 16, 4 from 64, 5 from 128, 6 from 224."""
+    return next(depth for side, depth in _DEFAULT_DEPTHS if min(image_size) >= side)
+
+
+class ConvNet(nn.Module):
+    """The ConvNet of Zhao et al. (ICLR 2021), after Gidaris & Komodakis (CVPR 2018).
+
+    Grey 28x28 images are padded to 32x32 by the first convolution, as in the paper.
+
+    Args:
+        channels: of the images, 1 or 3.
+        num_classes: outputs.
+        image_size: height and width in pixels.
+        options: width, depth, norm, activation, pooling.
+
+    Raises:
+        UsageError: an unknown norm, activation or pooling, a width or depth below 1, or more pooling than the image allows.
+
+    Example:
+        >>> import torch
+        >>> ConvNet(1, 10, (28, 28), ConvNetOptions(width=32))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 10])
+    """
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int], options: ConvNetOptions | None = None) -> None:
+        super().__init__()
+        options = options if options is not None else ConvNetOptions()
+        depth = options.depth if options.depth is not None else default_depth(image_size)
+        _check(options, depth)
+        padding = 3 if channels == 1 and tuple(image_size) == (28, 28) else 1
+        height, breadth = (side + 2 * (padding - 1) for side in image_size)
+        blocks: list[nn.Module] = []
+        for block in range(depth):
+            blocks += [
+                nn.Conv2d(channels if block == 0 else options.width, options.width, 3, padding=padding if block == 0 else 1),
+                NORMS[options.norm](options.width, height, breadth),
+                ACTIVATIONS[options.activation](),
+                POOLINGS[options.pooling](),
+            ]
+            if options.pooling != "none":
+                height, breadth = height // 2, breadth // 2
+            if not height or not breadth:
+                raise UsageError(
+                    f"{depth} poolings reduce a {image_size[0]}x{image_size[1]} image to nothing (block {block + 1}); "
+                    f"choose a depth of {block} or less, as in 'convnet:depth={max(block, 1)}'."
+                )
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Linear(options.width * height * breadth, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, num_classes] of normalised images [N, channels, H, W]."""
+        return self.classifier(self.features(images).flatten(1))
+
+
+def _check(options: ConvNetOptions, depth: int) -> None:
+    for kind, name, known in (
+        ("norm", options.norm, NORMS),
+        ("activation", options.activation, ACTIVATIONS),
+        ("pooling", options.pooling, POOLINGS),
+    ):
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    if options.width < 1 or depth < 1:
+        raise UsageError(f"convnet with width {options.width} and depth {depth}; expected both to be 1 or more.")
+    if options.norm == "group" and options.width % 4:
+        raise UsageError(f"group norm splits channels into 4 groups, which a width of {options.width} does not allow.")

@@ -1,0 +1,69 @@
+"""Models by name: `convnet`, `convnet:width=64,depth=4,norm=batch,activation=leaky_relu,pooling=max`, `mlp:width=256`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from fastdc.errors import UsageError, unknown_name
+from fastdc.models.convnet import ConvNet, ConvNetOptions
+from fastdc.models.mlp import MLP, MLPOptions
+from fastdc.specs import parse_options, split_spec
+
+# (channels, num_classes, (height, width)) -> a network with fresh random weights from torch's global generator
+ModelFactory = Callable[[int, int, tuple[int, int]], nn.Module]
+
+_MODELS: dict[str, tuple[Callable[..., nn.Module], type]] = {"convnet": (ConvNet, ConvNetOptions), "mlp": (MLP, MLPOptions)}
+
+
+def as_factory(model: str | ModelFactory) -> ModelFactory:
+    """The factory behind a model's name; a user's own function is returned as it is.
+
+    Raises:
+        UsageError: an unknown name or option; or neither a name nor a function.
+    """
+    if not isinstance(model, str):
+        if isinstance(model, nn.Module) or not callable(model):
+            raise UsageError(
+                f"model is a {type(model).__name__}; expected a name such as 'convnet', or a function "
+                "(channels, num_classes, image_size) -> nn.Module that returns a fresh network at each call."
+            )
+        return model
+    name, options = split_spec(model)
+    if name not in _MODELS:
+        raise unknown_name("model", name, _MODELS)
+    network, cls = _MODELS[name]
+    parsed: Any = parse_options(cls, model, options)
+    return partial(_construct, network, parsed)
+
+
+def build(model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A network with fresh random weights, drawn from torch's global generator.
+
+    Example:
+        >>> sum(p.numel() for p in build("convnet", 1, 10, (28, 28)).parameters())
+        317706
+    """
+    module = as_factory(model)(channels, num_classes, image_size)
+    if not isinstance(module, nn.Module):
+        raise UsageError(f"the model function returned a {type(module).__name__}; expected an nn.Module.")
+    return module
+
+
+def describe(model: str | ModelFactory) -> str:
+    """How a run's configuration names a model: its spec, or the place where a user's function is defined."""
+    if isinstance(model, str):
+        return model
+    return f"{getattr(model, '__module__', '?')}.{getattr(model, '__qualname__', type(model).__qualname__)}"
+
+
+def model_names() -> tuple[str, ...]:
+    """The names that can begin a model's spec."""
+    return tuple(_MODELS)
+
+
+def _construct(network: Callable[..., nn.Module], options: Any, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return network(channels, num_classes, image_size, options)

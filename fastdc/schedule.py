@@ -1,0 +1,21 @@
+"""The paper's loop lengths by images per class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# ipc, matching steps per network, epochs of training the network between two of them
+_PAPER = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
+
+
+def paper_schedule(ipc: int) -> tuple[int, int]:
+    """(matching_steps, model_epochs) for a number of images per class.
+
+    The paper's numbers where it names some (1, 10, 20, 30, 40, 50); between two of these both are interpolated linearly
+    and rounded; above 50 they stay (50, 10).
+
+    >>> [paper_schedule(ipc) for ipc in (1, 5, 10, 25, 50, 100)]
+    [(1, 1), (5, 23), (10, 50), (25, 22), (50, 10), (50, 10)]
+    """
+    ipcs, steps, epochs = zip(*_PAPER, strict=True)
+    return round(float(np.interp(ipc, ipcs, steps))), round(float(np.interp(ipc, ipcs, epochs)))

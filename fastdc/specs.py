@@ -1,0 +1,63 @@
+"""The grammar of names with options: `name` or `name:key=value,key=value`, for models and engines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, get_type_hints
+
+from fastdc.errors import UsageError, unknown_name
+
+Options = TypeVar("Options")
+
+_BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Split a spec into its name and its options.
+
+    >>> split_spec("convnet:width=64,norm=batch")
+    ('convnet', {'width': '64', 'norm': 'batch'})
+    """
+    name, _, rest = spec.strip().partition(":")
+    options: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise UsageError(f"cannot read {item!r} in {spec!r}: expected key=value, as in 'convnet:width=64,depth=4'.")
+        if key.strip() in options:
+            raise UsageError(f"{key.strip()!r} is given twice in {spec!r}: give it once.")
+        options[key.strip()] = value.strip()
+    return name, options
+
+
+def parse_options(cls: type[Options], spec: str, options: dict[str, str]) -> Options:
+    """Make the options dataclass `cls` (fields of type int, bool or str, perhaps None) from the text of a spec."""
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in hints:
+            name = split_spec(spec)[0]
+            raise unknown_name(f"option of {name!r}", key, hints)
+        values[key] = _parse_value(key, text, hints[key], spec)
+    return cls(**values)
+
+
+def _parse_value(key: str, text: str, hint: Any, spec: str) -> int | bool | str:
+    kinds = getattr(hint, "__args__", (hint,))
+    if bool in kinds:
+        if text.lower() not in _BOOLEANS:
+            raise UsageError(f"{key}={text} in {spec!r} is neither true nor false.")
+        return _BOOLEANS[text.lower()]
+    if int in kinds:
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageError(f"{key}={text} in {spec!r} is not a whole number.") from None
+    return text
+
+
+def format_spec(name: str, options: Any) -> str:
+    """The spec that names `options` in full: every field that is not None, in the order of its dataclass."""
+    fields = [(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)]
+    text = ",".join(f"{key}={str(value).lower()}" for key, value in fields if value is not None)
+    return f"{name}:{text}" if text else name
