@@ -48,8 +48,7 @@ class RunFolder:
         """
         if not self._config.exists():
             text = json.dumps({"config": dict(config), **origin}, indent=2)
-            write_atomically(self._config, f"{text}
-".encode())
+            write_atomically(self._config, text.encode())
             return
         try:
             content = json.loads(self._config.read_text())
