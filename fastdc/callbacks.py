@@ -88,7 +88,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError("tensorboard is not installed; pip install 'fastdc-torch[tensorboard]' brings it.") from None
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def __call__(self, event: Event, /) -> None:
         """Write one event."""
@@ -96,10 +96,10 @@ class TensorBoard:
 
         match event:
             case IterationDone():
-                self._writer.add_scalar("loss", event.loss, event.iteration)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar("loss", event.loss, event.iteration)
             case Evaluated():
                 for i, accuracy in enumerate(event.evaluation.accuracies):
-                    self._writer.add_scalar(f"accuracy/{event.subject}", accuracy, i)  # type: ignore[no-untyped-call]
+                    self._writer.add_scalar(f"accuracy/{event.subject}", accuracy, i)
             case Ended():
-                self._writer.add_image("condensed", np.asarray(event.condensed.grid()), dataformats="HWC")  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_image("condensed", np.asarray(event.condensed.grid()), dataformats="HWC")
+        self._writer.flush()

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,6 +30,7 @@ from fastdc.info import report
 from fastdc.storage import write_atomically
 
 _BASELINES = ("random", "none")
+_DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ class _Command(Protocol):
     def run(self) -> None: ...
 
 
-COMMANDS: dict[str, type[_Command]] = {"condense": Condense, "evaluate": Evaluate, "show": Show, "info": Info}
+COMMANDS: dict[str, Callable[..., _Command]] = {"condense": Condense, "evaluate": Evaluate, "show": Show, "info": Info}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +182,7 @@ def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
 
 def _parse(given: list[str]) -> _Command:
     if not given or given[0].startswith("-"):
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=given or ["--help"], prog="fastdc", description=__doc__)
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=given or ["--help"], prog="fastdc", description=_DESCRIPTION)
     name, arguments = given[0], given[1:]
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
@@ -206,7 +207,7 @@ def _in_one_line(box: str) -> str:
     return f"{text} Perhaps you meant {hints[0][1]}." if hints else text
 
 
-def _config_arguments(command: type[Any], arguments: Sequence[str]) -> list[str]:
+def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     """The options of the file that --config names, as flags."""
     path = next((value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--config"), None)
     path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)

@@ -145,7 +145,8 @@ class _Condensation:
     ) -> None:
         self.config, self.real, self.family, self.run = config, real, family, run
         self.callbacks, self.progress = callbacks, progress
-        assert config.matching_steps is not None and config.model_epochs is not None
+        assert config.matching_steps is not None
+        assert config.model_epochs is not None
         self.steps, self.epochs = config.matching_steps, config.model_epochs
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
         self.state = State(
@@ -252,7 +253,8 @@ class _Condensation:
             if config.ipc > fewest:
                 smallest = real.class_names[int(real.class_counts.argmin())]
                 raise UsageError(
-                    f"ipc is {config.ipc}, but class {smallest!r} has {fewest} images to start from; use an ipc of {fewest} or less, or init='noise'."
+                    f"ipc is {config.ipc}, but class {smallest!r} has {fewest} images to start from; "
+                    f"use an ipc of {fewest} or less, or init='noise'."
                 )
             images = random_coreset(real, config.ipc, seed=config.seed).images
             return images.unflatten(0, (real.num_classes, config.ipc)).to(self.family.device)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ class TorchEngine(Engine):
         self._budget = budget << 20
         self._map_bytes: dict[tuple[int, ...], int] = {}
         compiled = options.compile if options.compile is not None else device == "cuda"
-        wrap: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] = torch.compile if compiled else lambda function: function
+        wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compile if compiled else lambda function: function
         self._weight_gradients = wrap(self._weight_gradients_of)
         self._image_gradients = wrap(self._image_gradients_of)
 
