@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
 import signal
@@ -209,7 +210,7 @@ def _in_one_line(box: str) -> str:
 
 def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     """The options of the file that --config names, as flags."""
-    path = next((value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--config"), None)
+    path = next((value for flag, value in itertools.pairwise(arguments) if flag == "--config"), None)
     path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
     if path is None:
         return []

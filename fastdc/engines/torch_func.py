@@ -21,11 +21,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, batches, class_numbers
+from fastdc.errors import UsageError
 
 Weights = dict[str, Tensor]
 
-# Maps of a chunk that stay in the processor's last cache are read from there by the next operator; a GPU wants work instead.
-_BUDGET_MIB = {"cpu": 64, "cuda": 4096}
+_MEMORY_MIB = {"cpu": 256, "cuda": 4096}
+
+# On the CPU maps that stay in the last cache are read from there by the next operator: a real gradient in chunks of 64 MiB
+# took 0.6 of the time that it took whole. Second-order passes do more with each map and gain from longer chunks.
+_CACHE_MIB = {"cpu": 64}
 
 # What a pass holds at its peak, in units of the maps of one forward pass: maps and their gradients; these and their tangents.
 _FIRST_ORDER_COPIES = 2
@@ -34,7 +38,7 @@ _SECOND_ORDER_COPIES = 6
 
 @dataclass(frozen=True)
 class TorchEngineOptions:
-    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 64 on the CPU, 4096 on GPUs) and compile
+    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 256 on the CPU, 4096 on GPUs) and compile
     (through torch.compile; None: on GPUs only)."""
 
     memory: int | None = None
@@ -50,21 +54,26 @@ class TorchEngine(Engine):
         super().__init__(module)
         options = options if options is not None else TorchEngineOptions()
         device = next(module.parameters()).device.type
-        budget = options.memory if options.memory is not None else _BUDGET_MIB.get(device, _BUDGET_MIB["cuda"])
-        self._budget = budget << 20
+        memory = options.memory if options.memory is not None else _MEMORY_MIB.get(device, _MEMORY_MIB["cuda"])
+        if memory < 1:
+            raise UsageError(f"engine torch with memory={memory}; expected 1 MiB or more.")
+        self._memory, self._cache = memory << 20, min(memory, _CACHE_MIB.get(device, memory)) << 20
         self._map_bytes: dict[tuple[int, ...], int] = {}
-        compiled = options.compile if options.compile is not None else device == "cuda"
-        wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compile if compiled else lambda function: function
-        self._weight_gradients = wrap(self._weight_gradients_of)
-        self._image_gradients = wrap(self._image_gradients_of)
+        self._compiled = options.compile if options.compile is not None else device == "cuda"
+        wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compile if self._compiled else lambda function: function
+        self._weight_gradients = wrap(self._batched_weight_gradients)
+        self._image_gradients = wrap(self._batched_image_gradients)
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
         classes = class_numbers(images) if classes is None else classes
         weights = self.layout.views(theta)
         result = theta.new_zeros(len(images), self.layout.size)  # [C, P]
         share = 1 / images.shape[1]
-        for group, part in self._chunks(theta, images, _FIRST_ORDER_COPIES):
-            gradients = self._weight_gradients(weights, images[group, part], classes[group])
+        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._cache // _FIRST_ORDER_COPIES)):
+            if group.stop - group.start == 1 and not self._compiled:
+                gradients = self._plain_weight_gradients(weights, images[group, part], classes[group])
+            else:
+                gradients = self._weight_gradients(weights, images[group, part], classes[group])
             for view, gradient in zip(self.layout.views(result[group]).values(), gradients, strict=True):
                 view.add_(gradient, alpha=share)
         return result
@@ -74,7 +83,7 @@ class TorchEngine(Engine):
         weights, tangents = self.layout.views(theta), self.layout.views(cotangent)
         result = torch.empty_like(images)
         share = 1 / images.shape[1]
-        for group, part in self._chunks(theta, images, _SECOND_ORDER_COPIES):
+        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // _SECOND_ORDER_COPIES)):
             tangent = {name: view[group] for name, view in tangents.items()}
             result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
         return result
@@ -91,7 +100,7 @@ class TorchEngine(Engine):
         weights = {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
         gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
         # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
-        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, _FIRST_ORDER_COPIES)
+        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._cache // _FIRST_ORDER_COPIES)
         self.module.train()
         for index in batches(len(images), sgd, generator):
             index = index.to(images.device)
@@ -110,18 +119,24 @@ class TorchEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         weights = self.layout.views(theta)
         with torch.no_grad():
-            parts = _split(images, self._images_per_chunk(theta, images, 1))
+            parts = _split(images, self._images_per_chunk(theta, images, self._cache))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
 
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy summed over images [n, channels, H, W] of one class."""
         return F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)), reduction="sum")
 
-    def _weight_gradients_of(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
+    def _batched_weight_gradients(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
         """Summed over images [G, b, channels, H, W]: one tensor [G, *shape] per parameter."""
         return tuple(vmap(grad(self._loss), in_dims=(None, 0, 0))(weights, images, classes).values())
 
-    def _image_gradients_of(self, weights: Weights, tangents: Weights, images: Tensor, classes: Tensor) -> Tensor:
+    def _plain_weight_gradients(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
+        """The same for one class, [1, b, channels, H, W]: `torch.func.grad` always keeps a graph of the backward pass, which
+        costs the norms their fused kernels."""
+        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+        return torch.autograd.grad(self._loss(leaves, images[0], classes[0]), list(leaves.values()))
+
+    def _batched_image_gradients(self, weights: Weights, tangents: Weights, images: Tensor, classes: Tensor) -> Tensor:
         """d/de grad_s L(theta + e v, s) with L summed over images [G, b, channels, H, W], and v of shape [G, ...]."""
 
         def one_class(tangent: Weights, some: Tensor, label: Tensor) -> Tensor:
@@ -132,20 +147,19 @@ class TorchEngine(Engine):
 
         return vmap(one_class)(tangents, images, classes)
 
-    def _chunks(self, theta: Tensor, images: Tensor, copies: int) -> Iterator[tuple[slice, slice]]:
-        """Slices of classes and of images that together cover images [C, n, ...], each within the memory budget."""
+    def _chunks(self, images: Tensor, most: int) -> Iterator[tuple[slice, slice]]:
+        """Slices of classes and of images that together cover images [C, n, ...], each of at most `most` images."""
         count, each = images.shape[:2]
-        room = self._images_per_chunk(theta, images[0], copies)
-        for group in _even_slices(count, max(1, room // each)):
-            for part in _even_slices(each, room):
+        for group in _even_slices(count, max(1, most // each)):
+            for part in _even_slices(each, most):
                 yield group, part
 
-    def _images_per_chunk(self, theta: Tensor, images: Tensor, copies: int) -> int:
-        """How many of images [N, channels, H, W] fit into the budget when `copies` of their maps are held."""
+    def _images_per_chunk(self, theta: Tensor, images: Tensor, budget: int) -> int:
+        """How many of images [N, channels, H, W] have maps that fit into a budget of bytes; at least one."""
         shape = tuple(images.shape[1:])
         if shape not in self._map_bytes:
             self._map_bytes[shape] = self._bytes_of_maps(theta, images[:1])
-        return max(1, self._budget // (copies * self._map_bytes[shape]))
+        return max(1, budget // self._map_bytes[shape])
 
     def _bytes_of_maps(self, theta: Tensor, image: Tensor) -> int:
         """What the layers of the module put out for one image [1, channels, H, W], in bytes."""

@@ -1,0 +1,229 @@
+"""The fast engine against the reference, job by job."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import FLOAT32_ENGINES, FLOAT32_TRAINING, FLOAT64_ENGINES, GOLDEN_RUN
+from torch import Tensor, nn
+
+import fastdc
+from fastdc.engines import Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
+from fastdc.engines.base import Engine, batch_norms
+from fastdc.models import build
+
+VARIANTS = [
+    "mlp:width=16",
+    *(f"convnet:width=8,norm={norm}" for norm in ("none", "batch", "layer", "instance", "group")),
+    *(f"convnet:width=8,activation={activation}" for activation in ("sigmoid", "leaky_relu", "swish")),
+    *(f"convnet:width=8,pooling={pooling}" for pooling in ("none", "max")),
+    *(f"convnet:width=4,depth={depth}" for depth in (1, 2, 4)),
+    "convnet:width=8,norm=batch,activation=sigmoid,pooling=max",
+]
+METRICS = ["layerwise_cosine", "cosine", "mse"]
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def make_pair(spec: str, size: tuple[int, int, int] = (1, 28, 28), dtype: torch.dtype = torch.float64, classes: int = 10):
+    torch.manual_seed(0)
+    module = build(spec, size[0], classes, size[1:]).to(dtype)
+    reference = make_engine("reference", module)
+    theta = reference.layout.flatten(module)
+    reference.freeze_statistics(theta, torch.randn(16, *size, dtype=dtype))
+    return reference, module, theta
+
+
+def chunked(module: nn.Module, theta: Tensor, image: Tensor, images: int) -> TorchEngine:
+    """A torch engine whose chunks hold `images` images, in passes of first and of second order."""
+
+    class Chunked(TorchEngine):
+        def _images_per_chunk(self, theta: Tensor, image: Tensor, budget: int) -> int:
+            return images
+
+    return Chunked(module)
+
+
+@pytest.mark.parametrize("spec", VARIANTS)
+@pytest.mark.parametrize("chunk", [1, 3, 4, 100])
+def test_class_and_image_gradients_equal_the_reference_for_any_chunk(spec: str, chunk: int) -> None:
+    reference, module, theta = make_pair(spec)
+    images = torch.randn(3, 4, 1, 28, 28, dtype=torch.float64)
+    cotangent = torch.randn(3, reference.layout.size, dtype=torch.float64)
+    engine = chunked(module, theta, images, chunk)
+    assert relative(engine.class_gradients(theta, images), reference.class_gradients(theta, images)) < FLOAT64_ENGINES
+    assert relative(engine.image_gradients(theta, images, cotangent), reference.image_gradients(theta, images, cotangent)) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_the_matcher_equals_the_reference(spec: str, metric: str) -> None:
+    torch.manual_seed(1)
+    module = build(spec, 1, 10, (28, 28)).double().eval()
+    synthetic, real = torch.randn(10, 2, 1, 28, 28, dtype=torch.float64), torch.randn(10, 5, 1, 28, 28, dtype=torch.float64)
+    loss, gradient = fastdc.GradientMatcher(module, distance=metric, engine="torch")(synthetic, real)
+    expected_loss, expected = fastdc.GradientMatcher(module, distance=metric, engine="reference")(synthetic, real)
+    assert abs(loss - expected_loss) / expected_loss < FLOAT64_ENGINES
+    assert relative(gradient, expected) < FLOAT64_ENGINES
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    classes=st.integers(1, 5),
+    each=st.integers(1, 7),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(8, 19),
+    width=st.integers(8, 19),
+    chunk=st.integers(1, 9),
+)
+def test_gradients_equal_the_reference_for_any_shape(classes: int, each: int, channels: int, height: int, width: int, chunk: int) -> None:
+    reference, module, theta = make_pair("convnet:width=4,depth=2", (channels, height, width), classes=max(classes, 2))
+    images = torch.randn(classes, each, channels, height, width, dtype=torch.float64)
+    cotangent = torch.randn(classes, reference.layout.size, dtype=torch.float64)
+    engine = chunked(module, theta, images, chunk)
+    assert relative(engine.class_gradients(theta, images), reference.class_gradients(theta, images)) < FLOAT64_ENGINES
+    assert relative(engine.image_gradients(theta, images, cotangent), reference.image_gradients(theta, images, cotangent)) < FLOAT64_ENGINES
+
+
+def test_the_reference_matches_by_autograd_what_the_three_calls_compute_in_closed_form() -> None:
+    reference, _, theta = make_pair("convnet:width=8")
+    images = torch.randn(10, 2, 1, 28, 28, dtype=torch.float64)
+    real = torch.randn(10, reference.layout.size, dtype=torch.float64)
+    for metric in METRICS:
+        plain, closed = reference.match(theta, images, real, metric), Engine.match(reference, theta, images, real, metric)
+        assert relative(closed[0], plain[0]) < FLOAT64_ENGINES
+        assert relative(closed[1], plain[1]) < FLOAT64_ENGINES
+
+
+def test_class_gradients_of_given_classes_are_those_of_these_classes() -> None:
+    reference, module, theta = make_pair("convnet:width=8")
+    images = torch.randn(10, 2, 1, 28, 28, dtype=torch.float64)
+    classes = torch.tensor([7, 2])
+    for engine in (reference, TorchEngine(module)):
+        assert relative(engine.class_gradients(theta, images[classes], classes), reference.class_gradients(theta, images)[classes]) < 1e-9
+
+
+def test_float32_gradients_agree_with_float64_ones() -> None:
+    reference, module, theta = make_pair("convnet:width=8,activation=swish")
+    images, cotangent = torch.randn(4, 5, 1, 28, 28, dtype=torch.float64), torch.randn(4, reference.layout.size, dtype=torch.float64)
+    engine = TorchEngine(module.float())
+    expected = reference.class_gradients(theta, images), reference.image_gradients(theta, images, cotangent)
+    assert relative(engine.class_gradients(theta.float(), images.float()).double(), expected[0]) < FLOAT32_ENGINES
+    assert relative(engine.image_gradients(theta.float(), images.float(), cotangent.float()).double(), expected[1]) < FLOAT32_ENGINES
+
+
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=16"])
+@pytest.mark.parametrize("memory", [1, 256])
+def test_training_equals_torch_optim(spec: str, memory: int) -> None:
+    sgd = Sgd(epochs=3, lr=0.05, momentum=0.9, weight_decay=1e-3, batch=7)
+    images, labels = torch.randn(20, 1, 28, 28), torch.arange(20) % 10
+    results = []
+    for name in ("reference", f"torch:memory={memory}"):
+        torch.manual_seed(3)
+        module = build(spec, 1, 10, (28, 28))
+        engine = make_engine(name, module)
+        theta = engine.layout.flatten(module)
+        before = theta.clone()
+        engine.train(theta, images, labels, sgd, torch.Generator().manual_seed(5))
+        assert relative(theta, before) > 1e-3
+        results.append((theta, engine.logits(theta, images)))
+    assert relative(results[1][0], results[0][0]) < FLOAT32_TRAINING
+    assert relative(results[1][1], results[0][1]) < FLOAT32_TRAINING
+
+
+def test_training_leaves_the_modules_own_weights_alone() -> None:
+    module = build("convnet:width=8", 1, 10, (28, 28))
+    engine = make_engine("torch", module)
+    theta = engine.layout.flatten(module)
+    before = theta.clone()
+    engine.train(theta, torch.randn(10, 1, 28, 28), torch.arange(10), Sgd(1, 0.1), torch.Generator())
+    assert torch.equal(engine.layout.flatten(module), before)
+    assert not torch.equal(theta, before)
+
+
+def test_frozen_statistics_are_those_of_the_images() -> None:
+    module = build("convnet:width=8,norm=batch", 1, 10, (28, 28)).double()
+    engine = make_engine("torch", module)
+    theta, images = engine.layout.flatten(module), torch.randn(32, 1, 28, 28, dtype=torch.float64)
+    engine.freeze_statistics(theta, images)
+    first, norm = module.features[0](images), batch_norms(module)[0]
+    torch.testing.assert_close(norm.running_mean, first.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, first.var((0, 2, 3)))
+    assert not norm.training
+    assert norm.momentum == 0.1
+
+
+def test_logits_equal_the_modules() -> None:
+    module = build("convnet:width=8", 3, 10, (32, 32)).eval()
+    images = torch.randn(9, 3, 32, 32)
+    for name in ("reference", "torch:memory=1"):
+        engine = make_engine(name, module)
+        torch.testing.assert_close(engine.logits(engine.layout.flatten(module), images), module(images))
+
+
+def test_chunks_fit_the_memory_budget() -> None:
+    module = build("convnet", 1, 10, (28, 28))
+    images = torch.zeros(10, 1, 28, 28)
+    maps = 4 * (28 * 28 + 128 * (3 * 32 * 32 + 4 * 16 * 16 + 4 * 8 * 8 + 4 * 4) + 10)
+    engine = TorchEngine(module, TorchEngineOptions(memory=40))
+    assert engine._bytes_of_maps(engine.layout.flatten(module), images[:1]) == maps
+    assert engine._images_per_chunk(engine.layout.flatten(module), images, 40 << 20) == (40 << 20) // maps
+
+
+def test_a_golden_run_of_three_iterations_equals_the_reference_engine() -> None:
+    runs = [
+        fastdc.condense("digits", 2, model="convnet:width=8", iterations=3, matching_steps=2, model_epochs=2, batch_real=32, engine=engine)
+        for engine in ("reference", "torch", "torch:memory=1")
+    ]
+    start = fastdc.condense("digits", 2, model="convnet:width=8", iterations=1, matching_steps=1, lr_images=1e-30, batch_real=2)
+    for run in runs[1:]:
+        assert relative(run.images - start.images, runs[0].images - start.images) < GOLDEN_RUN
+
+
+def test_a_compiled_engine_equals_the_reference() -> None:
+    reference, module, theta = make_pair("convnet:width=4,depth=1", (1, 8, 8))
+    images, cotangent = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64), torch.randn(2, reference.layout.size, dtype=torch.float64)
+    engine = TorchEngine(module, TorchEngineOptions(compile=True))
+    assert relative(engine.class_gradients(theta, images), reference.class_gradients(theta, images)) < FLOAT64_ENGINES
+    assert relative(engine.image_gradients(theta, images, cotangent), reference.image_gradients(theta, images, cotangent)) < FLOAT64_ENGINES
+
+
+def test_a_users_own_module_works_with_every_engine() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((x + F.softplus(self.conv(x))).flatten(1))
+
+    module = Residual().double()
+    pair = [
+        fastdc.GradientMatcher(module, engine=name)(synthetic, real)
+        for synthetic, real in [torch.randn(2, 3, 4, 1, 8, 8).double()]
+        for name in ("torch", "reference")
+    ]
+    assert relative(pair[0][1], pair[1][1]) < FLOAT64_ENGINES
+
+
+def test_the_matcher_leaves_module_and_mode_as_they_were() -> None:
+    module = build("convnet:width=8,norm=batch", 1, 10, (8, 8)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    fastdc.GradientMatcher(module)(torch.randn(10, 1, 1, 8, 8), torch.randn(10, 3, 1, 8, 8))
+    assert module.training
+    assert all(part.training for part in module.modules())
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_auto_takes_an_engine_and_a_refusal_lists_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = build("mlp", 1, 10, (8, 8))
+    assert resolve_engine("auto", module) == "torch"
+    monkeypatch.setattr(TorchEngine, "unsupported_reasons", classmethod(lambda cls, module: ["it is Monday", "it rains"]))
+    assert resolve_engine("auto", module) == "reference"
+    with pytest.raises(fastdc.UsageError, match=r"cannot serve MLP: torch: it is Monday, it rains"):
+        resolve_engine("torch:memory=8", module)
