@@ -21,7 +21,7 @@ from fastdc.checkpoint import State
 from fastdc.condensed import CondensedDataset
 from fastdc.config import CondenseConfig
 from fastdc.coresets import random as random_coreset
-from fastdc.data import ClassSampler, ImageData, as_image_data
+from fastdc.data import ClassSampler, ImageData, as_image_data, check_every_class
 from fastdc.devices import exact_arithmetic, resolve_device
 from fastdc.engines import Sgd, make_engine, resolve_engine
 from fastdc.engines.base import batch_norms
@@ -120,8 +120,13 @@ def condense(
         device=device,
         seed=seed,
     ).resolved()
+    if not isinstance(callbacks, tuple | list) or not all(map(callable, callbacks)):
+        raise UsageError(f"callbacks is {callbacks!r}; expected a list of functions of one event.")
+    if not isinstance(out, str | Path | None):
+        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
     where = resolve_device(device)
     real = as_image_data(data)
+    check_every_class(real)
     family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
     config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,14 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         class_names: Sequence[str],
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        images, labels = torch.as_tensor(images).detach().cpu(), torch.as_tensor(labels).detach().cpu()
+        if not isinstance(class_names, Sequence):
+            raise DataError(f"class_names is {class_names!r}; expected a list of names, one per class.")
+        self.mean, self.std = _numbers("mean", mean), _numbers("std", std)
+        try:
+            images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
+        images, labels = images.detach().cpu(), labels.detach().cpu()
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
             raise DataError(
                 f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
@@ -67,14 +75,13 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         check_labels(labels, len(images), len(class_names))
         if not torch.isfinite(images).all():
             raise DataError("some pixels are NaN or infinite; expected finite images.")
-        if not len(mean) == len(std) == images.shape[1] or min(std) <= 0:
+        if not len(self.mean) == len(self.std) == images.shape[1] or min(self.std) <= 0:
             raise DataError(
-                f"mean {tuple(mean)} and std {tuple(std)} do not fit images of {images.shape[1]} channels; give one each, std above 0."
+                f"mean {self.mean} and std {self.std} do not fit images of {images.shape[1]} channels; give one each, std above 0."
             )
         order = torch.argsort(labels, stable=True)
         self.images = images[order].float().contiguous()  # [N, channels, H, W]
         self.labels = labels[order]  # [N]
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.class_names = tuple(map(str, class_names))
         self.provenance: dict[str, Any] = dict(provenance or {})
 
@@ -136,6 +143,12 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         from torchvision.utils import make_grid
 
         pixels = self.to_pixels()
+        if self.ipc > 1:
+            rows = pixels.new_ones(self.num_classes, self.ipc, *pixels.shape[1:])  # a class with fewer images ends in white
+            for label in range(self.num_classes):
+                own = pixels[self.labels == label]
+                rows[label, : len(own)] = own
+            pixels = rows.flatten(0, 1)
         repeat = max(1, _GRID_SIDE // max(pixels.shape[2:]))
         pixels = pixels.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
         across = self.ipc if self.ipc > 1 else min(self.num_classes, 10)
@@ -193,7 +206,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         pairs, accuracies = _read_pt(Path(path))
         if not 0 <= experiment < len(pairs):
             raise DataError(f"{path} holds experiments 0 to {len(pairs) - 1}; got {experiment}.")
-        images, labels = (torch.as_tensor(part) for part in pairs[experiment])
+        images, labels = pairs[experiment]
+        if not (isinstance(images, Tensor) and isinstance(labels, Tensor)) or not labels.numel() or (labels != labels.long()).any():
+            raise DataError(
+                f"{path}: experiment {experiment} is no pair of tensors; expected images and labels, the labels whole class numbers."
+            )
         names = class_names if class_names is not None else [str(c) for c in range(int(labels.max()) + 1)]
         provenance = {"imported": Path(path).name, "experiment": experiment, "accs_all_exps": accuracies}
         return cls(images, labels.long(), mean=mean, std=std, class_names=names, provenance=provenance)
@@ -222,8 +239,10 @@ def _read_pt(path: Path) -> tuple[list[Any], Any]:
         if not pairs or any(len(pair) != 2 for pair in pairs):
             raise KeyError("data")
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is not a file of condensed images ({reason}); expected {{'data': [[images, labels], ...]}}.") from None
+        raise DataError(
+            f"{path} is not a file of condensed images: it is damaged, of another kind, or holds more than tensors and numbers "
+            f"({type(error).__name__}); expected {{'data': [[images, labels], ...]}}."
+        ) from None
     return pairs, _plain(content.get("accs_all_exps"))
 
 
@@ -234,6 +253,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, int | float | np.number | Tensor) else None
+
+
+def _numbers(what: str, values: Any) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise DataError(f"{what} is {values!r}; expected one number for each channel.") from None
+    if not all(map(math.isfinite, numbers)):
+        raise DataError(f"{what} is {numbers}; expected finite numbers.")
+    return numbers
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

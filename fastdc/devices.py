@@ -20,7 +20,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UsageError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from None
     if resolved.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N.")

@@ -84,10 +84,14 @@ def match_loss(synthetic_gradients: Sequence[Tensor], real_gradients: Sequence[T
         0.0
     """
     _row_distance(metric)
+    if any(gradient is None for gradient in (*synthetic_gradients, *real_gradients)):
+        raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
     shapes = [[tuple(gradient.shape) for gradient in gradients] for gradients in (synthetic_gradients, real_gradients)]
     if shapes[0] != shapes[1]:
         raise UsageError(f"the lists of gradients have shapes {shapes[0]} and {shapes[1]}; expected the same ones.")
     pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(synthetic_gradients, real_gradients, strict=True) if a.dim() >= 2]
+    if not pairs:
+        raise UsageError(f"the gradients have shapes {shapes[0]}; expected at least one of two dimensions or more, such as a weight's.")
     if metric == "mse":
         return torch.stack([((a - b) ** 2).sum() for a, b in pairs]).sum()
     if metric == "cosine":

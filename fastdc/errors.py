@@ -38,6 +38,8 @@ class Interrupted(KeyboardInterrupt):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name that is not in `known`, with the nearest one that is."""
     names = sorted(known)
+    if not isinstance(name, str):
+        return UsageError(f"{kind} is {name!r}; expected one of {', '.join(names)}.")
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return UsageError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")

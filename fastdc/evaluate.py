@@ -97,8 +97,10 @@ def evaluate(
         >>> evaluate(random("digits", ipc=1), "digits", model="mlp:width=16", networks=2, epochs=2).mean < 1
         True
     """
-    for name, value in (("networks", networks), ("epochs", epochs)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if not isinstance(condensed, CondensedDataset):
+        raise UsageError(f"condensed is a {type(condensed).__name__}; expected a CondensedDataset: CondensedDataset.load(path) reads one.")
+    for name, value in (("networks", networks), ("epochs", 1 if epochs is None else epochs)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
     check_seed(seed)
     where = resolve_device(device)
@@ -182,8 +184,6 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _check_fit(condensed: CondensedDataset, test: ImageData) -> None:
-    if not isinstance(condensed, CondensedDataset):
-        raise UsageError(f"condensed is a {type(condensed).__name__}; expected a CondensedDataset: CondensedDataset.load(path) reads one.")
     if test.num_classes != condensed.num_classes:
         raise DataError(f"the test set has {test.num_classes} classes, the condensed set {condensed.num_classes}; expected the same ones.")
     shape = (test.channels, *test.image_size)

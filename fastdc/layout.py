@@ -52,14 +52,20 @@ class ParameterLayout:
         """The layout of a module's parameters, in the order of `module.named_parameters()`.
 
         Raises:
-            UsageError: the module has no parameters, or they differ in dtype or device.
+            UsageError: the module has no weights, uninitialised ones, or parameters that differ in dtype or device.
         """
         parameters, offset = [], 0
         for name, value in module.named_parameters():
+            if isinstance(value, nn.UninitializedParameter):
+                raise UsageError(f"{name} of {type(module).__name__} has no shape yet; run the lazy module once on a batch of images.")
             parameters.append(Parameter(name, offset, tuple(value.shape)))
             offset += value.numel()
         if not offset:
             raise UsageError(f"{type(module).__name__} has no parameters; expected a network that can be trained.")
+        if not any(parameter.rows for parameter in parameters):
+            raise UsageError(
+                f"{type(module).__name__} has no parameter of two dimensions or more; expected a layer with a weight to match."
+            )
         kinds = {(value.dtype, value.device) for value in module.parameters()}
         if len(kinds) > 1:
             found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from fastdc.distance import METRICS
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError, unknown_name
+from fastdc.models.network import check_logits
 
 
 class GradientMatcher:
@@ -31,6 +32,8 @@ class GradientMatcher:
     def __init__(self, module: nn.Module, *, distance: str = "layerwise_cosine", engine: str = "auto") -> None:
         if distance not in METRICS:
             raise unknown_name("metric", distance, METRICS)
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
         self.module, self.distance = module, distance
         training = module.training
         self._engine = make_engine(engine, module)
@@ -51,6 +54,8 @@ class GradientMatcher:
         """
         theta = self._engine.layout.flatten(self.module)
         for name, images in (("synthetic", synthetic), ("real", real)):
+            if not isinstance(images, Tensor):
+                raise UsageError(f"{name} is a {type(images).__name__}; expected a tensor [C, images per class, channels, H, W].")
             if images.dim() != 5 or not images.numel():
                 raise UsageError(f"{name} has shape {list(images.shape)}; expected [C, images per class, channels, H, W].")
             if (images.dtype, images.device) != (theta.dtype, theta.device):
@@ -64,6 +69,8 @@ class GradientMatcher:
         training = self.module.training
         self.module.eval()
         try:
+            with torch.no_grad():
+                check_logits(self.module, synthetic[0, :1], len(synthetic), type(self.module).__name__)
             gradients = self._engine.class_gradients(theta, real.detach())  # [C, P]
             distance, gradient = self._engine.match(theta, synthetic.detach(), gradients, self.distance)
         finally:

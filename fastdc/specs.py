@@ -18,6 +18,8 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     >>> split_spec("convnet:width=64,norm=batch")
     ('convnet', {'width': '64', 'norm': 'batch'})
     """
+    if not isinstance(spec, str):
+        raise UsageError(f"{spec!r} is no name; expected text such as 'torch' or 'convnet:width=64'.")
     name, _, rest = spec.strip().partition(":")
     options: dict[str, str] = {}
     for item in filter(None, rest.split(",")):

@@ -21,6 +21,7 @@ from torch import Tensor
 from fastdc.errors import DataError, MissingFileError, RunError
 
 FORMAT_VERSION = 1
+_ENTRY = "fastdc"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -52,12 +53,17 @@ def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: 
     """Write tensors and plain types as a safetensors file with its kind, format version and digest in the header.
 
     Raises:
+        DataError: `content` holds more than plain types.
         RunError: as `write_atomically`.
     """
     arrays = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(content, sort_keys=True)
-    header = {"kind": kind, "format": str(FORMAT_VERSION), "content": text, "digest": _digest(kind, arrays, text)}
-    write_atomically(path, save_safetensors(arrays, header))
+    try:
+        text = json.dumps(content, sort_keys=True)
+    except TypeError as error:
+        raise DataError(f"{path} cannot hold this ({error}); use text, numbers, lists, and dicts with text as keys.") from None
+    header = {"kind": kind, "format": FORMAT_VERSION, "content": text, "digest": _digest(kind, arrays, text)}
+    # One entry: safetensors puts several in any order, and equal content shall give equal bytes.
+    write_atomically(path, save_safetensors(arrays, {_ENTRY: json.dumps(header)}))
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,24 +82,20 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     damaged = DataError(f"{path} is not a whole {kind} file: it is cut short, altered or of another kind; restore it or make it anew.")
     try:
         header = _read_header(raw)
+        version = header["format"]
         tensors = load_safetensors(raw)
-    except (SafetensorError, ValueError, KeyError, struct.error):
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error):
         raise damaged from None
-    if header.get("format", str(FORMAT_VERSION)) != str(FORMAT_VERSION):
-        raise DataError(
-            f"{path} has format version {header['format']}; this version of fastdc reads {FORMAT_VERSION}: use the one that wrote it."
-        )
+    if version != FORMAT_VERSION:
+        raise DataError(f"{path} has format version {version}; this version of fastdc reads {FORMAT_VERSION}: use the one that wrote it.")
     if header.get("kind") != kind or header.get("digest") != _digest(kind, tensors, header.get("content", "")):
         raise damaged
     return tensors, json.loads(header["content"])
 
 
-def _read_header(raw: bytes) -> dict[str, str]:
+def _read_header(raw: bytes) -> dict[str, Any]:
     (length,) = struct.unpack("<Q", raw[:8])
-    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
-    if not isinstance(metadata, dict):
-        raise ValueError("no metadata")
-    return metadata
+    return dict(json.loads(json.loads(raw[8 : 8 + length])["__metadata__"][_ENTRY]))
 
 
 def _digest(kind: str, tensors: Mapping[str, Tensor], content: str) -> str:

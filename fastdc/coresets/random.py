@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastdc.condensed import CondensedDataset
-from fastdc.data import ClassSampler, as_image_data
+from fastdc.data import ClassSampler, as_image_data, check_every_class
 from fastdc.errors import UsageError
 from fastdc.seeding import check_seed, make_generator
 
@@ -22,12 +22,14 @@ def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
 
     Raises:
         UsageError: ipc below 1, or above what a class has.
+        DataError: a class without an image.
 
     Example:
         >>> random("digits", ipc=2).images.shape
         torch.Size([20, 1, 8, 8])
     """
     real = as_image_data(data)
+    check_every_class(real)
     fewest = int(real.class_counts.min())
     if isinstance(ipc, bool) or not isinstance(ipc, int) or not 1 <= ipc <= fewest:
         smallest = real.class_names[int(real.class_counts.argmin())]

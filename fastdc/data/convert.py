@@ -80,10 +80,13 @@ def as_labels(labels: Any) -> Tensor:
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
+    if isinstance(values, np.ndarray) and (not values.dtype.isnative or min(values.strides, default=0) < 0):
+        values = values.astype(values.dtype.newbyteorder("="), order="C")  # torch takes neither as it is
     try:
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{what} cannot be read as an array: {error}") from None
+        expected = "whole class numbers" if what == "labels" else "uint8 or float pixels"
+        raise DataError(f"{what} cannot be read as an array ({' '.join(str(error).split())}); expected {expected}.") from None
 
 
 def _as_bytes(images: Tensor) -> Tensor:
@@ -121,12 +124,17 @@ def _read_items(dataset: Any) -> tuple[Tensor, Tensor]:
         images = torch.empty((count, *image.shape), dtype=torch.uint8) if images is None else images
         if image.shape != images.shape[1:]:
             raise DataError(f"image {i} has shape {list(image.shape)}, image 0 {list(images.shape[1:])}; bring them to one size.")
-        images[i], labels[i] = image, as_labels([item[1]] if not isinstance(item[1], Tensor) else item[1].reshape(-1))[0]
+        label = as_labels(item[1].reshape(-1) if isinstance(item[1], Tensor | np.ndarray) else [item[1]])
+        if len(label) != 1:
+            raise DataError(f"the label of item {i} has {len(label)} elements; expected one class number (argmax() of a one-hot label).")
+        images[i], labels[i] = image, label[0]
     assert images is not None
     return images, labels
 
 
 def _read_image(image: Any, position: int) -> Tensor:
+    if getattr(image, "mode", None) in ("P", "PA"):
+        image = image.convert("RGB")  # pixels of such a PIL image are numbers of a palette
     array = image if isinstance(image, Tensor) else np.array(image)  # a PIL image becomes HW or HWC
     if array.ndim not in (2, 3):
         raise DataError(f"image {position} has shape {list(array.shape)}; expected [channels, H, W], [H, W, channels] or [H, W].")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def load_npz(path: Path) -> tuple[ImageData, ImageData]:
             keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(archive.files)), None)
             arrays = [archive[key] for key in keys] if keys else []
             found = ", ".join(archive.files) or "nothing"
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as an .npz archive ({error}); it is cut short, damaged or of another kind.") from None
     if not arrays:
         raise DataError(f"{path} holds {found}; expected {' or '.join(', '.join(keys) for keys in _NPZ_KEYS)}.")
@@ -72,7 +73,7 @@ def _list_folder(folder: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]
         classes, numbers = find_classes(str(folder))
         samples = make_dataset(str(folder), numbers, IMG_EXTENSIONS)
     except FileNotFoundError as error:
-        raise DataError(f"{error} Give every class at least one image, or remove its subfolder.") from None
+        raise DataError(f"{folder}: {error} Give every class at least one image, or remove its subfolder.") from None
     return [(Path(file), number) for file, number in samples], tuple(classes)
 
 
@@ -93,7 +94,11 @@ def _read_files(files: list[tuple[Path, int]], grey: bool, size: tuple[int, int]
     for i, (file, _) in enumerate(files):
         try:
             with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(f"{file} has more than 8 bits a pixel (mode {image.mode}); save it with 8.")
                 pixels = np.array(image.convert("L" if grey else "RGB"))
+        except DataError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"{file} cannot be read as an image ({error}); replace it or remove it.") from None
         size = pixels.shape[:2] if size is None else size

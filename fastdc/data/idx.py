@@ -35,6 +35,8 @@ def read_idx(path: Path) -> Tensor:
     rank = content[3]
     head = 4 + 4 * rank
     shape = struct.unpack(f">{rank}I", content[4:head]) if len(content) >= head else ()
+    if 0 in shape:
+        raise DataError(f"{path} declares shape {list(shape)}: it holds nothing; expected at least one image or label.")
     if not shape or len(content) - head != math.prod(shape):
         raise DataError(
             f"{path} holds {max(0, len(content) - head)} bytes of data where its header declares {math.prod(shape)} "

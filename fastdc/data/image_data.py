@@ -15,6 +15,15 @@ from fastdc.errors import DataError
 
 _STATISTICS_BLOCK = 1 << 22  # pixels counted at once: bincount widens them to int64
 
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("images", Tensor, "a tensor: torch.from_numpy makes one of an array"),
+    ("labels", Tensor, "a tensor: torch.from_numpy makes one of an array"),
+    ("num_classes", int, "a whole number"),
+    ("class_names", tuple, "one name per class, as a tuple"),
+    ("mean", tuple, "one number per channel, as a tuple"),
+    ("std", tuple, "one number per channel, as a tuple"),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
@@ -42,6 +51,10 @@ class ImageData:
     name: str = "data"
 
     def __post_init__(self) -> None:
+        for field, kind, expected in _FIELDS:
+            if not isinstance(value := getattr(self, field), kind):
+                given = f"is a {type(value).__name__}" if kind is Tensor else f"is {value!r}"
+                raise DataError(f"{field} {given}; expected {expected}.")
         if self.images.dtype != torch.uint8 or self.images.dim() != 4 or self.images.shape[1] not in (1, 3):
             raise DataError(
                 f"images are {self.images.dtype} of shape {list(self.images.shape)}; "
@@ -98,8 +111,9 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A short hash of every image and label: two sets with the same one hold the same data in the same order."""
-        digest = hashlib.blake2b(repr(tuple(self.images.shape)).encode(), digest_size=12)
+        """A short hash of all that is drawn from it: two sets with the same one hold the same images and labels in the same
+        order, normalised in the same way."""
+        digest = hashlib.blake2b(repr((tuple(self.images.shape), self.mean, self.std)).encode(), digest_size=12)
         for tensor in (self.images, self.labels):
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
         return digest.hexdigest()
@@ -155,6 +169,13 @@ def count_classes(labels: Tensor) -> int:
     if count < 2:
         raise DataError("all labels are 0; expected two classes or more.")
     return count
+
+
+def check_every_class(data: ImageData) -> None:
+    """Raise unless each class of a training set has an image."""
+    if not data.class_counts.all():
+        empty = data.class_names[int(data.class_counts.argmin())]
+        raise DataError(f"class {empty!r} has no image; expected at least one of each class in a training set.")
 
 
 def check_labels(labels: Tensor, images: int, num_classes: int) -> None:

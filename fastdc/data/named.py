@@ -45,6 +45,8 @@ def load_dataset(name: str, root: str | Path | None = None) -> Pair:
         >>> len(train), len(test), train.channels, train.image_size, train.num_classes
         (1437, 360, 1, (8, 8), 10)
     """
+    if not isinstance(name, str):
+        raise UsageError(f"the name of a dataset is {name!r}; expected text, such as 'digits' or 'npz:PATH'.")
     kind, colon, path = name.partition(":")
     if kind in ("folder", "npz"):
         if not path:
@@ -76,7 +78,7 @@ def _digits(root: Path) -> Pair:
 
 def _fashion_mnist(root: Path) -> Pair:
     folders = (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST)
-    folder = next((folder for folder in folders if any(folder.glob("*ubyte*"))), None)
+    folder = next((folder for folder in folders if all(_plain_or_gzipped(folder / stem).exists() for stem in _IDX_STEMS)), None)
     if folder is None:
         return _from_torchvision("fashion-mnist", "FashionMNIST")(root)
     images, labels, test_images, test_labels = (read_idx(_plain_or_gzipped(folder / stem)) for stem in _IDX_STEMS)
@@ -100,12 +102,15 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
         for arguments in splits or ({"train": True}, {"train": False}):
             try:
                 data = getattr(torchvision.datasets, cls)(str(root), download=True, **arguments)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                if isinstance(error, RuntimeError) and not reason.startswith("Error downloading"):
+                    raise DataError(f"{name} in {root} cannot be read ({reason}); remove its files to have it downloaded anew.") from None
                 raise MissingFileError(
-                    f"{name} is not in {root} and cannot be downloaded ({error}); put torchvision's files for {cls} there, "
+                    f"{name} is not in {root} and cannot be downloaded ({reason}); put torchvision's files for {cls} there, "
                     "or name another folder with root (--data-root)."
                 ) from None
-            except (RuntimeError, ValueError, EOFError) as error:
+            except (ValueError, EOFError) as error:
                 raise DataError(f"{name} in {root} cannot be read ({error}); remove its files to have it downloaded anew.") from None
             labels = data.labels if hasattr(data, "labels") else data.targets
             parts.append((as_images(data.data), torch.as_tensor(labels, dtype=torch.int64), getattr(data, "classes", None)))

@@ -86,9 +86,11 @@ class ConvNet(nn.Module):
             if options.pooling != "none":
                 height, breadth = height // 2, breadth // 2
             if not height or not breadth:
+                if block == 0:
+                    raise UsageError(f"pooling reduces a {image_size[0]}x{image_size[1]} image to nothing; use 'convnet:pooling=none'.")
                 raise UsageError(
                     f"{depth} poolings reduce a {image_size[0]}x{image_size[1]} image to nothing (block {block + 1}); "
-                    f"choose a depth of {block} or less, as in 'convnet:depth={max(block, 1)}'."
+                    f"choose a depth of {block} or less, as in 'convnet:depth={block}'."
                 )
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Linear(options.width * height * breadth, num_classes)

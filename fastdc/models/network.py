@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastdc.errors import FastdcError, UsageError
 from fastdc.models.registry import ModelFactory, build
@@ -28,23 +30,30 @@ class NetworkFamily:
         self, model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int], device: torch.device
     ) -> None:
         self.model, self.channels, self.num_classes, self.image_size, self.device = model, channels, num_classes, image_size, device
-        self._check(self.fresh(0))
+        network = self.fresh(0).eval()
+        with torch.no_grad():
+            check_logits(network, torch.zeros(2, channels, *image_size, device=device), num_classes, type(network).__name__, exact=True)
 
     def fresh(self, seed: int) -> nn.Module:
         """A network whose weights `seed` decides; torch's global generator is left as it was."""
         with global_seed(seed):
             return build(self.model, self.channels, self.num_classes, self.image_size).to(self.device)
 
-    def _check(self, network: nn.Module) -> None:
-        images = torch.zeros(2, self.channels, *self.image_size, device=self.device)
-        size = "x".join(map(str, self.image_size))
-        try:
-            with torch.no_grad():
-                logits = network.eval()(images)
-        except FastdcError:
-            raise
-        except Exception as error:
-            raise UsageError(f"{type(network).__name__} cannot take {self.channels}x{size} images: {error}") from error
-        if not isinstance(logits, torch.Tensor) or logits.shape != (2, self.num_classes):
-            found = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise UsageError(f"{type(network).__name__} maps 2 images to {found}; expected logits of shape [2, {self.num_classes}].")
+
+def check_logits(forward: Callable[[Tensor], Tensor], images: Tensor, classes: int, name: str, *, exact: bool = False) -> None:
+    """Raise unless `forward` maps images [N, channels, H, W] to logits [N, at least `classes`], or just as many.
+
+    Raises:
+        UsageError: it fails on these images, or gives something else.
+    """
+    try:
+        logits = forward(images)
+    except FastdcError:
+        raise
+    except Exception as error:
+        size = "x".join(map(str, images.shape[1:]))
+        raise UsageError(f"{name} cannot take {size} images (channels, height, width): {' '.join(str(error).split())}") from error
+    fits = isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == len(images) and logits.shape[1] >= classes
+    if not fits or (exact and logits.shape[1] != classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise UsageError(f"{name} maps {len(images)} images to {found}; expected logits of shape [{len(images)}, {classes}].")
