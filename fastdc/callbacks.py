@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastdc.errors import UsageError
+from fastdc.storage import write_error
 
 if TYPE_CHECKING:
     from fastdc.condensed import CondensedDataset
@@ -81,6 +82,7 @@ class TensorBoard:
 
     Raises:
         UsageError: tensorboard is not installed.
+        RunError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -88,7 +90,10 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError("tensorboard is not installed; pip install 'fastdc-torch[tensorboard]' brings it.") from None
-        self._writer = SummaryWriter(str(folder))
+        try:
+            self._writer = SummaryWriter(str(folder))
+        except OSError as error:
+            raise write_error(Path(folder), error) from None
 
     def __call__(self, event: Event, /) -> None:
         """Write one event."""

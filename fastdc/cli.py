@@ -7,11 +7,12 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ import tyro
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
-from fastdc.config import CondenseConfig
+from fastdc.config import CondenseConfig, check_count
 from fastdc.coresets import random as random_coreset
 from fastdc.data import ImageData, load_dataset
 from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, UsageError, unknown_name
@@ -69,13 +70,16 @@ class Condense(CondenseConfig, _Common):
     def run(self) -> None:
         """Condense, evaluate, report."""
         _check_baseline(self.baseline)
+        check_count("networks", self.networks)
+        check_count("epochs", self.epochs, optional=True)
         train, test = load_dataset(self.dataset, self.data_root)
         out = Path(self.out if self.out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', self.dataset)}-ipc{self.ipc}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
+        baseline = _baseline(self.baseline, train, self.ipc, self.seed)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
-        evaluations = _evaluate_all(condensed, train, test, protocol, self.baseline, self.quiet, callbacks)
+        evaluations = _evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, callbacks)
         content = {"dataset": train.name, **dataclasses.asdict(protocol), "results": {k: _as_json(v) for k, v in evaluations.items()}}
         write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")
@@ -112,7 +116,8 @@ class Evaluate(_Common):
         condensed, name = _read_condensed(self.condensed, self.dataset, self.data_root)
         train, test = load_dataset(name, self.data_root)
         protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
-        _evaluate_all(condensed, train, test, protocol, self.baseline, self.quiet, ())
+        baseline = _baseline(self.baseline, train, condensed.ipc, self.seed)
+        _evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, ())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +152,9 @@ class Info(_Common):
 
 
 class _Command(Protocol):
+    @property
+    def debug(self) -> bool: ...
+
     def run(self) -> None: ...
 
 
@@ -157,8 +165,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 (an error), 2 (usage), 130 or 143 (SIGINT, SIGTERM)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _raise_interrupted)
+    debug = "--debug" in given
     try:
-        _parse(given).run()
+        command = _parse(given)
+        debug = command.debug
+        command.run()
     except KeyboardInterrupt as stop:
         text = str(stop) or "stopped; the same command again continues from the last checkpoint."
         print(f"fastdc: {text}", file=sys.stderr)
@@ -166,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # --help
         return end.code if isinstance(end.code, int) else 2
     except Exception as error:
-        if "--debug" in given:
+        if debug:
             traceback.print_exc()
         elif isinstance(error, FastdcError):
             print(f"fastdc: {error}", file=sys.stderr)
@@ -177,11 +188,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def run() -> None:
+    """The console script: as `main`, but an interrupted one ends at once, without waiting for networks in training."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > 128:
+        os._exit(code)
+    sys.exit(code)
+
+
 def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
     raise Interrupted("stopped; the same command again continues from the last checkpoint.", signum)
 
 
 def _parse(given: list[str]) -> _Command:
+    if given and given[0].startswith("-") and given[0] not in ("-h", "--help"):
+        raise UsageError(f"{given[0]!r} stands before the command; expected one of {', '.join(COMMANDS)} first, then its options.")
     if not given or given[0].startswith("-"):
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=given or ["--help"], prog="fastdc", description=_DESCRIPTION)
     name, arguments = given[0], given[1:]
@@ -235,11 +258,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        options = content.get("config", content)  # config.json of a run keeps them under this key
-        return dict(options.items())
+        options = content.get("config", content) if isinstance(content, dict) else None  # config.json of a run has this key
+        if not isinstance(options, dict):
+            raise ValueError("expected keys with values")
+        return options
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing; expected a TOML or JSON file with options.") from None
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
 
 
@@ -254,17 +279,8 @@ class _Protocol:
 
 
 def _evaluate_all(
-    condensed: CondensedDataset,
-    train: ImageData,
-    test: ImageData,
-    protocol: _Protocol,
-    baseline: str,
-    quiet: bool,
-    callbacks: Sequence[Callback],
+    subjects: Mapping[str, CondensedDataset], test: ImageData, protocol: _Protocol, quiet: bool, callbacks: Sequence[Callback]
 ) -> dict[str, Evaluation]:
-    subjects = {"condensed": condensed}
-    if baseline == "random":
-        subjects["random"] = random_coreset(train, condensed.ipc, seed=protocol.seed)
     results = {}
     for subject, images in subjects.items():
         results[subject] = evaluate(images, test, **dataclasses.asdict(protocol), progress=not quiet)
@@ -281,6 +297,16 @@ def _as_json(evaluation: Evaluation) -> dict[str, Any]:
 def _check_baseline(name: str) -> None:
     if name not in _BASELINES:
         raise unknown_name("baseline", name, _BASELINES)
+
+
+def _baseline(name: str, train: ImageData, ipc: int, seed: int) -> dict[str, CondensedDataset]:
+    """What to evaluate beside a condensed set; chosen before long work, so that it cannot fail after it."""
+    fewest = int(train.class_counts.min())
+    if name == "none" or ipc < 1:
+        return {}
+    if ipc > fewest:
+        raise UsageError(f"ipc is {ipc}, but a class has {fewest} images to draw the random baseline from; --baseline none goes without.")
+    return {"random": random_coreset(train, ipc, seed=seed)}
 
 
 def _condensed_file(path: str) -> Path:
@@ -303,4 +329,4 @@ def _read_condensed(path: str, dataset: str | None, root: str | None, *, needs_d
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -186,7 +186,7 @@ class _Condensation:
                     self._end_iteration(seconds)
                 if run is not None and (run.checkpoint_due or stop.signum is not None or state.iteration == total):
                     self._save(run)
-                if run is not None and stop.signum is not None and state.iteration < total:
+                if run is not None and stop.signum is not None:
                     raise Interrupted(
                         f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.",
                         stop.signum,
@@ -203,15 +203,16 @@ class _Condensation:
             engine.freeze_statistics(theta, torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)]))
         parts = [engine.class_gradients(theta, images, classes) for classes, images in self.sampler.draw(config.batch_real)]
         distance, gradient = engine.match(theta, state.images, torch.cat(parts), config.distance)  # [C], [C, n, channels, H, W]
-        self._check_finite(distance, gradient)
         state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
         state.images.sub_(state.velocity, alpha=config.lr_images)
+        self._check_finite(distance)
         loss = distance.sum().item()
         state.losses += loss
         state.step += 1
         if state.step < self.steps:
             labels = torch.arange(self.real.num_classes, device=theta.device).repeat_interleave(config.ipc)
-            engine.train(theta, state.images.flatten(0, 1), labels, Sgd(self.epochs, config.lr_model), state.training)
+            with self.family.seeded_training(derive_seed(config.seed, "dropout", state.iteration, state.step)):
+                engine.train(theta, state.images.flatten(0, 1), labels, Sgd(self.epochs, config.lr_model), state.training)
         else:
             state.theta, state.step, state.iteration = None, 0, state.iteration + 1
         return loss
@@ -266,14 +267,15 @@ class _Condensation:
         shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 
-    def _check_finite(self, distance: Tensor, gradient: Tensor) -> None:
-        good = torch.isfinite(distance) & torch.isfinite(gradient.flatten(1)).all(1)  # [C]
+    def _check_finite(self, distance: Tensor) -> None:
+        """Raise where a distance, or an image that its gradient has moved, is not finite."""
+        good = torch.isfinite(distance) & torch.isfinite(self.state.images.flatten(1)).all(1)  # [C]
         if good.all():
             return
         bad = int((~good).nonzero()[0])
         kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
         raise RunError(
-            f"the distance or its gradient is not finite at iteration {self.state.iteration + 1}, step {self.state.step + 1}, class "
+            f"the distance or an image is not finite at iteration {self.state.iteration + 1}, step {self.state.step + 1}, class "
             f"{self.real.class_names[bad]!r}. Lower lr_images ({self.config.lr_images:g}) or lr_model ({self.config.lr_model:g}), "
             f"or choose another distance than {self.config.distance}.{kept}"
         )

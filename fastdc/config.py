@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
+
+import torch
 
 from fastdc.distance import METRICS
 from fastdc.engines import check_engine
@@ -14,6 +15,7 @@ from fastdc.seeding import check_seed
 
 METHODS = ("dc",)
 INITS = ("noise", "real")
+_LARGEST_RATE = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class CondenseConfig:
         """
         counts = ("ipc", "iterations", "batch_real", "matching_steps", "model_epochs")
         for name in counts:
-            _check_count(name, getattr(self, name), optional=name in ("matching_steps", "model_epochs"))
+            check_count(name, getattr(self, name), optional=name in ("matching_steps", "model_epochs"))
         for name in ("lr_images", "lr_model"):
             _check_rate(name, getattr(self, name))
         for kind, name, known in (("method", self.method, METHODS), ("init", self.init, INITS), ("metric", self.distance, METRICS)):
@@ -73,7 +75,8 @@ class CondenseConfig:
         )
 
 
-def _check_count(name: str, value: object, *, optional: bool) -> None:
+def check_count(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise a UsageError unless `value` is a whole number of 1 or more, or None where that is allowed."""
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -81,5 +84,5 @@ def _check_count(name: str, value: object, *, optional: bool) -> None:
 
 
 def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{name} is {value!r}; expected a finite number above 0.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_RATE:
+        raise UsageError(f"{name} is {value!r}; expected a number above 0 that float32 holds.")

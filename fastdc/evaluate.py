@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastdc.augment import crop_scale_or_rotate
 from fastdc.condensed import CondensedDataset
+from fastdc.config import check_count
 from fastdc.data import ImageData, as_image_data
 from fastdc.data.image_data import normalise
 from fastdc.devices import exact_arithmetic, resolve_device
@@ -22,7 +23,7 @@ from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
 from fastdc.progress import progress_bar
-from fastdc.seeding import check_seed, derive_seed, global_seed, make_generator
+from fastdc.seeding import check_seed, derive_seed, make_generator
 
 _AUGMENTED = ("mnist",)  # the sets that the paper evaluates with augmentation, and for longer
 _EPOCHS, _EPOCHS_AUGMENTED = 300, 1000
@@ -99,9 +100,8 @@ def evaluate(
     """
     if not isinstance(condensed, CondensedDataset):
         raise UsageError(f"condensed is a {type(condensed).__name__}; expected a CondensedDataset: CondensedDataset.load(path) reads one.")
-    for name, value in (("networks", networks), ("epochs", 1 if epochs is None else epochs)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
+    check_count("networks", networks)
+    check_count("epochs", epochs, optional=True)
     check_seed(seed)
     where = resolve_device(device)
     data = as_image_data(test, split="test", num_classes=condensed.num_classes)
@@ -135,15 +135,16 @@ class _Trial:
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
-        workers = min(networks, torch.get_num_threads()) if self.family.device.type == "cpu" and not _draws_globally(self._fresh(0)) else 1
+        workers = min(networks, torch.get_num_threads()) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
         if workers == 1:
             yield from map(self.accuracy, range(networks))
             return
-        with _one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with _one_thread_each():
+            pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
             try:
                 yield from pool.map(self.accuracy, range(networks))
             finally:
-                pool.shutdown(cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)  # whoever interrupts need not wait for networks in training
 
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""
@@ -152,7 +153,7 @@ class _Trial:
         theta = engine.layout.flatten(module)
         images, labels = self.condensed.images.to(theta.device), self.condensed.labels.to(theta.device)
         generator = make_generator(self.seed, "evaluation order", index)
-        with global_seed(derive_seed(self.seed, "dropout", index)) if _draws_globally(module) else contextlib.nullcontext():
+        with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.stretches:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
         return sum(int((engine.logits(theta, x).argmax(1) == y).sum()) for x, y in self._test_blocks(theta)) / len(self.test)
@@ -166,11 +167,6 @@ class _Trial:
             pixels = self.test.images[start : start + _TEST_BLOCK].to(like.device).to(like.dtype) / 255
             labels = self.test.labels[start : start + _TEST_BLOCK].to(like.device)
             yield normalise(pixels, self.condensed.mean, self.condensed.std), labels
-
-
-def _draws_globally(module: nn.Module) -> bool:
-    """Whether training the module draws from torch's global generator, so that networks must be trained one by one."""
-    return any(isinstance(part, nn.modules.dropout._DropoutNd) for part in module.modules())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +31,21 @@ class NetworkFamily:
         self, model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int], device: torch.device
     ) -> None:
         self.model, self.channels, self.num_classes, self.image_size, self.device = model, channels, num_classes, image_size, device
-        network = self.fresh(0).eval()
-        with torch.no_grad():
-            check_logits(network, torch.zeros(2, channels, *image_size, device=device), num_classes, type(network).__name__, exact=True)
+        network, images = self.fresh(0), torch.zeros(2, channels, *image_size, device=device)
+        with torch.no_grad(), global_seed(0):
+            check_logits(network.eval(), images, num_classes, type(network).__name__, exact=True)
+            before = torch.get_rng_state()
+            network.train()(images)
+            self.draws_while_trained = not torch.equal(before, torch.get_rng_state())  # as dropout does
 
     def fresh(self, seed: int) -> nn.Module:
         """A network whose weights `seed` decides; torch's global generator is left as it was."""
         with global_seed(seed):
             return build(self.model, self.channels, self.num_classes, self.image_size).to(self.device)
+
+    def seeded_training(self, seed: int) -> AbstractContextManager[None]:
+        """What training must happen in: where networks draw from torch's global generator, `seed` decides what they draw."""
+        return global_seed(seed) if self.draws_while_trained else nullcontext()
 
 
 def check_logits(forward: Callable[[Tensor], Tensor], images: Tensor, classes: int, name: str, *, exact: bool = False) -> None:

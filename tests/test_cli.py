@@ -1,0 +1,537 @@
+"""The command line, each command from end to end; flags, configuration files, exit codes and what is said on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fastdc
+from fastdc import cli
+from fastdc.cli import Condense, Evaluate, main
+from fastdc.condensed import CondensedDataset
+from fastdc.engines import ENGINES
+
+CONDENSE = ("--model", "mlp:width=8", "--iterations", "2", "--matching-steps", "2", "--model-epochs", "1", "--batch-real", "8")
+EVALUATE = ("--networks", "2", "--epochs", "1")
+OPTIONS = {"model": "mlp:width=8", "iterations": 2, "matching_steps": 2, "model_epochs": 1, "batch_real": 8, "networks": 2, "epochs": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread, and the handler of SIGTERM put back, which the command line replaces."""
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(autouse=True)
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of one image per class of digits."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    command = ["condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--out", str(folder), "--seed", "3", "--quiet"]
+    assert main(command) == 0
+    return folder
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was said on stderr: one or two lines, no traceback, nothing on stdout."""
+    output, text = capsys.readouterr()
+    assert output == ""
+    assert 1 <= len(text.splitlines()) <= 2
+    assert text.startswith("fastdc: ")
+    assert "Traceback" not in text
+    assert "fault of fastdc" not in text
+    return text
+
+
+def python_process(*arguments: str, threads: int = 1) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+# condense
+
+
+def test_condense_writes_its_files_and_prints_both_lines(tmp_path: Path) -> None:
+    process = python_process("-m", "fastdc.cli", "condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--out", "run")
+    output, text = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert text == ""  # no progress bar and no warnings where stderr is not a terminal
+    first, second, third = output.splitlines()
+    assert first.startswith("condensed ")
+    assert second.startswith("random ")
+    assert first.endswith("(2 networks)")
+    assert second.endswith("(2 networks)")
+    assert third == "written to run"
+    names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
+    expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "condensed.safetensors", "condensed.png", "evaluation.json"}
+    assert names == expected
+
+
+def test_condense_gives_what_the_functions_give(finished: Path) -> None:
+    options = {key: value for key, value in OPTIONS.items() if key not in ("networks", "epochs")}
+    condensed = fastdc.condense("digits", 1, seed=3, **options)
+    assert torch.equal(CondensedDataset.load(finished / "condensed.safetensors").images, condensed.images)
+    written = json.loads((finished / "evaluation.json").read_text())
+    train, test = fastdc.load_dataset("digits")
+    for subject, images in (("condensed", condensed), ("random", fastdc.coresets.random(train, 1, seed=3))):
+        result = fastdc.evaluate(images, test, model="mlp:width=8", networks=2, epochs=1, seed=3)
+        assert written["results"][subject] == {"accuracies": list(result.accuracies), "mean": result.mean, "std": result.std}
+    assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)
+
+
+def test_condense_saves_its_resolved_configuration_metrics_and_a_picture(finished: Path) -> None:
+    config = json.loads((finished / "config.json").read_text())["config"]
+    assert {key: config[key] for key in OPTIONS if key in config} == {k: v for k, v in OPTIONS.items() if k not in ("networks", "epochs")}
+    assert (config["dataset"], config["ipc"], config["seed"], config["engine"]) == ("digits", 1, 3, "torch")
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["iteration"]) for line in lines] == [("iteration", 1), ("iteration", 2)]
+    assert Image.open(finished / "condensed.png").format == "PNG"
+
+
+def test_the_paper_s_numbers_are_what_the_configuration_holds_without_flags(tmp_path: Path) -> None:
+    assert main(["condense", "--ipc", "1", "--model", "mlp:width=8", "--iterations", "1", *EVALUATE]) == 0
+    config = json.loads((tmp_path / "runs" / "digits-ipc1" / "config.json").read_text())["config"]
+    assert (config["matching_steps"], config["model_epochs"]) == (1, 1)
+
+
+def test_the_baseline_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--out", "run", "--baseline", "none"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["condensed", "written"]
+
+
+def test_condense_again_returns_the_same_and_with_other_flags_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--out", "run"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+    assert main([*command, "--seed", "9"]) == 2
+    assert "seed (0 there, 9 now)" in complaint(capsys)
+
+
+def test_tensorboard_events_are_written_into_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    assert main(["condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--out", "run", "--tensorboard"]) == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_a_dataset_of_the_user_is_condensed_and_evaluated(tmp_path: Path) -> None:
+    write_npz(tmp_path / "my data.npz", each=6)
+    assert main(["condense", "--dataset", "npz:my data.npz", "--ipc", "2", *CONDENSE, *EVALUATE]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert (folder / "evaluation.json").exists()
+    assert main(["evaluate", str(folder), "--dataset", "npz:my data.npz", "--model", "mlp:width=8", *EVALUATE]) == 0
+
+
+def write_npz(path: Path, each: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), each)
+    images = generator.integers(256, size=(len(labels), 8, 8), dtype=np.uint8)
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+
+
+# evaluate, show, info
+
+
+def test_evaluate_reads_a_run_and_prints_a_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(finished), "--model", "mlp:width=8", *EVALUATE, "--seed", "3"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    mean = json.loads((finished / "evaluation.json").read_text())["results"]["condensed"]["mean"]
+    assert line.split()[:2] == ["condensed", f"{100 * mean:.1f}%"]
+
+
+@pytest.mark.parametrize("name", [".", "condensed.safetensors"])
+def test_evaluate_with_the_baseline_prints_two_lines(finished: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["evaluate", str(finished / name), "--baseline", "random", "--model", "mlp:width=8", *EVALUATE]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["condensed", "random"]
+
+
+def test_evaluate_reads_the_file_of_the_paper_s_authors(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CondensedDataset.load(finished / "condensed.safetensors").to_pt("theirs.pt")
+    assert main(["evaluate", "theirs.pt", "--dataset", "digits", "--model", "mlp:width=8", *EVALUATE, "--seed", "3"]) == 0
+    theirs = capsys.readouterr().out
+    assert main(["evaluate", str(finished), "--model", "mlp:width=8", *EVALUATE, "--seed", "3"]) == 0
+    assert capsys.readouterr().out == theirs
+
+
+def test_show_writes_the_picture_of_a_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(finished), "--out", "picture.png"]) == 0
+    output = capsys.readouterr().out
+    assert "10 images 1x8x8 of 10 classes" in output
+    assert "written to picture.png" in output
+    condensed = CondensedDataset.load(finished / "condensed.safetensors")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), np.asarray(condensed.grid()))
+
+
+def test_show_writes_beside_the_file_when_nothing_else_is_said(finished: Path, tmp_path: Path) -> None:
+    CondensedDataset.load(finished / "condensed.safetensors").save(tmp_path / "images.safetensors")
+    assert main(["show", "images.safetensors"]) == 0
+    assert Image.open(tmp_path / "images.png").format == "PNG"
+
+
+def test_show_writes_the_picture_of_a_file_of_the_paper_s_authors(finished: Path, tmp_path: Path) -> None:
+    condensed = CondensedDataset.load(finished / "condensed.safetensors")
+    condensed.to_pt("theirs.pt")
+    assert main(["show", "theirs.pt", "--dataset", "digits"]) == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "theirs.png")), np.asarray(condensed.grid()))
+
+
+def test_a_file_of_the_paper_s_authors_needs_the_name_of_its_dataset(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CondensedDataset.load(finished / "condensed.safetensors").to_pt("theirs.pt")
+    assert main(["show", "theirs.pt"]) == 2
+    assert "--dataset" in complaint(capsys)
+
+
+def test_info_prints_versions_devices_threads_and_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    values = {key: value.strip() for key, value in lines.items()}
+    assert values["fastdc"] == fastdc.__version__
+    assert values["torch"] == torch.__version__
+    assert values["threads"] == "1"
+    assert "cpu" in values["devices"]
+    for engine in ENGINES:
+        assert values[f"engine {engine}"] == "usable"
+
+
+def test_info_says_why_an_engine_cannot_be_used(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ENGINES["torch"], "unsupported_reasons", classmethod(lambda *_: ["it is Sunday", "it rains"]))
+    assert main(["info"]) == 0
+    assert "it is Sunday; it rains" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], *([command, "--help"] for command in cli.COMMANDS)], ids=" ".join)
+def test_help_is_printed_on_stdout(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    output, text = capsys.readouterr()
+    assert "fastdc" in output
+    assert text == ""
+
+
+# Flags
+
+
+def parameters(function: Any, *without: str) -> dict[str, inspect.Parameter]:
+    return {name: parameter for name, parameter in inspect.signature(function).parameters.items() if name not in without}
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("condense", {*parameters(fastdc.condense, "data", "callbacks", "progress"), "dataset", "quiet", "data_root"}),
+        ("evaluate", {*parameters(fastdc.evaluate, "condensed", "test", "progress"), "dataset", "quiet", "data_root"}),
+    ],
+)
+def test_every_parameter_of_the_function_is_a_flag(command: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").split()
+    assert {f"--{name.replace('_', '-')}" for name in names} <= {*words}
+
+
+def test_the_defaults_of_flags_are_those_of_the_functions() -> None:
+    for command, function, without in (
+        (Condense, fastdc.condense, ("data", "ipc", "out", "callbacks", "progress")),
+        (Evaluate, fastdc.evaluate, ("condensed", "test", "progress")),
+    ):
+        defaults = {field.name: field.default for field in dataclasses.fields(command)}
+        for name, parameter in parameters(function, *without).items():
+            assert (name, defaults[name]) == (name, parameter.default)
+
+
+def test_flags_may_be_written_with_an_equals_sign(tmp_path: Path) -> None:
+    flags = ["--ipc=1", "--model=mlp:width=8", "--iterations=1", "--batch-real=8", "--networks=1", "--epochs=1", "--out=run"]
+    assert main(["condense", *flags]) == 0
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+# Configuration files
+
+
+TOML = """
+ipc = 1
+model = "mlp:width=8"
+iterations = 2
+matching_steps = 2
+model-epochs = 1
+batch_real = 8
+lr_images = 0.5
+seed = 4
+networks = 2
+epochs = 1
+baseline = "none"
+quiet = true
+out = "from the file"
+"""
+
+
+def test_a_toml_file_sets_options_and_flags_override_them(tmp_path: Path) -> None:
+    Path("options.toml").write_text(TOML)
+    assert main(["condense", "--config", "options.toml"]) == 0
+    config = json.loads((tmp_path / "from the file" / "config.json").read_text())["config"]
+    expected = {"ipc": 1, "model": "mlp:width=8", "iterations": 2, "model_epochs": 1, "lr_images": 0.5, "seed": 4}
+    assert {key: config[key] for key in expected} == expected
+    assert main(["condense", "--seed", "5", "--config=options.toml", "--lr-images", "0.25", "--out", "from the flag"]) == 0
+    config = json.loads((tmp_path / "from the flag" / "config.json").read_text())["config"]
+    assert {key: config[key] for key in expected} == {**expected, "seed": 5, "lr_images": 0.25}
+
+
+def test_a_json_file_sets_options_and_null_means_the_default(tmp_path: Path) -> None:
+    Path("options.json").write_text(json.dumps({**OPTIONS, "ipc": 1, "matching_steps": None, "quiet": False, "out": "run"}))
+    assert main(["condense", "--config", "options.json", "--iterations", "1"]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["matching_steps"], config["iterations"], config["batch_real"]) == (1, 1, 8)
+
+
+def test_a_file_sets_the_options_of_evaluate(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("options.toml").write_text('model = "mlp:width=8"\nnetworks = 3\nepochs = 1\nbaseline = "random"\n')
+    assert main(["evaluate", str(finished), "--config", "options.toml"]) == 0
+    assert all(line.endswith("(3 networks)") for line in capsys.readouterr().out.splitlines())
+
+
+def test_the_saved_configuration_of_a_run_repeats_it(finished: Path, tmp_path: Path) -> None:
+    assert main(["condense", "--config", str(finished / "config.json"), "--out", "again", *EVALUATE]) == 0
+    for name in ("condensed.safetensors", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+    results = [json.loads((folder / "evaluation.json").read_text())["results"] for folder in (tmp_path / "again", finished)]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["options.toml", "options.json"])
+def test_an_unknown_key_in_a_file_is_answered_with_the_nearest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(name).write_text('{"ipc": 1, "itertions": 3}' if name.endswith("json") else "ipc = 1\nitertions = 3\n")
+    assert main(["condense", "--config", name]) == 2
+    text = complaint(capsys)
+    assert name in text
+    assert "'itertions'" in text
+    assert "Did you mean 'iterations'?" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.toml", "ipc = ["), ("a.json", '{"ipc": '), ("b.json", "[1, 2]"), ("c.toml", 'config = "x"'), ("d.toml", "\xff")],
+)
+def test_a_file_that_cannot_be_read_gets_a_sentence(name: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(name).write_bytes(text.encode("latin-1"))
+    assert main(["condense", "--config", name]) in (1, 2)
+    said = complaint(capsys)
+    assert name in said
+    assert "object has no attribute" not in said
+
+
+def test_a_value_of_another_type_in_a_file_gets_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("options.toml").write_text("ipc = [1, 2]\n")
+    assert main(["condense", "--config", "options.toml"]) == 2
+    assert "ipc" in complaint(capsys)
+
+
+# Errors: usage is 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["condnse"], "'condense'"),
+        (["infos", "--debugg"], "'info'"),
+        (["condense", "--ipc", "1", "--iteration", "3"], "--iterations"),
+        (["condense", "--ipc", "1", "--itertions=3"], "--iterations"),
+        (["condense", "--ipcs", "1"], "--ipc"),
+        (["evaluate", "somewhere", "--network", "3"], "--networks"),
+        (["show", "somewhere", "--uot", "a.png"], "--out"),
+        (["info", "--quite"], "--quiet"),
+        (["condense", "--ipc", "1", "--dataset", "digit"], "'digits'"),
+        (["condense", "--ipc", "1", "--dataset", "fashionmnist"], "'fashion-mnist'"),
+        (["condense", "--ipc", "1", "--model", "convet"], "'convnet'"),
+        (["condense", "--ipc", "1", "--model", "convnet:widht=8"], "'width'"),
+        (["condense", "--ipc", "1", "--model", "convnet:norm=btach"], "'batch'"),
+        (["condense", "--ipc", "1", "--engine", "troch"], "'torch'"),
+        (["condense", "--ipc", "1", "--distance", "cosin"], "'cosine'"),
+        (["condense", "--ipc", "1", "--init", "nois"], "'noise'"),
+        (["condense", "--ipc", "1", "--baseline", "randon"], "'random'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_unknown_name_is_answered_with_the_nearest(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert expected in complaint(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--quiet"], "--quiet"),
+        (["--quite", "info"], "--quite"),
+        (["--seed", "3", "condense", "--ipc", "1"], "--seed"),
+        (["condense"], "--ipc"),
+        (["evaluate"], "condensed dataset"),
+        (["condense", "--ipc", "one"], "'one'"),
+        (["condense", "--ipc", "1", "--lr-images", "fast"], "'fast'"),
+        (["condense", "--ipc"], "--ipc"),
+        (["condense", "--ipc", "1", "--config"], "--config"),
+        (["condense", "--ipc", "1", "surplus"], "surplus"),
+        (["condense", "--ipc", "0"], "ipc is 0; expected a whole number of 1 or more"),
+        (["condense", "--ipc", "-2"], "ipc is -2"),
+        (["condense", "--ipc", "1", "--iterations", "0"], "iterations is 0"),
+        (["condense", "--ipc", "1", "--lr-images", "nan"], "lr_images is nan"),
+        (["condense", "--ipc", "1", "--seed", "-1"], "seed is -1"),
+        (["condense", "--ipc", "1", "--device", "gpu"], "device 'gpu'"),
+        (["condense", "--ipc", "1", "--model", "convnet:depth=5"], "depth of 3 or less"),
+        (["condense", "--ipc", "500", "--init", "real", "--baseline", "none"], "use an ipc of"),
+        (["condense", "--ipc", "500"], "a class has 139 images"),
+        (["condense", "--ipc", "1", *CONDENSE, "--networks", "0"], "networks is 0"),
+        (["condense", "--ipc", "1", *CONDENSE, "--epochs", "0"], "epochs is 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_misused_command_line_is_refused_before_anything_is_written(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert expected in complaint(capsys)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_more_images_than_a_class_has_are_refused_before_the_work_or_not_at_all(tmp_path: Path) -> None:
+    """With noise to start from ipc may be larger than a class; the baseline of real images may not."""
+    write_npz(tmp_path / "few.npz", each=3)
+    code = main(["condense", "--dataset", "npz:few.npz", "--ipc", "4", *CONDENSE, *EVALUATE, "--out", "run"])
+    assert code == 0 or not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+# Errors: anything else is 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "missing"],
+        ["evaluate", "missing.safetensors"],
+        ["evaluate", "missing.pt", "--dataset", "digits"],
+        ["show", "missing"],
+        ["show", "missing.pt", "--dataset", "digits"],
+        ["condense", "--ipc", "1", "--config", "missing.toml"],
+        ["condense", "--ipc", "1", "--config", "missing.json"],
+        ["condense", "--ipc", "1", "--dataset", "folder:missing"],
+        ["condense", "--ipc", "1", "--dataset", "npz:missing.npz"],
+    ],
+    ids=" ".join,
+)
+def test_a_missing_file_is_named(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    assert "missing" in complaint(capsys)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [[], ["--tensorboard"]], ids=["", "tensorboard"])
+def test_a_place_that_cannot_be_written_gets_a_sentence(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("precious")
+    assert main(["condense", "--ipc", "1", *CONDENSE, *EVALUATE, *flags, "--out", "file"]) == 1
+    assert re.search("file is a file|file/tensorboard cannot be written", complaint(capsys))
+    assert Path("file").read_text() == "precious"
+
+
+def test_a_picture_that_cannot_be_written_gets_a_sentence(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", str(finished), "--out", "nowhere/picture.png"]) == 1
+    assert "nowhere/picture.png cannot be written" in complaint(capsys)
+
+
+def test_a_damaged_result_gets_a_sentence(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.safetensors").write_bytes((finished / "condensed.safetensors").read_bytes()[:-9])
+    for command in (["show", "cut.safetensors"], ["evaluate", "cut.safetensors"]):
+        assert main(command) == 1
+        assert "cut.safetensors is not a whole condensed dataset file" in complaint(capsys)
+
+
+def test_a_run_that_has_not_finished_says_what_is_missing(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_bytes((finished / "config.json").read_bytes())
+    assert main(["evaluate", "run"]) == 1
+    assert "run/condensed.safetensors is missing" in complaint(capsys)
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "missing", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert main(["condense", "--ipc", "0", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_debug_in_a_file_shows_the_traceback_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("options.toml").write_text("ipc = 0\ndebug = true\n")
+    assert main(["condense", "--config", "options.toml"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_fault_of_fastdc_itself_is_two_lines_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise ArithmeticError("this\nthat\nand more")
+
+    monkeypatch.setattr(cli, "report", fail)
+    assert main(["info"]) == 1
+    output, text = capsys.readouterr()
+    assert output == ""
+    assert text.splitlines() == ["fastdc: ArithmeticError: this", "This is a fault of fastdc; --debug shows where."]
+
+
+# Signals
+
+
+WATCHED = """
+import signal, sys
+from pathlib import Path
+from fastdc import cli
+from fastdc.engines import TorchEngine
+
+def train(*arguments):
+    Path("training").touch()
+    original(*arguments)
+
+original, TorchEngine.train = TorchEngine.train, train
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background has switched off
+cli.run()
+"""
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_networks_are_evaluated_ends_the_command_at_once(finished: Path, signum: int, code: int) -> None:
+    flags = ["--model", "mlp:width=8", "--networks", "4", "--epochs", "1000000"]
+    process = python_process("-c", WATCHED, "evaluate", str(finished), *flags, threads=2)
+    try:
+        limit = time.monotonic() + 120
+        while not Path("training").exists():
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        process.send_signal(signum)
+        output, text = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert output == ""
+    assert len(text.splitlines()) == 1
+    assert "stopped" in text

@@ -1,0 +1,407 @@
+"""Evaluation: the paper's protocol to the letter, the same numbers however many networks are trained side by side."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fastdc
+from fastdc import augment
+from fastdc.augment import crop_scale_or_rotate
+from fastdc.condensed import CondensedDataset
+from fastdc.data import ImageData
+from fastdc.engines import Sgd, TorchEngine
+from fastdc.errors import DataError, UsageError
+from fastdc.evaluate import Evaluation, evaluate
+from fastdc.models import build
+from fastdc.seeding import derive_seed, make_generator
+
+evaluation = importlib.import_module("fastdc.evaluate")  # the name fastdc.evaluate is that of the function
+
+QUICK = {"model": "mlp:width=16", "epochs": 8}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Two threads, whatever the machine has: then networks are trained side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def condensed() -> CondensedDataset:
+    return fastdc.coresets.random("digits", 5)
+
+
+@pytest.fixture(scope="module")
+def noise() -> ImageData:
+    """A test set of which every small change of the weights changes some prediction: noise, 5000 times."""
+    train, _ = fastdc.load_dataset("digits")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (5000, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(10, (5000,), generator=generator)
+    return ImageData(images, labels, 10, train.class_names, train.mean, train.std, "noise")
+
+
+# The numbers
+
+
+def test_an_evaluation_states_mean_and_standard_deviation_over_networks() -> None:
+    result = Evaluation((0.5, 0.6, 0.7))
+    assert result.mean == pytest.approx(0.6)
+    assert result.std == pytest.approx(math.sqrt(0.02 / 3))
+
+
+def test_an_evaluation_is_printed_in_percent() -> None:
+    assert str(Evaluation((0.5, 0.6, 0.7))) == "60.0% +- 8.2 (3 networks)"
+    assert str(Evaluation((1.0,))) == "100.0% +- 0.0 (1 network)"
+
+
+def test_there_is_one_accuracy_for_each_network(condensed: CondensedDataset) -> None:
+    accuracies = evaluate(condensed, "digits", networks=3, **QUICK).accuracies
+    assert len(accuracies) == 3
+    assert all(0 < accuracy < 1 and accuracy * 360 == pytest.approx(round(accuracy * 360)) for accuracy in accuracies)
+    assert len(set(accuracies)) > 1
+
+
+# One seed decides everything
+
+
+@pytest.mark.parametrize("model", ["mlp:width=16", "convnet:width=8", "convnet:width=8,norm=batch"])
+def test_the_accuracy_of_a_network_does_not_depend_on_those_beside_it(condensed: CondensedDataset, noise: ImageData, model: str) -> None:
+    side_by_side = evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies
+    assert evaluate(condensed, noise, model=model, networks=2, epochs=4).accuracies == side_by_side[:2]
+    torch.set_num_threads(3)
+    assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
+    torch.set_num_threads(1)
+    assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
+
+
+def test_another_seed_gives_other_accuracies(condensed: CondensedDataset, noise: ImageData) -> None:
+    results = [evaluate(condensed, noise, networks=2, seed=seed, **QUICK).accuracies for seed in (0, 0, 1)]
+    assert results[0] == results[1] != results[2]
+
+
+class Watched(nn.Module):
+    """A linear network that notes which threads it ran in, and waits for a second one."""
+
+    seen: set[int]
+    both: threading.Barrier
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels * image_size[0] * image_size[1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if threading.current_thread() is not threading.main_thread() and threading.get_ident() not in self.seen:
+            self.seen.add(threading.get_ident())
+            self.both.wait(30)
+        return self.linear(images.flatten(1))
+
+
+def test_networks_are_trained_side_by_side_on_the_cpu(condensed: CondensedDataset) -> None:
+    Watched.seen, Watched.both = set(), threading.Barrier(2)
+    evaluate(condensed, "digits", model=Watched, networks=4, epochs=2, device="cpu")
+    assert len(Watched.seen) == 2
+
+
+class Dropping(nn.Module):
+    """An MLP with dropout as a module."""
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels * image_size[0] * image_size[1], 32)
+        self.second = nn.Linear(32, num_classes)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(self.dropout(self.first(images.flatten(1)).relu()))
+
+
+class DroppingByFunction(Dropping):
+    """The same by a call of a function, which no search through the modules finds."""
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__(channels, num_classes, image_size)
+        del self.dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(F.dropout(self.first(images.flatten(1)).relu(), 0.5, self.training))
+
+
+@pytest.mark.parametrize("model", [Dropping, DroppingByFunction])
+@pytest.mark.parametrize("number", [1, 2], ids="threads={}".format)
+def test_a_network_with_dropout_is_reproducible(condensed: CondensedDataset, noise: ImageData, model: type[Dropping], number: int) -> None:
+    torch.set_num_threads(number)
+    torch.manual_seed(1)
+    first = evaluate(condensed, noise, model=model, networks=4, epochs=4).accuracies
+    torch.manual_seed(2)
+    assert evaluate(condensed, noise, model=model, networks=4, epochs=4).accuracies == first
+    assert evaluate(condensed, noise, model=model, networks=2, epochs=4).accuracies == first[:2]
+
+
+@pytest.mark.parametrize("model", ["mlp:width=16", Dropping, DroppingByFunction])
+def test_the_number_of_threads_and_the_global_generator_are_left_as_they_were(condensed: CondensedDataset, model: Any) -> None:
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    evaluate(condensed, "digits", model=model, networks=3, epochs=2)
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Failing(Watched):
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            raise ArithmeticError("no")
+        return self.linear(images.flatten(1))
+
+
+def test_a_network_that_fails_leaves_threads_and_generator_as_they_were(condensed: CondensedDataset) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(ArithmeticError):
+        evaluate(condensed, "digits", model=Failing, networks=3, epochs=2)
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# The protocol
+
+
+def plain_accuracy(model: str, condensed: CondensedDataset, test: ImageData, epochs: int, seed: int, index: int) -> float:
+    """The paper's evaluation of one network, written as one would write it without fastdc."""
+    torch.manual_seed(derive_seed(seed, "evaluation network", index))
+    network = build(model, test.channels, test.num_classes, test.image_size)
+    order = make_generator(seed, "evaluation order", index)
+    network.train()
+    for epoch in range(epochs):
+        if epoch == 0:
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        elif epoch == epochs - epochs // 2:
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9, weight_decay=5e-4)
+        for batch in torch.randperm(len(condensed), generator=order).split(256):
+            optimizer.zero_grad()
+            F.cross_entropy(network(condensed.images[batch]), condensed.labels[batch]).backward()
+            optimizer.step()
+    network.eval()
+    mean, std = torch.tensor(condensed.mean).view(-1, 1, 1), torch.tensor(condensed.std).view(-1, 1, 1)
+    with torch.no_grad():
+        predictions = network((test.images.float() / 255 - mean) / std).argmax(1)
+    return (predictions == test.labels).float().mean().item()
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+@pytest.mark.parametrize("model", ["mlp:width=16", "convnet:width=8", "convnet:width=8,norm=batch"])
+def test_an_accuracy_is_that_of_a_plain_training_loop(noise: ImageData, model: str, engine: str) -> None:
+    condensed = fastdc.coresets.random("digits", 30)  # 300 images: a batch of 256 and one of 44
+    epochs = 61 if model.startswith("mlp") else 15  # odd: the first stretch is the longer one
+    accuracies = evaluate(condensed, noise, model=model, networks=2, epochs=epochs, seed=3, engine=engine).accuracies
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        plain = [plain_accuracy(model, condensed, noise, epochs, 3, index) for index in (0, 1)]
+    assert accuracies == pytest.approx(plain, abs=2.5 / len(noise))  # rounding may move two predictions of 5000
+
+
+@pytest.fixture
+def stretches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sgd, Any]]:
+    """The stretches of training that were asked for, none of which is done."""
+    asked: list[tuple[Sgd, Any]] = []
+
+    def train(self: Any, theta: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generator: Any, augment: Any = None) -> None:
+        asked.append((sgd, augment))
+
+    monkeypatch.setattr(TorchEngine, "train", train)
+    return asked
+
+
+def renamed(data: ImageData, name: str) -> ImageData:
+    return ImageData(data.images, data.labels, data.num_classes, data.class_names, data.mean, data.std, name)
+
+
+@pytest.mark.parametrize("name", ["digits", "data", "fashion-mnist", "svhn", "cifar10", "usps"])
+def test_other_sets_are_evaluated_after_300_epochs_without_augmentation(
+    condensed: CondensedDataset, noise: ImageData, stretches: list[tuple[Sgd, Any]], name: str
+) -> None:
+    evaluate(condensed, renamed(noise, name), networks=1, model="mlp:width=16")
+    assert stretches == [(Sgd(150, 0.01, 0.9, 5e-4, 256), None), (Sgd(150, pytest.approx(0.001), 0.9, 5e-4, 256), None)]
+
+
+def test_mnist_is_evaluated_after_1000_epochs_with_augmentation(
+    condensed: CondensedDataset, noise: ImageData, stretches: list[tuple[Sgd, Any]]
+) -> None:
+    evaluate(condensed, renamed(noise, "mnist"), networks=1, model="mlp:width=16")
+    assert [sgd for sgd, _ in stretches] == [Sgd(500, 0.01, 0.9, 5e-4, 256), Sgd(500, pytest.approx(0.001), 0.9, 5e-4, 256)]
+    assert [augmentation for _, augmentation in stretches] == [crop_scale_or_rotate] * 2
+
+
+@pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [4, 3])])
+def test_epochs_that_are_asked_for_are_split_in_half(
+    condensed: CondensedDataset, stretches: list[tuple[Sgd, Any]], epochs: int, lengths: list[int]
+) -> None:
+    evaluate(condensed, "digits", networks=1, model="mlp:width=16", epochs=epochs)
+    assert [sgd.epochs for sgd, _ in stretches] == lengths
+
+
+@pytest.mark.parametrize("engine", ["torch", "reference"])
+def test_mnist_augmentation_reaches_the_training_and_is_reproducible(condensed: CondensedDataset, noise: ImageData, engine: str) -> None:
+    options = {"networks": 2, "epochs": 3, "model": "mlp:width=16", "engine": engine}
+    first = evaluate(condensed, renamed(noise, "mnist"), **options).accuracies
+    assert evaluate(condensed, renamed(noise, "mnist"), **options).accuracies == first
+    assert evaluate(condensed, noise, **options).accuracies != first
+
+
+def test_a_network_is_tested_once_after_its_last_epoch(condensed: CondensedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("train", "logits"):
+        original = getattr(TorchEngine, name)
+        monkeypatch.setattr(
+            TorchEngine, name, lambda *args, name=name, original=original, **options: calls.append(name) or original(*args, **options)
+        )
+    torch.set_num_threads(1)
+    evaluate(condensed, "digits", networks=2, **QUICK)
+    assert calls == ["train", "train", "logits"] * 2  # 360 test images: one block
+
+
+def test_the_test_set_is_normalised_by_the_condensed_set(noise: ImageData) -> None:
+    images, labels = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(10).repeat(2)
+    names = [str(c) for c in range(10)]
+    one, other = (CondensedDataset(images, labels, mean=[mean], std=[std], class_names=names) for mean, std in ((0.3, 0.4), (0.7, 0.1)))
+    shifted = ImageData(noise.images, noise.labels, 10, noise.class_names, (0.5,), (0.5,), "noise")
+    assert evaluate(one, noise, networks=2, **QUICK) == evaluate(one, shifted, networks=2, **QUICK)
+    assert evaluate(one, noise, networks=2, **QUICK) != evaluate(other, noise, networks=2, **QUICK)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": 0}, "networks is 0; expected a whole number of 1 or more"),
+        ({"networks": 2.5}, "networks is 2.5"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": -3}, "epochs is -3"),
+        ({"seed": -1}, "seed is -1"),
+        ({"engine": "torhc"}, "unknown engine 'torhc'. Did you mean 'torch'"),
+        ({"model": "convet"}, "unknown model 'convet'. Did you mean 'convnet'"),
+        ({"device": "gpu"}, "device 'gpu'"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_gets_a_sentence(condensed: CondensedDataset, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        evaluate(condensed, "digits", **{**QUICK, **options})
+    assert message in str(error.value)
+
+
+def test_what_is_not_a_condensed_dataset_gets_a_sentence() -> None:
+    with pytest.raises(UsageError, match="expected a CondensedDataset"):
+        evaluate("digits", "digits", **QUICK)  # type: ignore[arg-type]
+
+
+def test_a_test_set_of_other_images_or_classes_gets_a_sentence(condensed: CondensedDataset) -> None:
+    labels = torch.arange(10).repeat(2)
+    for shape in ((20, 3, 8, 8), (20, 1, 9, 9)):
+        with pytest.raises(DataError, match="channels and size"):
+            evaluate(condensed, (torch.rand(shape), labels), **QUICK)
+    with pytest.raises(DataError, match="0 to 9"):
+        evaluate(condensed, (torch.rand(20, 1, 8, 8), labels + 1), **QUICK)
+
+
+# Augmentation
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.randn(300, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def matrices(monkeypatch: pytest.MonkeyPatch, pictures: Tensor) -> Tensor:
+    """The maps from output to input positions that were drawn for the pictures, [N, 2, 3] in pixels from the centre."""
+    drawn: list[Tensor] = []
+    original = F.affine_grid
+    monkeypatch.setattr(F, "affine_grid", lambda theta, *args, **options: drawn.append(theta) or original(theta, *args, **options))
+    crop_scale_or_rotate(pictures, make_generator(0))
+    pixels = torch.tensor([16 / 2, 12 / 2])  # of a unit of x, of y
+    linear = drawn[0][:, :, :2] * pixels[:, None] / pixels
+    return torch.cat([linear, drawn[0][:, :, 2:] * pixels[:, None]], 2)
+
+
+def test_augmentation_keeps_shape_and_dtype_and_is_decided_by_the_generator(pictures: Tensor) -> None:
+    first = crop_scale_or_rotate(pictures, make_generator(0))
+    assert first.shape == pictures.shape
+    assert first.dtype == pictures.dtype
+    assert torch.equal(first, crop_scale_or_rotate(pictures, make_generator(0)))
+    assert not torch.equal(first, crop_scale_or_rotate(pictures, make_generator(1)))
+    assert crop_scale_or_rotate(pictures[:1].double(), make_generator(0)).dtype == torch.float64
+
+
+def kinds(matrices: Tensor) -> Tensor:
+    """Whether each map shifts, scales, rotates: bool [N, 3]."""
+    linear, shift = matrices[:, :, :2], matrices[:, :, 2]
+    shifts = shift.abs().amax(1) > 1e-5
+    rotates = (linear[:, 0, 1].abs() > 1e-5) | (linear[:, 1, 0].abs() > 1e-5)
+    scales = ~rotates & ((linear.diagonal(dim1=1, dim2=2) - 1).abs().amax(1) > 1e-5)
+    return torch.stack([shifts, scales, rotates], 1)
+
+
+def test_each_image_is_changed_by_one_operation_and_all_three_are_drawn(matrices: Tensor) -> None:
+    found = kinds(matrices)
+    assert (found.sum(1) <= 1).all()
+    assert (found.sum(1) == 1).sum() >= 290  # of 300; a shift by nothing is one in 81
+    assert (found.sum(0) >= 70).all()  # 100 of each are expected
+
+
+def test_crops_are_by_whole_pixels_up_to_four_in_either_direction(matrices: Tensor) -> None:
+    shift = matrices[kinds(matrices)[:, 0]][:, :, 2]
+    torch.testing.assert_close(shift, shift.round(), atol=1e-4, rtol=0)
+    assert {*shift.round().flatten().tolist()} == {*range(-4, 5)}
+
+
+def test_scales_are_drawn_for_each_axis_between_a_fifth_less_and_a_fifth_more(matrices: Tensor) -> None:
+    factors = 1 / matrices[kinds(matrices)[:, 1]][:, :, :2].diagonal(dim1=1, dim2=2)
+    assert factors.min() >= 0.8 - 1e-5
+    assert factors.max() <= 1.2 + 1e-5
+    assert factors.min() < 0.85
+    assert factors.max() > 1.15
+    assert (factors[:, 0] - factors[:, 1]).abs().max() > 0.1
+
+
+def test_rotations_are_true_ones_by_up_to_45_degrees_either_way(matrices: Tensor) -> None:
+    linear = matrices[kinds(matrices)[:, 2]][:, :, :2]
+    torch.testing.assert_close(linear @ linear.mT, torch.eye(2).expand_as(linear), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.linalg.det(linear), torch.ones(len(linear)))
+    degrees = torch.atan2(linear[:, 1, 0], linear[:, 0, 0]).rad2deg()
+    assert degrees.abs().max() <= 45 + 1e-3
+    assert degrees.min() < -35
+    assert degrees.max() > 35
+
+
+def test_a_crop_is_a_shift_with_the_darkest_value_around(pictures: Tensor, matrices: Tensor) -> None:
+    result = crop_scale_or_rotate(pictures, make_generator(0))
+    for i in kinds(matrices)[:, 0].nonzero().flatten().tolist():
+        x, y = matrices[i, :, 2].round().int().tolist()
+        padded = F.pad(pictures[i], (4, 4, 4, 4), value=pictures[i].min().item())
+        torch.testing.assert_close(result[i], padded[:, 4 + y : 16 + y, 4 + x : 20 + x], atol=2e-4, rtol=0)
+
+
+def test_augmentation_whose_limits_are_nothing_changes_nothing(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("_PAD", "_SCALE", "_ROTATION"):
+        monkeypatch.setattr(augment, limit, 0)
+    torch.testing.assert_close(crop_scale_or_rotate(pictures, make_generator(0)), pictures, atol=1e-5, rtol=0)
+
+
+def test_augmentation_does_not_touch_what_it_is_given(pictures: Tensor) -> None:
+    before, state = pictures.clone(), torch.get_rng_state()
+    crop_scale_or_rotate(pictures, make_generator(0))
+    assert torch.equal(pictures, before)
+    assert torch.equal(torch.get_rng_state(), state)

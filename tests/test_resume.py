@@ -1,0 +1,734 @@
+"""Runs that survive: killed, stopped, refused, damaged, out of space; and one seed that decides every bit."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastdc
+from fastdc import cli, run, storage
+from fastdc.callbacks import CheckpointWritten, Event, IterationDone, Started
+from fastdc.checkpoint import State, load_checkpoint, save_checkpoint
+from fastdc.condensed import CondensedDataset
+from fastdc.data import ImageData
+from fastdc.engines import TorchEngine
+from fastdc.errors import DataError, FastdcError, Interrupted, RunError, UsageError
+
+# Children are forked from a server that has fastdc imported and has computed nothing, so that a start takes no two seconds.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["sklearn.datasets", "sklearn.model_selection", "torchvision.utils", "fastdc", __name__])
+
+SMALL = {"ipc": 2, "model": "mlp:width=8", "iterations": 6, "matching_steps": 3, "model_epochs": 2, "batch_real": 16, "progress": False}
+LONG = {**SMALL, "iterations": 30}
+KILLS_EACH = 6
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run with the arguments SMALL."""
+    folder = tmp_path_factory.mktemp("whole")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fastdc.condense("digits", out=folder, **SMALL)
+    torch.set_num_threads(before)
+    return folder
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Path:
+    """The folder of a run with the arguments SMALL that was stopped in its fourth iteration."""
+    return stop_at(tmp_path / "stopped", iteration=4)
+
+
+def stop_at(folder: Path, iteration: int, data: Any = "digits", **options: Any) -> Path:
+    def stop(event: Event) -> None:
+        if isinstance(event, IterationDone) and event.iteration == iteration:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fastdc.condense(data, out=folder, callbacks=[stop], **{**SMALL, **options})
+    assert (folder / "checkpoint.safetensors").exists()
+    return folder
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the time that they took."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    assert torch.equal(CondensedDataset.load(folder / "condensed.safetensors").images, loaded(other).images)
+    assert (folder / "condensed.safetensors").read_bytes() == (other / "condensed.safetensors").read_bytes()
+    assert (folder / "condensed.png").read_bytes() == (other / "condensed.png").read_bytes()
+    assert metrics(folder) == metrics(other)
+    assert not list(folder.glob("*.tmp"))
+
+
+def loaded(folder: Path) -> CondensedDataset:
+    return CondensedDataset.load(folder / "condensed.safetensors")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a run with its bytes; the lock is no part of it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def read_state(path: Path, shape: tuple[int, ...] = (10, 2, 1, 8, 8)) -> State:
+    state = State(torch.zeros(shape), torch.zeros(shape), torch.Generator(), torch.Generator())
+    load_checkpoint(path, state)
+    return state
+
+
+def little_data(counts: tuple[int, ...] = (40, 3, 17)) -> ImageData:
+    """Noise images of classes of these sizes, in mixed order."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    images = torch.randint(256, (len(labels), 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return ImageData.of(images, labels, class_names=[f"class {c}" for c in range(len(counts))])
+
+
+def must_not_start(event: Event) -> None:
+    raise AssertionError("the run was not refused")
+
+
+# Killed at random moments
+
+
+def child(started: Any, folder: str, options: dict[str, Any], moment: str | None = None) -> None:
+    """What a process of its own does: the run, killed by itself at a named moment where one is given."""
+
+    def note(event: Event) -> None:
+        if isinstance(event, Started):
+            started.set()
+
+    torch.set_num_threads(1)
+    if moment is not None:
+        MOMENTS[moment]()
+    fastdc.condense("digits", out=folder, callbacks=[note], **options)
+
+
+def start(folder: Path, options: dict[str, Any], moment: str | None = None) -> Any:
+    started = PROCESSES.Event()
+    process = PROCESSES.Process(target=child, args=(started, str(folder), options, moment))
+    process.start()
+    assert started.wait(120)
+    return process
+
+
+@pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch"])
+def test_a_run_killed_at_random_moments_ends_in_the_same_bits(tmp_path: Path, model: str) -> None:
+    options = {**LONG, "model": model}
+    begin = time.monotonic()
+    process = start(tmp_path / "whole", options)
+    process.join()
+    length = time.monotonic() - begin
+    delays = random.Random(model)
+    kills, attempt = 0, 0
+    while kills < KILLS_EACH:  # once, unless this machine has become so much quicker that a run ends before it is killed
+        folder, attempt = tmp_path / f"attempt {attempt}", attempt + 1
+        for _ in range(KILLS_EACH):
+            process = start(folder, options)
+            process.join(delays.uniform(0, length / (2 * KILLS_EACH)))
+            process.kill()
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+        process = start(folder, options)
+        process.join()
+        assert process.exitcode == 0
+        assert_same_run(folder, tmp_path / "whole")
+
+
+def kill_self(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def on_call(
+    owner: Any, name: str, number: int, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+) -> None:
+    """Replace a function by one that does something more at its call of that number, from 1 on."""
+    original, calls = getattr(owner, name), [0]
+
+    def replacement(*args: Any, **keywords: Any) -> Any:
+        calls[0] += 1
+        if before is not None and calls[0] == number:
+            before(*args)
+        result = original(*args, **keywords)
+        if after is not None and calls[0] == number:
+            after(*args)
+        return result
+
+    setattr(owner, name, replacement)
+
+
+def with_every_step_kept(sabotage: Callable[[], None]) -> Callable[[], None]:
+    def prepare() -> None:
+        run._CHECKPOINT_SHARE = 1e9  # a checkpoint after every step
+        sabotage()
+
+    return prepare
+
+
+def half_a_line(folder: Any, record: dict[str, Any]) -> None:
+    with open(folder._metrics, "a") as file:
+        file.write(json.dumps(record)[:17])
+    kill_self()
+
+
+def half_a_file(descriptor: int) -> None:
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    kill_self()
+
+
+# The first file that is written is config.json, the ninth the checkpoint after the second step of the third iteration.
+MOMENTS: dict[str, Callable[[], None]] = {
+    "while config.json is written": lambda: on_call(os, "fsync", 1, before=half_a_file),
+    "before the first checkpoint is renamed": with_every_step_kept(lambda: on_call(os, "replace", 2, before=kill_self)),
+    "while a checkpoint is written": with_every_step_kept(lambda: on_call(os, "fsync", 9, before=half_a_file)),
+    "before a checkpoint is renamed": with_every_step_kept(lambda: on_call(os, "replace", 9, before=kill_self)),
+    "after a checkpoint within an iteration": with_every_step_kept(lambda: on_call(os, "replace", 9, after=kill_self)),
+    "between a line of metrics and its checkpoint": with_every_step_kept(lambda: on_call(run.RunFolder, "log", 2, after=kill_self)),
+    "within a line of metrics": with_every_step_kept(lambda: on_call(run.RunFolder, "log", 3, before=half_a_line)),
+    "before the result is written": lambda: on_call(CondensedDataset, "save", 1, before=kill_self),
+    "between the result and its picture": lambda: on_call(CondensedDataset, "save", 1, after=kill_self),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_killed_at_the_worst_moment_ends_in_the_same_bits(tmp_path: Path, whole: Path, moment: str) -> None:
+    started = PROCESSES.Event()
+    process = PROCESSES.Process(target=child, args=(started, str(tmp_path / "run"), SMALL, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    fastdc.condense("digits", out=tmp_path / "run", **SMALL)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_checkpoints_are_written_within_an_iteration_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)
+    steps = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, CheckpointWritten):
+            state = read_state(event.path)
+            steps.append(state.step)
+            assert (state.theta is None) == (state.step == 0)
+
+    fastdc.condense("digits", out=tmp_path, callbacks=[note], **SMALL)
+    assert steps == [1, 2, 0] * SMALL["iterations"]
+
+
+# Stopped by a signal
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_command_with_a_checkpoint_and_a_line_that_says_how_to_continue(tmp_path: Path, signum: int, code: int) -> None:
+    options = {**SMALL, "model": "convnet:width=8", "iterations": 20}
+    flags = [part for key, value in options.items() if key != "progress" for part in (f"--{key.replace('_', '-')}", str(value))]
+    folder = tmp_path / "run"
+    command = ["condense", *flags, "--out", str(folder), "--networks", "1", "--epochs", "1", "--baseline", "none"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastdc.cli", *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(folder / "checkpoint.safetensors", process)
+    process.send_signal(signum)
+    output, complaint = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert output == ""
+    assert len(complaint.splitlines()) == 1
+    assert "again continues" in complaint
+    assert str(folder) in complaint
+    assert not (folder / "condensed.safetensors").exists()
+    assert cli.main(command) == 0
+    fastdc.condense("digits", out=tmp_path / "whole", **options)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_raises_interrupted_after_the_step_and_puts_the_handlers_back(tmp_path: Path, whole: Path, signum: int) -> None:
+    def send(event: Event) -> None:
+        if isinstance(event, IterationDone) and event.iteration == 2:
+            os.kill(os.getpid(), signum)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted, match=r"2 of 6 iterations.*again continues") as error:
+        fastdc.condense("digits", out=tmp_path, callbacks=[send], **SMALL)
+    assert error.value.signum == signum
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert read_state(tmp_path / "checkpoint.safetensors").iteration == 2
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path, whole: Path) -> None:
+    def send(event: Event) -> None:
+        if isinstance(event, IterationDone) and event.iteration == SMALL["iterations"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fastdc.condense("digits", out=tmp_path, callbacks=[send], **SMALL)
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert_same_run(tmp_path, whole)
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"ipc": 3},
+        {"iterations": 7},
+        {"model": "mlp:width=9"},
+        {"matching_steps": 2, "model_epochs": 3},
+        {"lr_images": 0.2, "lr_model": 0.02, "batch_real": 8},
+        {"init": "real"},
+        {"distance": "mse"},
+        {"engine": "reference"},
+    ],
+    ids=lambda other: "+".join(other),
+)
+def test_other_arguments_are_refused_with_the_fields_that_differ_and_nothing_is_changed(stopped: Path, other: dict[str, Any]) -> None:
+    before = content(stopped)
+    with pytest.raises(UsageError) as error:
+        fastdc.condense("digits", out=stopped, callbacks=[must_not_start], **{**SMALL, **other})
+    text = str(error.value)
+    fields = {*SMALL, "seed", "init", "lr_images", "lr_model", "distance", "engine", "device", "dataset", "fingerprint"}
+    assert {field for field in fields if re.search(rf"\b{field} \(", text)} == {*other}
+    assert all(str(value) in text for value in other.values())
+    assert str(stopped) in text
+    assert content(stopped) == before
+
+
+def test_arguments_that_mean_the_same_are_the_same(stopped: Path, whole: Path) -> None:
+    train, _ = fastdc.load_dataset("digits")
+    fastdc.condense(train, out=str(stopped), **{**SMALL, "engine": "torch", "device": "cpu", "lr_images": 0.1})
+    assert_same_run(stopped, whole)
+
+
+def test_other_data_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+    folder = stop_at(tmp_path / "run", 2, little_data())
+    before = content(folder)
+    images = little_data().images.clone()
+    images[5, 0, 3, 3] += 1
+    with pytest.raises(UsageError, match=r"differs in .*(data|fingerprint)"):
+        fastdc.condense((images, little_data().labels), out=folder, callbacks=[must_not_start], **SMALL)
+    assert content(folder) == before
+
+
+# Damaged
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1 << bit
+    path.write_bytes(raw)
+
+
+def damage_version(path: Path) -> None:
+    state = read_state(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
+        save_checkpoint(path, state, 0)
+
+
+def damage_kind(path: Path) -> None:
+    fastdc.coresets.random("digits", 2).save(path)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a few bytes": lambda path: path.write_bytes(path.read_bytes()[:5]),
+    "cut within the header": lambda path: path.write_bytes(path.read_bytes()[:99]),
+    "cut in half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "one byte short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "one byte long": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "text": lambda path: path.write_text("not a checkpoint\n" * 99),
+    "a list for a header": lambda path: path.write_bytes((2).to_bytes(8, "little") + b"[]"),
+    "a flipped bit in the length of the header": lambda path: flip(path, 0),
+    "a flipped bit in the header": lambda path: flip(path, 200),
+    "a flipped bit in the last tensor": lambda path: flip(path, path.stat().st_size - 1),
+    "another version": damage_version,
+    "another kind": damage_kind,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_gets_a_sentence_and_all_files_stay(stopped: Path, damage: str) -> None:
+    DAMAGES[damage](stopped / "checkpoint.safetensors")
+    before = content(stopped)
+    with pytest.raises(DataError) as error:
+        fastdc.condense("digits", out=stopped, callbacks=[must_not_start], **SMALL)
+    assert str(stopped / "checkpoint.safetensors") in str(error.value)
+    assert ("version" in str(error.value)) == (damage == "another version")
+    assert "\n" not in str(error.value)
+    assert content(stopped) == before
+
+
+def test_any_flipped_bit_in_a_checkpoint_is_noticed(stopped: Path) -> None:
+    path = stopped / "checkpoint.safetensors"
+    raw = path.read_bytes()
+    header = 8 + int.from_bytes(raw[:8], "little")
+    bits = random.Random(0)
+    accepted = []
+    for position in (*range(header), *sorted(bits.sample(range(header, len(raw)), 200))):
+        path.write_bytes(raw)
+        flip(path, position, bits.randrange(8))
+        try:
+            read_state(path)
+        except DataError:
+            continue
+        accepted.append(raw[max(0, position - 5) : position + 5])
+    assert accepted == []
+
+
+@pytest.mark.parametrize("text", ["", '{"config": {"ipc"', "[]", '{"config": []}', "{}", '{"config": null, "fingerprint": "0"}'])
+def test_a_damaged_configuration_gets_a_sentence_and_all_files_stay(stopped: Path, text: str) -> None:
+    (stopped / "config.json").write_text(text)
+    before = content(stopped)
+    with pytest.raises(DataError, match=r"config\.json cannot be read"):
+        fastdc.condense("digits", out=stopped, callbacks=[must_not_start], **SMALL)
+    assert content(stopped) == before
+
+
+# Locked
+
+
+def test_a_second_run_at_once_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    folder, options = tmp_path / "run", {**SMALL, "iterations": 100_000}
+
+    def stop(event: Event) -> None:
+        assert isinstance(event, Started)
+        raise InterruptedError
+
+    process = start(folder, options)
+    with pytest.raises(RunError, match=r"in use by another run.*another folder"):
+        fastdc.condense("digits", out=folder, callbacks=[must_not_start], **options)
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    with pytest.raises(InterruptedError):
+        fastdc.condense("digits", out=folder, callbacks=[stop], **options)
+
+
+def test_a_second_run_within_the_same_process_is_refused_and_does_not_disturb_the_first(tmp_path: Path, whole: Path) -> None:
+    refusals = []
+
+    def again(event: Event) -> None:
+        if isinstance(event, IterationDone):
+            with pytest.raises(RunError, match="in use") as error:
+                fastdc.condense("digits", out=tmp_path, **SMALL)
+            refusals.append(error)
+
+    fastdc.condense("digits", out=tmp_path, callbacks=[again], **SMALL)
+    assert len(refusals) == SMALL["iterations"]
+    assert_same_run(tmp_path, whole)
+
+
+# No place to write
+
+
+def test_a_file_for_a_folder_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(RunError, match="file is a file; expected a folder"):
+        fastdc.condense("digits", out=tmp_path / "file", callbacks=[must_not_start], **SMALL)
+    with pytest.raises(RunError, match="cannot be written"):
+        fastdc.condense("digits", out=tmp_path / "file" / "run", callbacks=[must_not_start], **SMALL)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, where nobody can make a folder")
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed() -> None:
+    with pytest.raises(RunError, match=r"/proc/self/fastdc cannot be written .*name a folder that can be written"):
+        fastdc.condense("digits", out="/proc/self/fastdc", callbacks=[must_not_start], **SMALL)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_stops_the_run_with_advice_and_the_last_checkpoint_stays(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    kept: list[bytes] = []
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(event: Event) -> None:
+        if isinstance(event, CheckpointWritten):
+            kept.append(event.path.read_bytes())
+        if isinstance(event, IterationDone) and event.iteration == 3:
+            monkeypatch.setattr(storage.os, call, fail)
+
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors cannot be written \(No space left on device\); free some space"):
+        fastdc.condense("digits", out=tmp_path, callbacks=[fill], **SMALL)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept[-1]
+    assert not list(tmp_path.glob("*.tmp"))
+    monkeypatch.undo()
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert_same_run(tmp_path, whole)
+
+
+def test_a_disk_too_full_for_a_line_of_metrics_stops_the_run_and_it_can_be_continued(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(event: Event) -> None:
+        if isinstance(event, IterationDone) and event.iteration == 3:
+            monkeypatch.setattr(run, "open", fail, raising=False)
+
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written \(No space left on device\); free some space"):
+        fastdc.condense("digits", out=tmp_path, callbacks=[fill], **SMALL)
+    monkeypatch.setattr(run, "open", builtins.open, raising=False)
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a tmpfs cannot be mounted here; it takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill_up(folder: Path) -> None:
+    with open(folder / "ballast", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+    assert not shutil.disk_usage(folder).free
+
+
+def test_a_disk_that_is_full_in_truth_stops_the_run_and_it_can_be_continued(small_disk: Path, whole: Path) -> None:
+    def fill(event: Event) -> None:
+        if isinstance(event, IterationDone) and event.iteration == 3:
+            fill_up(small_disk)
+
+    with pytest.raises(RunError, match=r"No space left on device.*free some space"):
+        fastdc.condense("digits", out=small_disk / "run", callbacks=[fill], **SMALL)
+    assert read_state(small_disk / "run" / "checkpoint.safetensors").iteration <= 3
+    (small_disk / "ballast").unlink()
+    fastdc.condense("digits", out=small_disk / "run", **SMALL)
+    assert_same_run(small_disk / "run", whole)
+
+
+def test_a_disk_that_is_full_before_the_run_is_refused(small_disk: Path) -> None:
+    fill_up(small_disk)
+    with pytest.raises(RunError, match=r"No space left on device.*free some space"):
+        fastdc.condense("digits", out=small_disk / "run", **SMALL)
+
+
+# Finished
+
+
+def test_a_finished_run_called_again_returns_the_same_without_computing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    for name in ("class_gradients", "image_gradients", "train"):
+        monkeypatch.setattr(TorchEngine, name, lambda *_: pytest.fail("computed"))
+    again = fastdc.condense("digits", out=folder, **SMALL)
+    first = loaded(whole)
+    assert torch.equal(again.images, first.images)
+    assert again.provenance == first.provenance
+    assert content(folder) == content(whole)
+
+
+def test_a_run_without_a_folder_returns_what_one_with_a_folder_does(whole: Path) -> None:
+    condensed = fastdc.condense("digits", **SMALL)
+    assert torch.equal(condensed.images, loaded(whole).images)
+    assert condensed.provenance == loaded(whole).provenance
+
+
+# Not finite
+
+
+def assert_good(path: Path) -> None:
+    state = read_state(path)
+    assert state.images.isfinite().all()
+    assert state.velocity.isfinite().all()
+
+
+def test_a_learning_rate_far_too_large_stops_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"not finite at iteration \d, step \d, class '\d'\. Lower lr_images \(1e\+30\)") as error:
+        fastdc.condense("digits", out=tmp_path, **{**SMALL, "lr_images": 1e30})
+    assert str(tmp_path / "checkpoint.safetensors") in str(error.value)
+    assert_good(tmp_path / "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize("rate", [3e38, 1e39, 1e300])
+def test_images_that_overflow_in_the_last_step_stop_the_run_with_advice(tmp_path: Path, rate: float) -> None:
+    options = {**SMALL, "model": "convnet:width=8", "iterations": 1, "matching_steps": 1, "lr_images": rate}
+    with pytest.raises(FastdcError, match=r"lr_images"):
+        fastdc.condense("digits", out=tmp_path, **options)
+    if (tmp_path / "checkpoint.safetensors").exists():
+        assert_good(tmp_path / "checkpoint.safetensors")
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    drawn = []
+
+    def spoiled(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+        drawn.append(network)
+        if len(drawn) > 6:
+            nn.init.constant_(network[1].weight, torch.nan)
+        return network
+
+    done = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, IterationDone):
+            done.append(event.iteration)
+
+    options = {**SMALL, "iterations": 20, "model": spoiled}
+    with pytest.raises(RunError, match="not finite at iteration") as error:
+        fastdc.condense("digits", out=tmp_path, callbacks=[note], **options)
+    assert len(done) >= 2
+    assert f"iteration {done[-1] + 1}, step 1, class '0'" in str(error.value)
+    assert "lr_model" in str(error.value)
+    assert_good(tmp_path / "checkpoint.safetensors")
+    assert read_state(tmp_path / "checkpoint.safetensors").iteration <= done[-1]
+
+
+class Contrast(nn.Module):
+    """A linear network on images of full contrast: NaN where an image has none."""
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels * image_size[0] * image_size[1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        flat = flat - flat[:, :1]
+        return self.linear(flat / flat.abs().amax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("engine", ["torch", "reference"])
+def test_the_class_that_is_not_finite_is_named(engine: str) -> None:
+    data = little_data((20, 20, 20, 20))
+    images = data.images.clone()
+    images[data.labels == 2] = 77
+    data = ImageData.of(images, data.labels, class_names=["ant", "bee", "cow", "dog"])
+    with pytest.raises(RunError, match="iteration 1, step 1, class 'cow'"):
+        fastdc.condense(data, **{**SMALL, "model": Contrast, "engine": engine})
+
+
+# One seed decides everything
+
+
+@pytest.mark.parametrize("model", ["mlp:width=8", "convnet:width=8", "convnet:width=8,norm=batch"])
+def test_the_same_seed_gives_the_same_bits_and_another_one_others(model: str) -> None:
+    options = {**SMALL, "model": model, "iterations": 3}
+    torch.manual_seed(1)
+    first = fastdc.condense("digits", seed=3, **options).images
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(first, fastdc.condense("digits", seed=3, **options).images)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first, fastdc.condense("digits", seed=4, **options).images)
+
+
+def test_the_file_of_a_result_is_the_same_bytes_whoever_writes_it(tmp_path: Path, whole: Path) -> None:
+    for name in "abcdef":  # the order of a hash table would differ from one to the next
+        loaded(whole).save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (whole / "condensed.safetensors").read_bytes()
+
+
+class Dropping(nn.Module):
+    """An MLP with dropout, as a module or as a function call."""
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels * image_size[0] * image_size[1], 32)
+        self.drop = nn.Dropout(0.5)
+        self.second = nn.Linear(32, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(self.drop(self.first(images.flatten(1)).relu()))
+
+
+class DroppingByFunction(Dropping):
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__(channels, num_classes, image_size)
+        del self.drop
+        self.drop = lambda values: nn.functional.dropout(values, 0.5, self.training)
+
+
+@pytest.mark.parametrize("model", [Dropping, DroppingByFunction])
+def test_a_network_with_dropout_gives_the_same_bits_interrupted_or_not(tmp_path: Path, model: type[Dropping]) -> None:
+    options = {**SMALL, "model": model}
+    torch.manual_seed(1)
+    first = fastdc.condense("digits", **options).images
+    torch.manual_seed(2)
+    assert torch.equal(first, fastdc.condense("digits", **options).images)
+    stop_at(tmp_path, 3, model=model)
+    assert torch.equal(first, fastdc.condense("digits", out=tmp_path, **options).images)
+
+
+# Classes of unequal size
+
+
+@pytest.mark.parametrize("model", ["mlp:width=8", "convnet:width=8", "convnet:width=8,norm=batch"])
+def test_unequal_classes_and_classes_smaller_than_a_batch_work(tmp_path: Path, model: str) -> None:
+    options = {**SMALL, "model": model}
+    condensed = fastdc.condense(little_data(), **options)
+    assert condensed.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert condensed.class_names == ("class 0", "class 1", "class 2")
+    stop_at(tmp_path, 2, little_data(), model=model)
+    assert torch.equal(condensed.images, fastdc.condense(little_data(), out=tmp_path, **options).images)
+
+
+def test_a_class_with_one_image_works() -> None:
+    condensed = fastdc.condense(little_data((1, 9, 30)), **{**SMALL, "ipc": 4})
+    assert condensed.images.shape == (12, 1, 8, 8)
+
+
+def test_unequal_classes_get_the_images_of_the_reference_engine() -> None:
+    options = {**SMALL, "iterations": 2, "model": "mlp:width=8"}
+    images = [fastdc.condense(little_data(), engine=engine, **options).images for engine in ("torch", "reference")]
+    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-4)
