@@ -82,7 +82,6 @@ class TensorBoard:
 
     Raises:
         UsageError: tensorboard is not installed.
-        RunError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -90,15 +89,18 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError("tensorboard is not installed; pip install 'fastdc-torch[tensorboard]' brings it.") from None
-        try:
-            self._writer = SummaryWriter(str(folder))
-        except OSError as error:
-            raise write_error(Path(folder), error) from None
+        self._folder, self._open = Path(folder), SummaryWriter
+        self._writer: SummaryWriter | None = None
 
     def __call__(self, event: Event, /) -> None:
-        """Write one event."""
+        """Write one event; raises a RunError where the folder cannot be written."""
         import numpy as np
 
+        if self._writer is None:  # a run that is refused writes nothing
+            try:
+                self._writer = self._open(str(self._folder))
+            except OSError as error:
+                raise write_error(self._folder, error) from None
         match event:
             case IterationDone():
                 self._writer.add_scalar("loss", event.loss, event.iteration)

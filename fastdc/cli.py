@@ -215,7 +215,7 @@ def _parse(given: list[str]) -> _Command:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(command, args=arguments, prog=f"fastdc {name}", config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(command, args=arguments, prog=f"fastdc {name}")
     except SystemExit as end:
         if end.code in (0, None):
             raise

@@ -44,9 +44,11 @@ class RunFolder:
 
         Raises:
             UsageError: a run with another configuration is here; the text names the fields that differ.
-            DataError: config.json cannot be read.
+            DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
         if not self._config.exists():
+            if self.checkpoint.exists():
+                raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")
             text = json.dumps({"config": dict(config), **origin}, indent=2)
             write_atomically(self._config, text.encode())
             return
@@ -132,11 +134,12 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take note of the two signals instead of dying of them; possible in the main thread only."""
+        """Take note of the two signals instead of dying of them, unless they are ignored; possible in the main thread only."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
         def note(signum: int, frame: FrameType | None) -> None:
             self.signum = signum

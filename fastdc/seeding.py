@@ -28,8 +28,8 @@ def make_generator(seed: int, *stream: str | int) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator, for code that draws from nothing else, and put its state back afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    """Seed torch's global generators, for code that draws from nothing else, and put their states back afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
         torch.manual_seed(seed)
         yield
 

@@ -404,6 +404,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(
         (["condense", "--ipc", "500", "--init", "real", "--baseline", "none"], "use an ipc of"),
         (["condense", "--ipc", "500"], "a class has 139 images"),
         (["condense", "--ipc", "1", *CONDENSE, "--networks", "0"], "networks is 0"),
+        (["condense", "--ipc", "1", "--tensorboard", "--iterations", "0"], "iterations is 0"),
         (["condense", "--ipc", "1", *CONDENSE, "--epochs", "0"], "epochs is 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -161,7 +161,7 @@ def test_the_number_of_threads_and_the_global_generator_are_left_as_they_were(co
 
 class Failing(Watched):
     def forward(self, images: Tensor) -> Tensor:
-        if self.training:
+        if threading.current_thread() is not threading.main_thread():
             raise ArithmeticError("no")
         return self.linear(images.flatten(1))
 

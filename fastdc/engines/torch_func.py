@@ -10,6 +10,7 @@ are sums over chunks of them, and memory depends on the chunk alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +25,10 @@ from torch.func import functional_call, grad, jvp, vmap
 from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, batches, class_numbers
 from fastdc.errors import UsageError
 
-with warnings.catch_warnings():  # what torch loads at the first jvp warns of itself, on the user's terminal
+with (
+    warnings.catch_warnings(),
+    contextlib.suppress(ImportError),
+):  # what torch loads at the first jvp warns of itself, on the user's terminal
     warnings.simplefilter("ignore", FutureWarning)
     import torch._decomp.decompositions_for_jvp
 

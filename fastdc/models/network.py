@@ -34,14 +34,17 @@ class NetworkFamily:
         network, images = self.fresh(0), torch.zeros(2, channels, *image_size, device=device)
         with torch.no_grad(), global_seed(0):
             check_logits(network.eval(), images, num_classes, type(network).__name__, exact=True)
-            before = torch.get_rng_state()
-            network.train()(images)
-            self.draws_while_trained = not torch.equal(before, torch.get_rng_state())  # as dropout does
+            before = self._random_state()
+            check_logits(network.train(), images, num_classes, type(network).__name__, exact=True)
+            self.draws_while_trained = not torch.equal(before, self._random_state())  # as dropout does
 
     def fresh(self, seed: int) -> nn.Module:
         """A network whose weights `seed` decides; torch's global generator is left as it was."""
         with global_seed(seed):
             return build(self.model, self.channels, self.num_classes, self.image_size).to(self.device)
+
+    def _random_state(self) -> Tensor:
+        return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
 
     def seeded_training(self, seed: int) -> AbstractContextManager[None]:
         """What training must happen in: where networks draw from torch's global generator, `seed` decides what they draw."""
