@@ -90,6 +90,17 @@ def test_gradients_equal_the_reference_for_any_shape(classes: int, each: int, ch
     assert relative(engine.image_gradients(theta, images, cotangent), reference.image_gradients(theta, images, cotangent)) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_matching_with_and_without_a_kept_graph_equals_the_reference(spec: str) -> None:
+    reference, module, theta = make_pair(spec)
+    images, real = torch.randn(5, 3, 1, 28, 28, dtype=torch.float64), torch.randn(5, reference.layout.size, dtype=torch.float64)
+    expected = reference.match(theta, images, real, "layerwise_cosine")
+    for chunk in (1, 2, 3, 5, 6, 100):  # the graph of a class does not fit; does; several classes share a chunk
+        distance, gradient = chunked(module, theta, images, chunk).match(theta, images, real, "layerwise_cosine")
+        assert relative(distance, expected[0]) < FLOAT64_ENGINES
+        assert relative(gradient, expected[1]) < FLOAT64_ENGINES
+
+
 def test_the_reference_matches_by_autograd_what_the_three_calls_compute_in_closed_form() -> None:
     reference, _, theta = make_pair("convnet:width=8")
     images = torch.randn(10, 2, 1, 28, 28, dtype=torch.float64)

@@ -5,7 +5,8 @@ Real images need first order only: vmap over classes of grad. For the synthetic 
     d/ds < v, grad_theta L(theta, s) >  =  d/de grad_s L(theta + e v, s)  at e = 0:
 
 forward mode over reverse mode, `jvp` of `grad`, which keeps no graph of the first gradient. L is a mean over images, so both
-are sums over chunks of them, and memory depends on the chunk alone.
+are sums over chunks of them, and memory depends on the chunk alone. Where a class is too large to share a chunk with others, and
+its graph fits into the memory budget, `match` keeps that graph and goes back through it: that spares two passes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from fastdc.distance import layerwise_distance
 from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, batches, class_numbers
 from fastdc.errors import UsageError
 
@@ -34,20 +36,22 @@ with (
 
 Weights = dict[str, Tensor]
 
-_MEMORY_MIB = {"cpu": 256, "cuda": 4096}
+_MEMORY_MIB = {"cpu": 512, "cuda": 4096}
 
 # On the CPU maps that stay in the last cache are read from there by the next operator: a real gradient in chunks of 64 MiB
 # took 0.6 of the time that it took whole. Second-order passes do more with each map and gain from longer chunks.
 _CACHE_MIB = {"cpu": 64}
 
-# What a pass holds at its peak, in units of the maps of one forward pass: maps and their gradients; these and their tangents.
+# What a pass holds at its peak, in units of the maps of one forward pass: maps and their gradients; these and their tangents;
+# or the graph of both.
 _FIRST_ORDER_COPIES = 2
 _SECOND_ORDER_COPIES = 6
+_GRAPH_COPIES = 4
 
 
 @dataclass(frozen=True)
 class TorchEngineOptions:
-    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 256 on the CPU, 4096 on GPUs) and compile
+    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 512 on the CPU, 4096 on GPUs) and compile
     (through torch.compile; None: on GPUs only)."""
 
     memory: int | None = None
@@ -75,12 +79,14 @@ class TorchEngine(Engine):
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
         classes = class_numbers(images) if classes is None else classes
-        weights = self.layout.views(theta)
+        weights, leaves = self.layout.views(theta), self._leaves(theta)
         result = theta.new_zeros(len(images), self.layout.size)  # [C, P]
         share = 1 / images.shape[1]
         for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._cache // _FIRST_ORDER_COPIES)):
             if group.stop - group.start == 1 and not self._compiled:
-                gradients = self._plain_weight_gradients(weights, images[group, part], classes[group])
+                # `torch.func.grad` always keeps a graph of the backward pass, which costs the norms their fused kernels.
+                loss = self._loss(leaves, images[group.start, part], classes[group.start])
+                gradients = torch.autograd.grad(loss, list(leaves.values()))
             else:
                 gradients = self._weight_gradients(weights, images[group, part], classes[group])
             for view, gradient in zip(self.layout.views(result[group]).values(), gradients, strict=True):
@@ -97,6 +103,23 @@ class TorchEngine(Engine):
             result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
         return result
 
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+        each = synthetic.shape[1]
+        fits = each <= self._images_per_chunk(theta, synthetic[0], self._memory // _GRAPH_COPIES)
+        batched = 2 * each <= self._images_per_chunk(theta, synthetic[0], self._cache // _SECOND_ORDER_COPIES)
+        if self._compiled or batched or not fits:
+            return super().match(theta, synthetic, real, metric)
+        weights, share = self._leaves(theta), 1 / each
+        distances, result = [], torch.empty_like(synthetic)
+        for c, label in enumerate(class_numbers(synthetic)):
+            images = synthetic[c].detach().requires_grad_()
+            gradients = torch.autograd.grad(self._loss(weights, images, label) * share, list(weights.values()), create_graph=True)
+            flat = torch.cat([gradient.detach().flatten() for gradient in gradients])[None]  # [1, P]
+            distance, cotangent = layerwise_distance(flat, real[c : c + 1], self.layout, metric)
+            result[c] = torch.autograd.grad(gradients, images, list(self.layout.views(cotangent[0]).values()))[0]
+            distances.append(distance)
+        return torch.cat(distances), result
+
     def train(
         self,
         theta: Tensor,
@@ -106,7 +129,7 @@ class TorchEngine(Engine):
         generator: torch.Generator,
         augment: Augmentation | None = None,
     ) -> None:
-        weights = {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
+        weights = self._leaves(theta)
         gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
         # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
         chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._cache // _FIRST_ORDER_COPIES)
@@ -131,6 +154,9 @@ class TorchEngine(Engine):
             parts = _split(images, self._images_per_chunk(theta, images, self._cache))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
 
+    def _leaves(self, theta: Tensor) -> Weights:
+        return {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
+
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy summed over images [n, channels, H, W] of one class."""
         return F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)), reduction="sum")
@@ -138,12 +164,6 @@ class TorchEngine(Engine):
     def _batched_weight_gradients(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
         """Summed over images [G, b, channels, H, W]: one tensor [G, *shape] per parameter."""
         return tuple(vmap(grad(self._loss), in_dims=(None, 0, 0))(weights, images, classes).values())
-
-    def _plain_weight_gradients(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
-        """The same for one class, [1, b, channels, H, W]: `torch.func.grad` always keeps a graph of the backward pass, which
-        costs the norms their fused kernels."""
-        leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-        return torch.autograd.grad(self._loss(leaves, images[0], classes[0]), list(leaves.values()))
 
     def _batched_image_gradients(self, weights: Weights, tangents: Weights, images: Tensor, classes: Tensor) -> Tensor:
         """d/de grad_s L(theta + e v, s) with L summed over images [G, b, channels, H, W], and v of shape [G, ...]."""
