@@ -208,11 +208,13 @@ class _Condensation:
         self._check_finite(distance)
         loss = distance.sum().item()
         state.losses += loss
-        state.step += 1
-        if state.step < self.steps:
+        if state.step + 1 < self.steps:
             labels = torch.arange(self.real.num_classes, device=theta.device).repeat_interleave(config.ipc)
             with self.family.seeded_training(derive_seed(config.seed, "dropout", state.iteration, state.step)):
                 engine.train(theta, state.images.flatten(0, 1), labels, Sgd(self.epochs, config.lr_model), state.training)
+            if not torch.isfinite(theta).all():
+                raise self._not_finite("a weight of the network, trained on the images of all classes,")
+            state.step += 1
         else:
             state.theta, state.step, state.iteration = None, 0, state.iteration + 1
         return loss
@@ -270,14 +272,16 @@ class _Condensation:
     def _check_finite(self, distance: Tensor) -> None:
         """Raise where a distance, or an image that its gradient has moved, is not finite."""
         good = torch.isfinite(distance) & torch.isfinite(self.state.images.flatten(1)).all(1)  # [C]
-        if good.all():
-            return
-        bad = int((~good).nonzero()[0])
+        if not good.all():
+            name = self.real.class_names[int((~good).nonzero()[0])]
+            raise self._not_finite("the distance or an image", f", class {name!r}")
+
+    def _not_finite(self, what: str, where: str = "") -> RunError:
+        state, config = self.state, self.config
         kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
-        raise RunError(
-            f"the distance or an image is not finite at iteration {self.state.iteration + 1}, step {self.state.step + 1}, class "
-            f"{self.real.class_names[bad]!r}. Lower lr_images ({self.config.lr_images:g}) or lr_model ({self.config.lr_model:g}), "
-            f"or choose another distance than {self.config.distance}.{kept}"
+        return RunError(
+            f"{what} is not finite at iteration {state.iteration + 1}, step {state.step + 1}{where}. Lower lr_images "
+            f"({config.lr_images:g}) or lr_model ({config.lr_model:g}), or choose another distance than {config.distance}.{kept}"
         )
 
     def _tell(self, event: Event) -> None:
