@@ -270,6 +270,12 @@ def test_flags_may_be_written_with_an_equals_sign(tmp_path: Path) -> None:
 # Configuration files
 
 
+def test_a_flag_takes_back_what_the_file_switches_on() -> None:
+    Path("options.toml").write_text("quiet = true\n")
+    assert cli._parse(["info", "--config", "options.toml"]).quiet
+    assert not cli._parse(["info", "--config", "options.toml", "--no-quiet"]).quiet
+
+
 TOML = """
 ipc = 1
 model = "mlp:width=8"

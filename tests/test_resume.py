@@ -355,6 +355,20 @@ def test_other_data_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     assert content(folder) == before
 
 
+def test_a_checkpoint_without_its_configuration_is_refused_and_kept(tmp_path: Path) -> None:
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    (tmp_path / "config.json").unlink()
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(DataError, match=r"holds a checkpoint, but not the config.json"):
+        fastdc.condense("digits", out=tmp_path, **{**SMALL, "seed": 1})
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_weights_that_overflow_while_trained_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a weight of the network.* not finite at iteration 1, step 1\. Lower .* lr_model \(1e\+30\)"):
+        fastdc.condense("digits", out=tmp_path, **{**SMALL, "lr_model": 1e30})
+
+
 # Damaged
 
 
