@@ -42,10 +42,10 @@ _MEMORY_MIB = {"cpu": 512, "cuda": 4096}
 # took 0.6 of the time that it took whole. Second-order passes do more with each map and gain from longer chunks.
 _CACHE_MIB = {"cpu": 64}
 
-# What a pass holds at its peak, in units of the maps of one forward pass: maps and their gradients; these and their tangents;
-# or the graph of both.
+# What a pass holds at its peak, in units of the maps of one forward pass, as measured on the default ConvNet: maps and their
+# gradients; these with their tangents and graphs; the graph of a class's gradient while it is gone back through.
 _FIRST_ORDER_COPIES = 2
-_SECOND_ORDER_COPIES = 6
+_SECOND_ORDER_COPIES = 12
 _GRAPH_COPIES = 4
 
 
