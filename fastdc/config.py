@@ -85,4 +85,4 @@ def check_count(name: str, value: object, *, optional: bool = False) -> None:
 
 def _check_rate(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_RATE:
-        raise UsageError(f"{name} is {value!r}; expected a number above 0 that float32 holds.")
+        raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")
