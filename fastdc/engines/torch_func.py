@@ -45,7 +45,7 @@ _CACHE_MIB = {"cpu": 64}
 # What a pass holds at its peak, in units of the maps of one forward pass, as measured on the default ConvNet: maps and their
 # gradients; these with their tangents and graphs; the graph of a class's gradient while it is gone back through.
 _FIRST_ORDER_COPIES = 2
-_SECOND_ORDER_COPIES = 12
+_SECOND_ORDER_COPIES = 13
 _GRAPH_COPIES = 4
 
 
