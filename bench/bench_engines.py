@@ -20,7 +20,7 @@ from fastdc.models import build
 ENGINES = ["reference", "torch"]
 IPCS = [1, 10, 50]
 CLASSES, REAL, METRIC = 10, 256, "layerwise_cosine"
-TOLERANCE = 2e-2  # float32, ReLU inputs near zero may change sign; measured 3e-6 on noise
+TOLERANCE = 1e-4  # float32; the largest error measured was 1.3e-6
 
 
 @lru_cache

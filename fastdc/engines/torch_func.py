@@ -38,8 +38,8 @@ Weights = dict[str, Tensor]
 
 _MEMORY_MIB = {"cpu": 512, "cuda": 4096}
 
-# On the CPU maps that stay in the last cache are read from there by the next operator: a real gradient in chunks of 64 MiB
-# took 0.6 of the time that it took whole. Second-order passes do more with each map and gain from longer chunks.
+# On the CPU maps that stay in the last cache are read from there by the next operator (bench/bench_engines.py, class gradients).
+# Second-order passes do more with each map and gain from longer chunks.
 _CACHE_MIB = {"cpu": 64}
 
 # What a pass holds at its peak, in units of the maps of one forward pass, as measured on the default ConvNet: maps and their
