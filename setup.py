@@ -1,5 +1,129 @@
-"""The compiled extension, nothing else: all metadata is in pyproject.toml."""
+"""The compiled extensions, nothing else: all metadata is in pyproject.toml.
 
-from setuptools import setup
+Two shared objects go into the package: `_C`, the CPU code, and `_cuda.so`, where nvcc is found. Without a C++ compiler the
+package installs all the same and `fastdc info` says what is missing. Environment variables decide:
 
-setup()
+    FASTDC_BUILD=auto|require   require: a compiler that is missing or fails is an error
+    FASTDC_CUDA=auto|0|1        0: no CUDA; 1: nvcc that is missing or fails is an error
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("csrc")
+INSTRUCTION_SETS = {
+    "baseline": ["-msse4.2", "-mpopcnt"],
+    "avx2": ["-mavx2", "-mfma"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-Wno-psabi"]
+CUDA_ARCHITECTURES = ("80", "90", "100")
+
+
+class BuildKernels(build_ext):
+    """Compiles kernel files once per instruction set, then CUDA, and writes what came of it into fastdc/_build_info.py."""
+
+    def run(self) -> None:
+        self.report = {"compiler": "", "flags": "", "instruction sets": "", "cpp": "built", "cuda": ""}
+        self.package_folder = Path(self.get_ext_fullpath("fastdc._C")).parent
+        try:
+            super().run()
+        except Exception as error:  # whatever a compiler or its absence brings about
+            if _choice("FASTDC_BUILD", ("auto", "require")) == "require":
+                raise
+            self.report["cpp"] = f"not built: {_in_one_line(error)}"
+            print(f"fastdc: installed without compiled CPU code ({self.report['cpp']})", file=sys.stderr)
+        self.report["cuda"] = self.build_cuda()
+        self.package_folder.mkdir(parents=True, exist_ok=True)
+        lines = ["# Written by setup.py: how the compiled code of this installation was built.", f"BUILD = {self.report!r}"]
+        (self.package_folder / "_build_info.py").write_text("\n".join(lines) + "\n")
+
+    def build_extension(self, extension: Extension) -> None:
+        command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
+        self.report["compiler"] = _first_line([command[0], "--version"])
+        targets = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
+        self.report.update(flags=" ".join(FLAGS), **{"instruction sets": " ".join(targets)})
+        options = {"output_dir": self.build_temp, "include_dirs": extension.include_dirs, "depends": extension.depends}
+        native = platform.machine() in ("x86_64", "AMD64")
+        for target in targets:
+            flags = [*FLAGS, *(INSTRUCTION_SETS[target] if native else []), f"-DFASTDC_INSTRUCTION_SET={target}"]
+            for source in sorted(str(path) for path in (CSRC / "cpu").glob("*_kernel.cpp")):
+                folder = Path(self.build_temp) / target
+                built = self.compiler.compile([source], **{**options, "output_dir": str(folder)}, extra_postargs=flags)
+                extension.extra_objects += built
+        extension.extra_compile_args = [*FLAGS, *(INSTRUCTION_SETS["baseline"] if native else [])]
+        super().build_extension(extension)
+
+    def build_cuda(self) -> str:
+        choice = _choice("FASTDC_CUDA", ("auto", "0", "1"))
+        nvcc = shutil.which("nvcc")
+        if choice == "0":
+            return "not built: FASTDC_CUDA=0"
+        if nvcc is None:
+            if choice == "1":
+                raise SystemExit("FASTDC_CUDA=1, but nvcc is not on the PATH; expected the CUDA toolkit. Install it, or set FASTDC_CUDA=0.")
+            return "not built: nvcc was not found"
+        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
+        newest = CUDA_ARCHITECTURES[-1]
+        codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+        self.package_folder.mkdir(parents=True, exist_ok=True)
+        command = [nvcc, "-std=c++17", "-O3", "-shared", "-cudart", "static", "-Xcompiler", "-fPIC", *codes, "-I", str(CSRC)]
+        sources = [str(path) for path in sorted((CSRC / "cuda").glob("*.cu"))]
+        done = subprocess.run(
+            [*command, *sources, "-o", str(self.package_folder / "_cuda.so")], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            if choice == "1":
+                raise SystemExit(f"FASTDC_CUDA=1, but nvcc failed:\n{done.stderr}")
+            return f"not built: nvcc failed: {_in_one_line(done.stderr)}"
+        version = _first_line([nvcc, "--version"], last=True)
+        return f"built: {version}, " + " ".join(f"sm_{a}" for a in CUDA_ARCHITECTURES) + f" and PTX for {newest}"
+
+    def get_outputs(self) -> list[str]:
+        written = [self.package_folder / name for name in ("_cuda.so", "_build_info.py")]
+        return [*(path for path in super().get_outputs() if Path(path).exists()), *(str(path) for path in written if path.exists())]
+
+
+def _choice(name: str, known: tuple[str, ...]) -> str:
+    value = os.environ.get(name, "auto")
+    if value not in known:
+        raise SystemExit(f"{name}={value!r}; expected one of {', '.join(known)}.")
+    return value
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _first_line(command: list[str], last: bool = False) -> str:
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().splitlines() or ["unknown"]
+    return output[-1 if last else 0]
+
+
+def extensions() -> list[Extension]:
+    """The pybind11 module, without the files that are compiled once per instruction set."""
+    import pybind11
+
+    sources = [path for path in [CSRC / "bindings.cpp", *(CSRC / "cpu").glob("*.cpp")] if not path.stem.endswith("_kernel")]
+    return [
+        Extension(
+            "fastdc._C",
+            sources=sorted(str(path) for path in sources),
+            include_dirs=[str(CSRC), pybind11.get_include()],
+            depends=[str(path) for path in CSRC.rglob("*.h")],
+            extra_link_args=["-pthread"],
+            language="c++",
+        )
+    ]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

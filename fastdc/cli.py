@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | evaluate | show | info."""
+"""The command line: fastdc condense | evaluate | show | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from fastdc.condensed import CondensedDataset
 from fastdc.config import CondenseConfig, check_count
 from fastdc.coresets import random as random_coreset
 from fastdc.data import ImageData, load_dataset
-from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, UsageError, unknown_name
+from fastdc.devices import resolve_device
+from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation, evaluate
 from fastdc.info import report
+from fastdc.selfcheck import HEADER, selfcheck, unusable
 from fastdc.storage import write_atomically
 
 _BASELINES = ("random", "none")
@@ -144,11 +146,32 @@ class Show(_Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Info(_Common):
-    """Print versions, devices, threads, engines and why one cannot be used."""
+    """Print versions, devices, threads, engines, backends, and why one cannot be used."""
 
     def run(self) -> None:
         """Print the report."""
         print(report())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selfcheck(_Common):
+    """Run every usable backend and engine against the float64 reference here; exit with 1 where an error is too large."""
+
+    device: str = "auto"
+    """Where: auto, cpu, cuda or cuda:N."""
+
+    def run(self) -> None:
+        """Check, print a row each."""
+        device = resolve_device(self.device)
+        print(f"fastdc selfcheck on {device}\n{HEADER}")
+        missed = 0
+        for check in selfcheck(device):
+            print(check, flush=True)
+            missed += not check.passed
+        for line in unusable(device):
+            print(line)
+        if missed:
+            raise RunError(f"{missed} checks missed what is allowed on {device}; please report the table above.")
 
 
 class _Command(Protocol):
@@ -158,7 +181,13 @@ class _Command(Protocol):
     def run(self) -> None: ...
 
 
-COMMANDS: dict[str, Callable[..., _Command]] = {"condense": Condense, "evaluate": Evaluate, "show": Show, "info": Info}
+COMMANDS: dict[str, Callable[..., _Command]] = {
+    "condense": Condense,
+    "evaluate": Evaluate,
+    "show": Show,
+    "info": Info,
+    "selfcheck": Selfcheck,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

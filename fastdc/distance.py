@@ -11,21 +11,22 @@ Rows are the output units of parameters with two dimensions or more; biases and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdc.backends import BACKENDS, DTYPES, resolve_backend
 from fastdc.errors import UsageError, unknown_name
-from fastdc.layout import ParameterLayout
+from fastdc.layout import Parameter, ParameterLayout
 
-EPSILON = 1e-6
-
-# Both arguments [..., rows, row_length] -> the distance, summed over rows [...], and its cotangent by the first argument.
-RowDistance = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+METRICS = ("layerwise_cosine", "cosine", "mse")
 
 
-def layerwise_distance(synthetic: Tensor, real: Tensor, layout: ParameterLayout, metric: str = "layerwise_cosine") -> tuple[Tensor, Tensor]:
+def layerwise_distance(
+    synthetic: Tensor, real: Tensor, layout: ParameterLayout, metric: str = "layerwise_cosine", backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """The distance of every class's synthetic gradient from its real one, and the derivative by the synthetic one.
 
     The cotangent is in closed form, so that no graph is needed; for `layerwise_cosine`, row by row,
@@ -33,102 +34,176 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, layout: ParameterLayout,
         d = 1 - <a, b> / (|a| |b| + e)
         dd/da = -b / (|a| |b| + e) + <a, b> |b| a / (|a| (|a| |b| + e)^2)      (second term 0 where |a| = 0)
 
+    The distance can be differentiated once, by both gradients; the cotangent cannot. Works under `torch.compile` and
+    `torch.func.vmap`. Differentiating a second time raises; only inside `torch.compile` the cotangent is a constant instead.
+
     Args:
-        synthetic: gradients of the synthetic images, [C, P].
+        synthetic: gradients of the synthetic images, [C, P]; float32, float64, float16 or bfloat16.
         real: gradients of the real images, [C, P], of the same dtype and device.
         layout: says which elements are the rows.
         metric: "layerwise_cosine", "cosine" or "mse".
+        backend: "cpp", "triton", "cuda", "reference", or "auto": the environment variable FASTDC_BACKEND where it is set,
+            else the fastest that can serve.
 
     Returns:
-        The distance [C], and the cotangent d distance / d synthetic [C, P], zero where no row lies.
+        The distance [C], float64 for float64 and else float32; and the cotangent d distance / d synthetic [C, P], of the
+        gradients' dtype, zero where no row lies.
 
     Raises:
-        UsageError: an unknown metric, or shapes or dtypes that differ.
+        UsageError: an unknown metric or backend, a backend that cannot serve, or shapes, dtypes or devices that do not fit.
+
+    Example:
+        >>> layout = ParameterLayout.of(torch.nn.Linear(3, 2))
+        >>> distance, cotangent = layerwise_distance(torch.ones(5, 8), torch.ones(5, 8), layout)
+        >>> distance.shape, cotangent.shape
+        (torch.Size([5]), torch.Size([5, 8]))
     """
-    row_distance = _row_distance(metric)
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
     _check_pair(synthetic, real, layout)
-    distance = synthetic.new_zeros(synthetic.shape[:-1])  # [C]
-    cotangent = torch.zeros_like(synthetic)  # [C, P]
-    if metric == "cosine":
-        parts = [torch.cat([rows.flatten(-2) for rows in _rows(flat, layout)], -1) for flat in (synthetic, real)]
-        distance, joined = row_distance(parts[0].unsqueeze(-2), parts[1].unsqueeze(-2))  # [C], [C, 1, sum of sizes]
-        pieces = joined.squeeze(-2).split([parameter.size for parameter in layout.matrices], -1)
-        for parameter, piece in zip(layout.matrices, pieces, strict=True):
-            layout.rows_of(cotangent, parameter).copy_(piece.view(*piece.shape[:-1], parameter.rows, parameter.row_length))
-        return distance, cotangent
-    for parameter in layout.matrices:
-        rows = [layout.rows_of(flat, parameter) for flat in (synthetic, real)]  # [C, rows, row_length] each
-        part, piece = row_distance(rows[0], rows[1])
-        distance = distance + part
-        layout.rows_of(cotangent, parameter).copy_(piece)
+    chosen = _resolve(backend, synthetic.device.type, synthetic.dtype)
+    distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, chosen)
+    if distance.requires_grad and not torch.compiler.is_compiling():
+        cotangent = _FirstOrderOnly.apply(cotangent, distance)
     return distance, cotangent
 
 
-def match_loss(synthetic_gradients: Sequence[Tensor], real_gradients: Sequence[Tensor], *, metric: str = "layerwise_cosine") -> Tensor:
+def match_loss(
+    synthetic_gradients: Sequence[Tensor], real_gradients: Sequence[Tensor], *, metric: str = "layerwise_cosine", backend: str = "auto"
+) -> Tensor:
     """The distance between two lists of gradients as a differentiable scalar: the loss of a double-backward script.
 
     Args:
         synthetic_gradients: as `torch.autograd.grad(..., create_graph=True)` returns them, one tensor per parameter.
-        real_gradients: the real images' gradients, of the same shapes.
+        real_gradients: the real images' gradients, of the same shapes, dtype and device.
         metric: "layerwise_cosine", "cosine" or "mse".
+        backend: as `layerwise_distance` takes it.
 
     Returns:
         A scalar; its `backward()` goes through `synthetic_gradients` to the images.
 
     Raises:
-        UsageError: an unknown metric, or lists that do not agree in length or shapes.
+        UsageError: an unknown metric or backend, or lists that do not agree in length, shapes, dtype or device.
 
     Example:
         >>> a, b = [torch.ones(2, 3), torch.ones(2)], [torch.ones(2, 3), torch.zeros(2)]
         >>> round(match_loss(a, b).item(), 4)
         0.0
     """
-    _row_distance(metric)
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
     if any(gradient is None for gradient in (*synthetic_gradients, *real_gradients)):
         raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
     shapes = [[tuple(gradient.shape) for gradient in gradients] for gradients in (synthetic_gradients, real_gradients)]
     if shapes[0] != shapes[1]:
         raise UsageError(f"the lists of gradients have shapes {shapes[0]} and {shapes[1]}; expected the same ones.")
-    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(synthetic_gradients, real_gradients, strict=True) if a.dim() >= 2]
-    if not pairs:
+    matrices = [shape for shape in shapes[0] if len(shape) >= 2]
+    if not matrices:
         raise UsageError(f"the gradients have shapes {shapes[0]}; expected at least one of two dimensions or more, such as a weight's.")
-    if metric == "mse":
-        return torch.stack([((a - b) ** 2).sum() for a, b in pairs]).sum()
-    if metric == "cosine":
-        pairs = [(torch.cat([a.flatten() for a, _ in pairs])[None], torch.cat([b.flatten() for _, b in pairs])[None])]
-    return torch.stack([(1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)).sum() for a, b in pairs]).sum()
+    kinds = sorted({f"{gradient.dtype} on {gradient.device}" for gradient in (*synthetic_gradients, *real_gradients)})
+    if len(kinds) > 1:
+        raise UsageError(f"the gradients are {', '.join(kinds)}; bring them to one dtype and device.")
+    flat = [torch.cat([g.reshape(-1) for g in gradients if g.dim() >= 2]) for gradients in (synthetic_gradients, real_gradients)]
+    distance, _ = layerwise_distance(flat[0][None], flat[1][None], _layout_of(matrices), metric, backend)
+    return distance.sum()
 
 
-def _cosine_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    dot = (a * b).sum(-1, keepdim=True)  # [..., rows, 1], as are the others
-    norm_a, norm_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    scale = norm_a * norm_b + EPSILON
-    along = torch.where(norm_a > 0, dot * norm_b / (norm_a * scale * scale), torch.zeros_like(dot))
-    return (1 - dot / scale).sum((-2, -1)), along * a - b / scale
+def _layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
+    parameters: list[Parameter] = []
+    for shape in shapes:
+        last = parameters[-1] if parameters else None
+        parameters.append(Parameter(str(len(parameters)), last.offset + last.size if last else 0, shape))
+    return ParameterLayout(tuple(parameters))
 
 
-def _squared_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    difference = a - b
-    return (difference * difference).sum((-2, -1)), 2 * difference
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _resolve(backend: str, device_type: str, dtype: torch.dtype) -> str:
+    return resolve_backend(backend, device_type, dtype)
 
 
-METRICS: dict[str, RowDistance] = {"layerwise_cosine": _cosine_rows, "cosine": _cosine_rows, "mse": _squared_rows}
+@torch.library.custom_op("fastdc::layerwise_distance", mutates_args=())
+def _distance_op(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    gradients = [_side_by_side(gradient) for gradient in (synthetic.detach(), real.detach())]
+    return BACKENDS[backend].layerwise_distance(gradients[0], gradients[1], tuple(segments), metric)
 
 
-def _row_distance(metric: str) -> RowDistance:
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
-    return METRICS[metric]
+@_distance_op.register_fake
+def _(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    distance = synthetic.new_empty(synthetic.shape[:1], dtype=torch.promote_types(synthetic.dtype, torch.float32))
+    return distance, synthetic.new_empty(synthetic.shape)
 
 
-def _rows(flat: Tensor, layout: ParameterLayout) -> list[Tensor]:
-    return [layout.rows_of(flat, parameter) for parameter in layout.matrices]
+def _save_cotangents(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    synthetic, real, *rest = inputs
+    distance, cotangent = output
+    ctx.mark_non_differentiable(cotangent)
+    # Every metric is symmetric: the derivative by the second gradient is that by the first one with the two exchanged.
+    by_real = _distance_op(real, synthetic, *rest)[1] if ctx.needs_input_grad[1] else None
+    ctx.save_for_backward(distance, cotangent, by_real)
+
+
+def _backward(ctx: Any, grad_distance: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    distance, *cotangents = ctx.saved_tensors
+    by_input = [
+        (grad_distance.unsqueeze(-1) * _FirstOrderOnly.apply(cotangent, distance)).to(cotangent.dtype) if needed else None
+        for cotangent, needed in zip(cotangents, ctx.needs_input_grad, strict=False)
+    ]
+    return *by_input, None, None, None
+
+
+_distance_op.register_autograd(_backward, setup_context=_save_cotangents)
+
+
+@_distance_op.register_vmap
+def _(
+    info: Any, in_dims: tuple[int | None, ...], synthetic: Tensor, real: Tensor, *rest: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Batches become classes: [N, C, P] -> [N * C, P]."""
+    stacked = [
+        value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+        for value, dim in zip((synthetic, real), in_dims, strict=False)
+    ]
+    outputs = _distance_op(stacked[0].flatten(0, 1), stacked[1].flatten(0, 1), *rest)
+    return tuple(output.unflatten(0, stacked[0].shape[:2]) for output in outputs), (0, 0)
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """The cotangent as a function of the distance's graph, so that a derivative of it raises instead of being taken for zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(cotangent: Tensor, distance: Tensor) -> Tensor:
+        return cotangent.view_as(cotangent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        raise UsageError(
+            "layerwise_distance supports first derivatives of the distance, and a second one was asked for; "
+            "detach the cotangent, or differentiate a plain implementation of the distance twice."
+        )
+
+
+def _side_by_side(gradient: Tensor) -> Tensor:
+    """The gradient [C, P] with the elements of a class side by side in memory; a copy only where they are not."""
+    gradient = gradient.resolve_neg()
+    return gradient if gradient.shape[1] <= 1 or gradient.stride(1) == 1 else gradient.contiguous()
 
 
 def _check_pair(synthetic: Tensor, real: Tensor, layout: ParameterLayout) -> None:
     for name, value in (("synthetic", synthetic), ("real", real)):
         if value.dim() != 2 or value.shape[-1] != layout.size:
             raise UsageError(f"{name} has shape {list(value.shape)}; expected [C, {layout.size}], one gradient per class.")
-    if (synthetic.shape, synthetic.dtype, synthetic.device) != (real.shape, real.dtype, real.device):
-        given = [f"{list(value.shape)} {value.dtype} on {value.device}" for value in (synthetic, real)]
-        raise UsageError(f"synthetic is {given[0]} and real is {given[1]}; expected the same shape, dtype and device.")
+        if value.dtype not in DTYPES:
+            raise UsageError(f"{name} is {value.dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")
+    for kind, given, expected in (
+        ("shape", list(real.shape), list(synthetic.shape)),
+        ("dtype", real.dtype, synthetic.dtype),
+        ("device", real.device, synthetic.device),
+    ):
+        if given != expected:
+            raise UsageError(f"real has {kind} {given}; expected that of synthetic, {expected}.")

@@ -8,6 +8,8 @@ import platform
 import torch
 from torch import nn
 
+from fastdc.backends import BACKENDS
+from fastdc.compiled import BUILD
 from fastdc.engines import ENGINES
 
 
@@ -17,7 +19,7 @@ def versions() -> dict[str, str]:
 
 
 def report() -> str:
-    """Versions, devices, threads, engines and why one cannot be used, as lines of text."""
+    """Versions, devices, threads, engines and backends, why one cannot be used, and how the build went, as lines of text."""
     packages = ("torchvision", "triton", "numpy", "safetensors", "scikit-learn")
     devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     lines = [
@@ -32,6 +34,11 @@ def report() -> str:
     for name, engine in ENGINES.items():
         reasons = engine.unsupported_reasons(nn.Conv2d(1, 1, 3))
         lines.append((f"engine {name}", "; ".join(reasons) or "usable"))
+    for name, backend in BACKENDS.items():
+        devices_served = [kind for kind in ("cpu", "cuda") if not backend.unsupported_reasons(kind, torch.float32)]
+        reasons = backend.unsupported_reasons("cuda" if name in ("triton", "cuda") else "cpu", torch.float32)
+        lines.append((f"backend {name}", f"usable on {', '.join(devices_served)}" if devices_served else "; ".join(reasons)))
+    lines += [(f"build, {key}", value) for key, value in BUILD.items() if value]
     width = max(len(key) for key, _ in lines)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines)
 

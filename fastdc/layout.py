@@ -75,13 +75,17 @@ class ParameterLayout:
     @property
     def size(self) -> int:
         """P, the number of elements of the flat vector."""
-        last = self.parameters[-1]
-        return last.offset + last.size
+        return self.parameters[-1].offset + self.parameters[-1].size if self.parameters else 0
 
     @property
     def matrices(self) -> tuple[Parameter, ...]:
         """The parameters that the distance sees: those with two dimensions or more."""
         return tuple(parameter for parameter in self.parameters if parameter.rows)
+
+    @property
+    def segments(self) -> tuple[int, ...]:
+        """The offset, rows and row_length of each parameter that has rows, one after another: what a backend is told."""
+        return tuple(value for p in self.matrices for value in (p.offset, p.rows, p.row_length))
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A copy of the module's parameters as one vector [P]."""

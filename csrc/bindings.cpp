@@ -1,0 +1,123 @@
+// The Python module fastdc._C. Every argument is checked here, so that nothing inside has to; the GIL is released while
+// working.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+
+#include "cpu/instruction_set.h"
+#include "cpu/layerwise_distance.h"
+
+namespace py = pybind11;
+using namespace fastdc;
+
+namespace {
+
+[[noreturn]] void refuse(const std::string& name, const std::string& got, const std::string& expected) {
+    throw py::value_error(name + " is " + got + "; expected " + expected + ".");
+}
+
+std::string describe(const py::array& array) {
+    return std::string(py::str(array.dtype())) + " " + std::string(py::str(array.attr("shape")));
+}
+
+// numpy knows no bfloat16: arrays of uint16 are taken for it.
+Dtype dtype_of(const std::string& name, const py::array& array) {
+    if (array.dtype().equal(py::dtype::of<float>())) return Dtype::float32;
+    if (array.dtype().equal(py::dtype::of<double>())) return Dtype::float64;
+    if (array.dtype().equal(py::dtype("float16"))) return Dtype::float16;
+    if (array.dtype().equal(py::dtype::of<uint16_t>())) return Dtype::bfloat16;
+    refuse(name, describe(array), "float32, float64, float16 or (for bfloat16) uint16");
+}
+
+// A gradient [C, P] whose elements of a class lie side by side; returns the elements from class to class.
+int64_t class_stride(const std::string& name, const py::array& array, const py::array& like) {
+    if (array.ndim() != 2 || !array.dtype().equal(like.dtype()) || array.shape(0) != like.shape(0) ||
+        array.shape(1) != like.shape(1)) {
+        refuse(name, describe(array), "shape and dtype of synthetic, " + describe(like));
+    }
+    const auto item = array.itemsize();
+    if ((array.shape(1) > 1 && array.strides(1) != item) || array.strides(0) % item) {
+        refuse(name, "strided within a class", "elements of a class side by side");
+    }
+    return array.strides(0) / item;
+}
+
+Metric metric_of(const std::string& name) {
+    if (name == "layerwise_cosine") return Metric::layerwise_cosine;
+    if (name == "cosine") return Metric::cosine;
+    if (name == "mse") return Metric::mse;
+    refuse("metric", "'" + name + "'", "layerwise_cosine, cosine or mse");
+}
+
+const Tile* tiles_in(const py::array& tiles, int64_t size) {
+    if (tiles.ndim() != 2 || tiles.shape(1) != 3 || !tiles.dtype().equal(py::dtype::of<int64_t>()) ||
+        !(tiles.flags() & py::array::c_style)) {
+        refuse("tiles", describe(tiles), "contiguous int64 [T, 3]");
+    }
+    const auto* first = static_cast<const Tile*>(tiles.data());
+    int64_t end = 0;
+    for (const Tile* tile = first; tile != first + tiles.shape(0); ++tile) {
+        const bool sound = tile->offset == end && tile->rows >= 0 && tile->row_length >= 0 &&
+                           tile->row_length <= (size - end) / (tile->rows ? tile->rows : 1);
+        if (!sound)
+            refuse("tiles", "not a cut of the gradient",
+                   "tiles one after another that make up its " + std::to_string(size) + " elements");
+        end += (tile->rows ? tile->rows : 1) * tile->row_length;
+    }
+    if (end != size) refuse("tiles", "of " + std::to_string(end) + " elements", std::to_string(size));
+    return first;
+}
+
+void layerwise_distance_of(const py::array& synthetic, const py::array& real, const py::array& tiles,
+                           const std::string& metric, py::array& distance, py::array& cotangent, int threads) {
+    if (synthetic.ndim() != 2) refuse("synthetic", describe(synthetic), "shape [C, P]");
+    DistanceArguments arguments{};
+    arguments.dtype = dtype_of("synthetic", synthetic);
+    arguments.metric = metric_of(metric);
+    arguments.classes = synthetic.shape(0);
+    arguments.size = synthetic.shape(1);
+    arguments.synthetic_stride = class_stride("synthetic", synthetic, synthetic);
+    arguments.real_stride = class_stride("real", real, synthetic);
+    class_stride("cotangent", cotangent, synthetic);
+    if (!(cotangent.flags() & py::array::c_style)) refuse("cotangent", "strided", "a contiguous array");
+    const auto wide = arguments.dtype == Dtype::float64 ? py::dtype::of<double>() : py::dtype::of<float>();
+    if (distance.ndim() != 1 || distance.shape(0) != arguments.classes || !distance.dtype().equal(wide) ||
+        !(distance.flags() & py::array::c_style)) {
+        refuse("distance", describe(distance),
+               std::string(py::str(wide)) + " [" + std::to_string(arguments.classes) + "], contiguous");
+    }
+    if (threads < 1) refuse("threads", std::to_string(threads), "1 or more");
+    arguments.tiles = tiles_in(tiles, arguments.size);
+    arguments.tile_count = tiles.shape(0);
+    arguments.synthetic = synthetic.data();
+    arguments.real = real.data();
+    arguments.distance = distance.mutable_data();
+    arguments.cotangent = cotangent.mutable_data();
+    const py::gil_scoped_release release;
+    layerwise_distance(arguments, threads);
+}
+
+void use_instruction_set(const std::string& name) {
+    if (!select_instruction_set(name)) {
+        std::string usable;
+        for (const auto& each : usable_instruction_sets()) usable += (usable.empty() ? "" : ", ") + each;
+        refuse("instruction set", "'" + name + "'", "one that this processor runs: " + usable);
+    }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+    module.doc() = "Compiled CPU code of fastdc.";
+    module.def("layerwise_distance", &layerwise_distance_of, py::arg("synthetic").noconvert(),
+               py::arg("real").noconvert(), py::arg("tiles").noconvert(), py::arg("metric"),
+               py::arg("distance").noconvert(), py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),
+               "Writes distance [C] and cotangent [C, P] of the gradients synthetic and real [C, P].");
+    module.def("usable_instruction_sets", &usable_instruction_sets,
+               "Instruction sets that this processor runs, the widest first.");
+    module.def("select_instruction_set", &use_instruction_set, py::arg("name"),
+               "Use this instruction set from now on, for tests and comparisons.");
+}

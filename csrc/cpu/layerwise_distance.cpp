@@ -1,0 +1,115 @@
+#include "cpu/layerwise_distance.h"
+
+#include <cstring>
+#include <vector>
+
+#include "cpu/threads.h"
+
+namespace fastdc {
+namespace {
+
+constexpr int64_t kElementSize[] = {4, 8, 2, 2};  // by Dtype
+
+const DistanceKernels& kernels_for(Dtype dtype) {
+#if defined(__x86_64__)
+    switch (instruction_set()) {
+        case InstructionSet::avx512:
+            return avx512::distance_kernels[static_cast<int>(dtype)];
+        case InstructionSet::avx2:
+            return avx2::distance_kernels[static_cast<int>(dtype)];
+        case InstructionSet::baseline:
+            break;
+    }
+#endif
+    return baseline::distance_kernels[static_cast<int>(dtype)];
+}
+
+// One (class, tile) pair: where its elements lie.
+struct Piece {
+    Piece(const DistanceArguments& all, int64_t index)
+        : tile(all.tiles[index % all.tile_count]), count(tile.rows ? tile.rows * tile.row_length : tile.row_length) {
+        const int64_t c = index / all.tile_count, bytes = kElementSize[static_cast<int>(all.dtype)];
+        synthetic = static_cast<const char*>(all.synthetic) + (c * all.synthetic_stride + tile.offset) * bytes;
+        real = static_cast<const char*>(all.real) + (c * all.real_stride + tile.offset) * bytes;
+        cotangent = static_cast<char*>(all.cotangent) + (c * all.size + tile.offset) * bytes;
+    }
+
+    const Tile& tile;
+    const int64_t count;
+    const char* synthetic;
+    const char* real;
+    char* cotangent;
+};
+
+void clear(const DistanceArguments& all, const Piece& piece) {
+    std::memset(piece.cotangent, 0, static_cast<size_t>(piece.count * kElementSize[static_cast<int>(all.dtype)]));
+}
+
+void write_distance(const DistanceArguments& all, int64_t c, double value) {
+    if (all.dtype == Dtype::float64) {
+        static_cast<double*>(all.distance)[c] = value;
+    } else {
+        static_cast<float*>(all.distance)[c] = static_cast<float>(value);
+    }
+}
+
+// Every row on its own: one pass over all pieces.
+void match_rows(const DistanceArguments& all, DistanceKernels::MatchRows kernel, int threads) {
+    std::vector<double> parts(static_cast<size_t>(all.classes * all.tile_count));
+    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+        const Piece piece(all, i);
+        if (piece.tile.rows) {
+            parts[i] = kernel(piece.synthetic, piece.real, piece.cotangent, piece.tile.rows, piece.tile.row_length);
+        } else {
+            clear(all, piece);
+        }
+    });
+    for (int64_t c = 0; c < all.classes; ++c) {
+        double distance = 0;
+        for (int64_t t = 0; t < all.tile_count; ++t) distance += parts[c * all.tile_count + t];
+        write_distance(all, c, distance);
+    }
+}
+
+// All rows of a class joined into one: a pass for the sums, a pass for the cotangent.
+void match_joined(const DistanceArguments& all, const DistanceKernels& kernels, int threads) {
+    std::vector<RowSums> parts(static_cast<size_t>(all.classes * all.tile_count));
+    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+        const Piece piece(all, i);
+        if (piece.tile.rows) parts[i] = kernels.sums(piece.synthetic, piece.real, piece.count);
+    });
+    std::vector<RowResult> results(static_cast<size_t>(all.classes));
+    for (int64_t c = 0; c < all.classes; ++c) {
+        RowSums sums{};
+        bool any = false;  // a layout without rows has the distance 0, not that of a row of zeros
+        for (int64_t t = 0; t < all.tile_count; ++t) {
+            const RowSums& part = parts[c * all.tile_count + t];
+            sums = {sums.dot + part.dot, sums.synthetic + part.synthetic, sums.real + part.real};
+            any = any || all.tiles[t].rows > 0;
+        }
+        if (any) results[c] = cosine_result(sums);
+        write_distance(all, c, results[c].distance);
+    }
+    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+        const Piece piece(all, i);
+        const RowResult& result = results[i / all.tile_count];
+        if (piece.tile.rows) {
+            kernels.write(piece.synthetic, piece.real, piece.cotangent, piece.count, result.along, result.across);
+        } else {
+            clear(all, piece);
+        }
+    });
+}
+
+}  // namespace
+
+void layerwise_distance(const DistanceArguments& arguments, int threads) {
+    const DistanceKernels& kernels = kernels_for(arguments.dtype);
+    if (arguments.metric == Metric::cosine) {
+        match_joined(arguments, kernels, threads);
+    } else {
+        match_rows(arguments, arguments.metric == Metric::mse ? kernels.mse : kernels.layerwise_cosine, threads);
+    }
+}
+
+}  // namespace fastdc

@@ -1,0 +1,67 @@
+// The layer-wise distance and its cotangent over all layers and classes (formulas: row_distance.h).
+//
+//     distance[c]      = sum over the rows of class c                          [C]
+//     cotangent[c, :]  = d distance[c] / d synthetic[c, :], 0 outside rows     [C, P]
+//
+// A row is read twice: once from memory for its sums, once from the cache for its cotangent; metric cosine, one row per
+// class, reads memory twice. Work is cut into (class, tile) pairs that threads take in any order; each pair's sum goes
+// to a place of its own and the sums are added in the order of tiles.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/instruction_set.h"
+#include "row_distance.h"
+
+namespace fastdc {
+
+enum class Dtype : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
+
+// offset, rows, row_length; without rows: row_length elements that lie in no row.
+struct Tile {
+    int64_t offset;
+    int64_t rows;
+    int64_t row_length;
+};
+
+struct DistanceArguments {
+    const void* synthetic;     // [C, P], element stride 1
+    int64_t synthetic_stride;  // elements from class to class
+    const void* real;          // [C, P], element stride 1
+    int64_t real_stride;
+    void* distance;   // [C] double for float64, else float
+    void* cotangent;  // [C, P] contiguous
+    const Tile* tiles;
+    int64_t tile_count;
+    int64_t classes;
+    int64_t size;  // P
+    Dtype dtype;
+    Metric metric;
+};
+
+void layerwise_distance(const DistanceArguments& arguments, int threads);
+
+// What differs between instruction sets and element types; pointers are to the first of rows * row_length, or `count`,
+// elements.
+struct DistanceKernels {
+    // The distance summed over rows, each on its own; writes their cotangent.
+    using MatchRows = double (*)(const void* synthetic, const void* real, void* cotangent, int64_t rows,
+                                 int64_t row_length);
+    MatchRows layerwise_cosine, mse;
+    // Sums over elements that are a part of one long row, and the cotangent of such a part.
+    RowSums (*sums)(const void* synthetic, const void* real, int64_t count);
+    void (*write)(const void* synthetic, const void* real, void* cotangent, int64_t count, double along, double across);
+};
+
+// By Dtype.
+namespace baseline {
+extern const DistanceKernels distance_kernels[4];
+}
+namespace avx2 {
+extern const DistanceKernels distance_kernels[4];
+}
+namespace avx512 {
+extern const DistanceKernels distance_kernels[4];
+}
+
+}  // namespace fastdc

@@ -1,0 +1,84 @@
+// Compiled once per instruction set, into namespace FASTDC_INSTRUCTION_SET: see instruction_set.h.
+#include "cpu/elements.h"
+#include "cpu/layerwise_distance.h"
+
+namespace fastdc {
+namespace {
+
+struct VectorSums {
+    Doubles dot, synthetic, real;
+
+    template <Metric metric>
+    FASTDC_INLINE void add(const Doubles& a, const Doubles& b) {
+        if (metric == Metric::mse) {
+            const Doubles difference = a - b;
+            dot = dot + difference * difference;
+        } else {
+            dot = dot + a * b;
+            synthetic = synthetic + a * a;
+            real = real + b * b;
+        }
+    }
+};
+
+template <Metric metric, class T>
+inline RowSums sum_row(const T* a, const T* b, int64_t n) {
+    VectorSums even, odd;  // two chains of additions keep the adders busy
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        even.add<metric>(load(a + i), load(b + i));
+        odd.add<metric>(load(a + i + kLanes), load(b + i + kLanes));
+    }
+    if (i + kLanes <= n) {
+        even.add<metric>(load(a + i), load(b + i));
+        i += kLanes;
+    }
+    if (i < n) odd.add<metric>(load_some(a + i, n - i), load_some(b + i, n - i));
+    return {sum_of(even.dot + odd.dot), sum_of(even.synthetic + odd.synthetic), sum_of(even.real + odd.real)};
+}
+
+template <class T>
+inline void write_row(const T* a, const T* b, T* cotangent, int64_t n, double along, double across) {
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(cotangent + i, along * load(a + i) - across * load(b + i));
+    if (i < n) store_some(cotangent + i, along * load_some(a + i, n - i) - across * load_some(b + i, n - i), n - i);
+}
+
+template <Metric metric, class T>
+double match_rows(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
+    auto a = static_cast<const T*>(synthetic), b = static_cast<const T*>(real);
+    auto cotangent = static_cast<T*>(result_rows);
+    double distance = 0;
+    for (int64_t row = 0; row < rows; ++row, a += row_length, b += row_length, cotangent += row_length) {
+        const RowSums sums = sum_row<metric>(a, b, row_length);
+        const RowResult result = metric == Metric::mse ? mse_result(sums) : cosine_result(sums);
+        write_row(a, b, cotangent, row_length, result.along, result.across);
+        distance += result.distance;
+    }
+    return distance;
+}
+
+template <class T>
+RowSums sums(const void* synthetic, const void* real, int64_t count) {
+    return sum_row<Metric::cosine>(static_cast<const T*>(synthetic), static_cast<const T*>(real), count);
+}
+
+template <class T>
+void write(const void* synthetic, const void* real, void* cotangent, int64_t count, double along, double across) {
+    write_row(static_cast<const T*>(synthetic), static_cast<const T*>(real), static_cast<T*>(cotangent), count, along,
+              across);
+}
+
+template <class T>
+constexpr DistanceKernels kernels_of() {
+    return {match_rows<Metric::layerwise_cosine, T>, match_rows<Metric::mse, T>, sums<T>, write<T>};
+}
+
+}  // namespace
+
+namespace FASTDC_INSTRUCTION_SET {
+const DistanceKernels distance_kernels[] = {kernels_of<float>(), kernels_of<double>(), kernels_of<Half>(),
+                                            kernels_of<BFloat16>()};
+}
+
+}  // namespace fastdc

@@ -1,0 +1,126 @@
+"""The build: with and without compilers, as its environment variables ask, and what goes into a source distribution."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytest.importorskip("pybind11", reason="pybind11 is missing: pip install -e '.[test]' brings it")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the source tree, with nothing built in it."""
+    for name in ("csrc", "kernels", "fastdc"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "_build_info.py", "__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def run_setup(source: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FASTDC_", "CFLAGS", "CXXFLAGS"))}
+    return subprocess.run(
+        [sys.executable, "setup.py", *command], cwd=source, env={**inherited, **environment}, capture_output=True, text=True, check=False
+    )
+
+
+def run_in(library: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with the package of this folder alone: an editable installation would lend it its compiled code."""
+    alone = "import sys; sys.meta_path[:] = [finder for finder in sys.meta_path if 'Editable' not in repr(finder)]; "
+    environment = {**os.environ, "PYTHONPATH": str(library)}
+    command = [sys.executable, "-W", "ignore", "-c", alone + script]
+    return subprocess.run(command, cwd=library, env=environment, capture_output=True, text=True, check=False)
+
+
+def build_info(source: Path) -> dict[str, str]:
+    found = next((source / "build").glob("lib*/fastdc/_build_info.py"))
+    return runpy.run_path(str(found))["BUILD"]
+
+
+NO_COMPILER = {"CC": "no-such-compiler", "CXX": "no-such-compiler"}
+
+
+def test_without_a_compiler_the_package_is_built_and_the_reason_kept(source: Path) -> None:
+    done = run_setup(source, "build", FASTDC_CUDA="0", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert "installed without compiled CPU code" in done.stderr
+    assert build_info(source)["cpp"].startswith("not built: ")
+    assert "no-such-compiler" in build_info(source)["cpp"]
+    assert not list((source / "build").glob("lib*/fastdc/_C*"))
+
+
+def test_a_package_without_compiled_code_works_and_says_why_there_is_none(source: Path) -> None:
+    run_setup(source, "build", FASTDC_CUDA="0", **NO_COMPILER)
+    library = next((source / "build").glob("lib*"))
+    done = run_in(library, "import fastdc, torch; fastdc.match_loss([torch.ones(2, 2)], [torch.ones(2, 2)])")
+    assert done.returncode == 0, done.stderr
+    done = run_in(library, "from fastdc.cli import main; main(['info'])")
+    assert done.returncode == 0, done.stderr
+    assert "backend cpp" in done.stdout
+    assert "fastdc._C is not there (not built: " in done.stdout
+
+
+def test_a_compiler_that_is_required_and_missing_is_an_error(source: Path) -> None:
+    done = run_setup(source, "build", FASTDC_BUILD="require", FASTDC_CUDA="0", **NO_COMPILER)
+    assert done.returncode != 0
+    assert "no-such-compiler" in done.stderr
+
+
+def test_cuda_that_is_required_without_nvcc_is_a_clear_error(source: Path) -> None:
+    done = run_setup(source, "build", FASTDC_CUDA="1", PATH="", **NO_COMPILER)
+    assert done.returncode != 0
+    assert "FASTDC_CUDA=1, but nvcc is not on the PATH" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["FASTDC_BUILD", "FASTDC_CUDA"])
+def test_a_value_that_is_not_known_is_refused(source: Path, variable: str) -> None:
+    done = run_setup(source, "build", **{"FASTDC_CUDA": "0", variable: "yes"}, **NO_COMPILER)
+    assert done.returncode != 0
+    assert f"{variable}='yes'; expected one of" in done.stderr
+
+
+def test_without_nvcc_the_reason_is_kept(source: Path) -> None:
+    done = run_setup(source, "build", PATH="", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert build_info(source)["cuda"] == "not built: nvcc was not found"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ here")
+def test_the_build_is_whole_and_records_compiler_flags_and_instruction_sets(source: Path) -> None:
+    done = run_setup(source, "build", FASTDC_BUILD="require", FASTDC_CUDA="0")
+    assert done.returncode == 0, done.stderr
+    assert ": warning: " not in done.stderr  # as compilers write it
+    info = build_info(source)
+    assert info["cpp"] == "built"
+    assert "g++" in info["compiler"]
+    assert "-O3" in info["flags"]
+    assert "-march=native" not in done.stdout
+    assert "baseline" in info["instruction sets"]
+    assert len(list((source / "build").glob("lib*/fastdc/_C*"))) == 1
+
+
+def test_a_source_distribution_holds_all_that_is_compiled(source: Path) -> None:
+    done = run_setup(source, "-q", "sdist")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next((source / "dist").glob("*.tar.gz"))) as archive:
+        held = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
+    wanted = [path.relative_to(source) for folder in ("csrc", "kernels") for path in (source / folder).rglob("*") if path.is_file()]
+    assert wanted
+    assert {path for path in wanted if "__pycache__" not in path.parts} <= held
+
+
+def test_the_kernels_cannot_be_imported_by_the_name_of_their_folder(monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    with pytest.raises(ImportError, match=r"expected 'fastdc\.kernels'"):
+        __import__("kernels")
