@@ -1,7 +1,8 @@
-"""Peak memory of one matching step, each in a process of its own: it must not grow with images per class."""
+"""Peak memory, each in a process of its own: of a matching step over images per class, and of a script with either loss."""
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 
@@ -20,17 +21,47 @@ if ipc:
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
+# A plain double-backward script, as authors of papers write it: the loss of all classes, then one backward pass.
+SCRIPT = """
+import resource, sys, torch
+import torch.nn.functional as F
+import fastdc
+from fastdc.engines.reference import plain_distance
+from fastdc.models import build
+name, ipc = sys.argv[1], int(sys.argv[2])
+module = build("convnet", 1, 10, (28, 28))
+weights, synthetic, loss = list(module.parameters()), torch.randn(10, ipc, 1, 28, 28, requires_grad=True), torch.zeros(())
+for c in range(10):
+    real = torch.autograd.grad(F.cross_entropy(module(torch.randn(64, 1, 28, 28)), torch.full((64,), c)), weights)
+    gradients = torch.autograd.grad(F.cross_entropy(module(synthetic[c]), torch.full((ipc,), c)), weights, create_graph=True)
+    loss = loss + (fastdc.match_loss(gradients, real) if name == "match_loss" else plain_distance(gradients, real, "layerwise_cosine"))
+    del gradients, real
+loss.backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 
-def peak_mib(engine: str, ipc: int) -> float:
-    """Peak resident memory of a process that does one whole matching step; ipc 0: of the interpreter with its imports."""
-    return float(subprocess.run([sys.executable, "-W", "ignore", "-c", STEP, engine, str(ipc)], check=True, capture_output=True).stdout)
+
+def peak_mib(script: str, name: str, ipc: int) -> float:
+    """Peak resident memory of a process that runs `script`."""
+    return float(subprocess.run([sys.executable, "-W", "ignore", "-c", script, name, str(ipc)], check=True, capture_output=True).stdout)
 
 
 def bench_memory_does_not_grow_with_ipc(capsys: pytest.CaptureFixture[str]) -> None:
-    idle = peak_mib("torch", 0)
-    rows = {(name, ipc): peak_mib(name, ipc) for name, ipc in [("reference", 1), ("reference", 50), *(("torch", i) for i in (1, 50, 500))]}
+    idle = peak_mib(STEP, "torch", 0)  # the interpreter with its imports
+    rows = {
+        (name, ipc): peak_mib(STEP, name, ipc) for name, ipc in [("reference", 1), ("reference", 50), *(("torch", i) for i in (1, 50, 500))]
+    }
     with capsys.disabled():
         print(f"\npeak memory of one matching step, MiB (the interpreter with its imports: {idle:.0f})")
         for (name, ipc), peak in rows.items():
             print(f"  {name:<9}  ipc {ipc:>3}  {peak:6.0f}")
     assert rows["torch", 500] < 1.1 * rows["torch", 50]
+
+
+def bench_match_loss_lowers_peak_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    peaks = {name: [peak_mib(SCRIPT, name, 50) for _ in range(3)] for name in ("plain", "match_loss")}
+    with capsys.disabled():
+        print("\npeak memory of a double-backward script over ten classes, ipc 50, MiB, three processes each")
+        for name, values in peaks.items():
+            print(f"  {name:<10} {', '.join(f'{value:.0f}' for value in values)}")
+    assert statistics.median(peaks["match_loss"]) < statistics.median(peaks["plain"])

@@ -61,8 +61,7 @@ def layerwise_distance(
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     _check_pair(synthetic, real, layout)
-    chosen = _resolve(backend, synthetic.device.type, synthetic.dtype)
-    distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, chosen)
+    distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, backend)
     if distance.requires_grad and not torch.compiler.is_compiling():
         cotangent = _FirstOrderOnly.apply(cotangent, distance)
     return distance, cotangent
@@ -116,19 +115,21 @@ def _layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
     return ParameterLayout(tuple(parameters))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _resolve(backend: str, device_type: str, dtype: torch.dtype) -> str:
-    return resolve_backend(backend, device_type, dtype)
+# Defined by its schema: torch.library.custom_op would import torch._dynamo, 150 MiB of it, at the first call.
+torch.library.define(
+    "fastdc::layerwise_distance",
+    "(Tensor synthetic, Tensor real, int[] segments, str metric, str backend) -> (Tensor distance, Tensor cotangent)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_distance_op = torch.ops.fastdc.layerwise_distance.default
 
 
-@torch.library.custom_op("fastdc::layerwise_distance", mutates_args=())
-def _distance_op(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
-    gradients = [_side_by_side(gradient) for gradient in (synthetic.detach(), real.detach())]
-    return BACKENDS[backend].layerwise_distance(gradients[0], gradients[1], tuple(segments), metric)
+def _compute(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    chosen = BACKENDS[resolve_backend(backend, synthetic.device.type, synthetic.dtype)]
+    return chosen.layerwise_distance(_side_by_side(synthetic.detach()), _side_by_side(real.detach()), tuple(segments), metric)
 
 
-@_distance_op.register_fake
-def _(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+def _shapes(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
     distance = synthetic.new_empty(synthetic.shape[:1], dtype=torch.promote_types(synthetic.dtype, torch.float32))
     return distance, synthetic.new_empty(synthetic.shape)
 
@@ -151,11 +152,7 @@ def _backward(ctx: Any, grad_distance: Tensor, _: Tensor | None) -> tuple[Tensor
     return *by_input, None, None, None
 
 
-_distance_op.register_autograd(_backward, setup_context=_save_cotangents)
-
-
-@_distance_op.register_vmap
-def _(
+def _batched(
     info: Any, in_dims: tuple[int | None, ...], synthetic: Tensor, real: Tensor, *rest: Any
 ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     """Batches become classes: [N, C, P] -> [N * C, P]."""
@@ -165,6 +162,12 @@ def _(
     ]
     outputs = _distance_op(stacked[0].flatten(0, 1), stacked[1].flatten(0, 1), *rest)
     return tuple(output.unflatten(0, stacked[0].shape[:2]) for output in outputs), (0, 0)
+
+
+torch.library.impl("fastdc::layerwise_distance", "CompositeExplicitAutograd", _compute)
+torch.library.register_fake("fastdc::layerwise_distance", _shapes)
+torch.library.register_autograd("fastdc::layerwise_distance", _backward, setup_context=_save_cotangents)
+torch.library.register_vmap("fastdc::layerwise_distance", _batched)
 
 
 class _FirstOrderOnly(torch.autograd.Function):

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/pages.h"
 #include "cpu/threads.h"
 
 namespace fastdc {
@@ -105,6 +106,8 @@ void match_joined(const DistanceArguments& all, const DistanceKernels& kernels, 
 
 void layerwise_distance(const DistanceArguments& arguments, int threads) {
     const DistanceKernels& kernels = kernels_for(arguments.dtype);
+    const int64_t bytes = arguments.classes * arguments.size * kElementSize[static_cast<int>(arguments.dtype)];
+    prefer_large_pages(arguments.cotangent, static_cast<size_t>(bytes));
     if (arguments.metric == Metric::cosine) {
         match_joined(arguments, kernels, threads);
     } else {
