@@ -38,6 +38,7 @@ int64_t class_stride(const std::string& name, const py::array& array, const py::
         array.shape(1) != like.shape(1)) {
         refuse(name, describe(array), "shape and dtype of synthetic, " + describe(like));
     }
+    if (array.size() == 0) return 0;  // numpy gives such an array strides at will
     const auto item = array.itemsize();
     if ((array.shape(1) > 1 && array.strides(1) != item) || array.strides(0) % item) {
         refuse(name, "strided within a class", "elements of a class side by side");
@@ -83,6 +84,8 @@ void layerwise_distance_of(const py::array& synthetic, const py::array& real, co
     arguments.real_stride = class_stride("real", real, synthetic);
     class_stride("cotangent", cotangent, synthetic);
     if (!(cotangent.flags() & py::array::c_style)) refuse("cotangent", "strided", "a contiguous array");
+    if (!cotangent.writeable()) refuse("cotangent", "read-only", "an array to write to");
+    if (!distance.writeable()) refuse("distance", "read-only", "an array to write to");
     const auto wide = arguments.dtype == Dtype::float64 ? py::dtype::of<double>() : py::dtype::of<float>();
     if (distance.ndim() != 1 || distance.shape(0) != arguments.classes || !distance.dtype().equal(wide) ||
         !(distance.flags() & py::array::c_style)) {

@@ -3,7 +3,7 @@
 // With a a row of the synthetic gradient, b the same row of the real one, s = |a| |b| + e and e = 1e-6:
 //
 //     cosine:  d = 1 - <a, b> / s      dd/da = (<a, b> |b| / (|a| s^2)) a - (1 / s) b      (first term 0 where |a| = 0)
-//     mse:     d = |a - b|^2           dd/da = 2 a - 2 b
+//     mse:     d = |a - b|^2           dd/da = 2 (a - b)
 //
 // Sums and coefficients are doubles whatever the elements are: the square of a float never overflows a double, so that
 // a result that float can hold is never lost on the way, and its error is the rounding to float at the end.
@@ -27,12 +27,12 @@ constexpr double kEpsilon = 1e-6;
 
 // What one pass over a row, or over all rows of a class (metric cosine), adds up.
 struct RowSums {
-    double dot;        // <a, b>; for mse |a - b|^2
-    double synthetic;  // <a, a>; unused by mse
-    double real;       // <b, b>; unused by mse
+    double dot;        // <a, b>
+    double synthetic;  // <a, a>
+    double real;       // <b, b>
 };
 
-// The distance of a row, and its cotangent: along * a - across * b.
+// The distance of a row by its cosine, and its cotangent: along * a - across * b.
 struct RowResult {
     double distance;
     double along;
@@ -46,10 +46,6 @@ FASTDC_ROW RowResult cosine_result(const RowSums& sums) {
     const double cosine = sums.dot / scale;
     const double along = norm_synthetic > 0 ? cosine * (norm_real / scale) / norm_synthetic : 0.0;
     return {1.0 - cosine, along, 1.0 / scale};
-}
-
-FASTDC_ROW RowResult mse_result(const RowSums& sums) {
-    return {sums.dot, 2.0, 2.0};
 }
 
 }  // namespace fastdc

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastdc.backends import BACKENDS, DTYPES, resolve_backend
 from fastdc.errors import UsageError, unknown_name
@@ -35,7 +36,8 @@ def layerwise_distance(
         dd/da = -b / (|a| |b| + e) + <a, b> |b| a / (|a| (|a| |b| + e)^2)      (second term 0 where |a| = 0)
 
     The distance can be differentiated once, by both gradients; the cotangent cannot. Works under `torch.compile` and
-    `torch.func.vmap`. Differentiating a second time raises; only inside `torch.compile` the cotangent is a constant instead.
+    `torch.func.vmap`. Differentiating a second time or in forward mode raises; only inside `torch.compile` the cotangent is a
+    constant instead.
 
     Args:
         synthetic: gradients of the synthetic images, [C, P]; float32, float64, float16 or bfloat16.
@@ -61,8 +63,10 @@ def layerwise_distance(
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     _check_pair(synthetic, real, layout)
+    if not torch.compiler.is_compiling():
+        _refuse_forward_mode(synthetic, real)
     distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, backend)
-    if distance.requires_grad and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         cotangent = _FirstOrderOnly.apply(cotangent, distance)
     return distance, cotangent
 
@@ -195,6 +199,11 @@ def _side_by_side(gradient: Tensor) -> Tensor:
     """The gradient [C, P] with the elements of a class side by side in memory; a copy only where they are not."""
     gradient = gradient.resolve_neg()
     return gradient if gradient.shape[1] <= 1 or gradient.stride(1) == 1 else gradient.contiguous()
+
+
+def _refuse_forward_mode(*gradients: Tensor) -> None:
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(gradient).tangent is not None for gradient in gradients):
+        raise UsageError("layerwise_distance has no forward-mode derivative; use its cotangent, or backward mode.")
 
 
 def _check_pair(synthetic: Tensor, real: Tensor, layout: ParameterLayout) -> None:

@@ -1,7 +1,23 @@
 """Every tolerance of the tests, relative in the 2-norm, each with the largest error measured when it was set."""
 
+import torch
+
 FLOAT64_ENGINES = 1e-9  # fast engine against reference: 1.2e-15 over all ConvNet variants and the MLP
 FLOAT64_CLOSED_FORM = 1e-10  # closed-form cotangent against autograd: 2.8e-16
 FLOAT32_ENGINES = 2e-5  # the same engines in float32, smooth activation: 4.9e-7
 FLOAT32_TRAINING = 1e-4  # weights after a few epochs of SGD, torch engine against torch.optim: 3.8e-7
 GOLDEN_RUN = 1e-3  # images after three iterations in float32, ReLU inputs near zero may change sign: 4.3e-7
+# Distance or cotangent of that dtype, of any backend but the reference, against the definition in float64; cpp and triton agree.
+DISTANCE = {
+    torch.float64: 1e-11,  # 1.4e-13, rows of one element, whose cotangent is a difference of nearly equal numbers; distance 2.2e-15
+    torch.float32: 2e-7,  # 5.2e-8: one rounding
+    torch.float16: 1e-3,  # 3.9e-4: one rounding
+    torch.bfloat16: 4e-3,  # 2.7e-3: one rounding
+}
+DISTANCE_BY_REFERENCE = {
+    torch.float64: 1e-11,  # 1.4e-13
+    torch.float32: 2e-4,  # 6.2e-5, rows of one element; distance 1.3e-5, rows of 25088 elements of 16 bits
+    torch.float16: 1e-3,  # 3.9e-4
+    torch.bfloat16: 4e-3,  # 2.7e-3
+}
+DISTANCE_INTERPRETED = {**DISTANCE, torch.bfloat16: 8e-3}  # Triton's interpreter rounds towards zero: 5.2e-3

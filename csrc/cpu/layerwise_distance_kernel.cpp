@@ -8,32 +8,26 @@ namespace {
 struct VectorSums {
     Doubles dot, synthetic, real;
 
-    template <Metric metric>
     FASTDC_INLINE void add(const Doubles& a, const Doubles& b) {
-        if (metric == Metric::mse) {
-            const Doubles difference = a - b;
-            dot = dot + difference * difference;
-        } else {
-            dot = dot + a * b;
-            synthetic = synthetic + a * a;
-            real = real + b * b;
-        }
+        dot = dot + a * b;
+        synthetic = synthetic + a * a;
+        real = real + b * b;
     }
 };
 
-template <Metric metric, class T>
+template <class T>
 inline RowSums sum_row(const T* a, const T* b, int64_t n) {
     VectorSums even, odd;  // two chains of additions keep the adders busy
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
-        even.add<metric>(load(a + i), load(b + i));
-        odd.add<metric>(load(a + i + kLanes), load(b + i + kLanes));
+        even.add(load(a + i), load(b + i));
+        odd.add(load(a + i + kLanes), load(b + i + kLanes));
     }
     if (i + kLanes <= n) {
-        even.add<metric>(load(a + i), load(b + i));
+        even.add(load(a + i), load(b + i));
         i += kLanes;
     }
-    if (i < n) odd.add<metric>(load_some(a + i, n - i), load_some(b + i, n - i));
+    if (i < n) odd.add(load_some(a + i, n - i), load_some(b + i, n - i));
     return {sum_of(even.dot + odd.dot), sum_of(even.synthetic + odd.synthetic), sum_of(even.real + odd.real)};
 }
 
@@ -44,23 +38,44 @@ inline void write_row(const T* a, const T* b, T* cotangent, int64_t n, double al
     if (i < n) store_some(cotangent + i, along * load_some(a + i, n - i) - across * load_some(b + i, n - i), n - i);
 }
 
-template <Metric metric, class T>
-double match_rows(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
+template <class T>
+double match_cosine(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
+    if (row_length == 0) return static_cast<double>(rows) * cosine_result({}).distance;
     auto a = static_cast<const T*>(synthetic), b = static_cast<const T*>(real);
     auto cotangent = static_cast<T*>(result_rows);
     double distance = 0;
     for (int64_t row = 0; row < rows; ++row, a += row_length, b += row_length, cotangent += row_length) {
-        const RowSums sums = sum_row<metric>(a, b, row_length);
-        const RowResult result = metric == Metric::mse ? mse_result(sums) : cosine_result(sums);
+        const RowResult result = cosine_result(sum_row(a, b, row_length));
         write_row(a, b, cotangent, row_length, result.along, result.across);
         distance += result.distance;
     }
     return distance;
 }
 
+// Rows make no difference: one pass over all elements.
+template <class T>
+double match_squares(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
+    auto a = static_cast<const T*>(synthetic), b = static_cast<const T*>(real);
+    auto cotangent = static_cast<T*>(result_rows);
+    const int64_t n = rows * row_length;
+    Doubles sum;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const Doubles difference = load(a + i) - load(b + i);
+        store(cotangent + i, 2.0 * difference);
+        sum = sum + difference * difference;
+    }
+    if (i < n) {
+        const Doubles difference = load_some(a + i, n - i) - load_some(b + i, n - i);
+        store_some(cotangent + i, 2.0 * difference, n - i);
+        sum = sum + difference * difference;
+    }
+    return sum_of(sum);
+}
+
 template <class T>
 RowSums sums(const void* synthetic, const void* real, int64_t count) {
-    return sum_row<Metric::cosine>(static_cast<const T*>(synthetic), static_cast<const T*>(real), count);
+    return sum_row(static_cast<const T*>(synthetic), static_cast<const T*>(real), count);
 }
 
 template <class T>
@@ -71,7 +86,7 @@ void write(const void* synthetic, const void* real, void* cotangent, int64_t cou
 
 template <class T>
 constexpr DistanceKernels kernels_of() {
-    return {match_rows<Metric::layerwise_cosine, T>, match_rows<Metric::mse, T>, sums<T>, write<T>};
+    return {match_cosine<T>, match_squares<T>, sums<T>, write<T>};
 }
 
 }  // namespace

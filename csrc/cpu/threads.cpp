@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -13,13 +15,27 @@ namespace fastdc {
 namespace {
 
 struct Job {
-    const std::function<void(int64_t)>* body;
-    int64_t count;
-    int helpers_wanted;
+    Job(const std::function<void(int64_t)>& calls, int64_t number, int helpers)
+        : body(calls), count(number), helpers_wanted(helpers) {
+        std::fegetenv(&arithmetic);
+    }
+
+    const std::function<void(int64_t)>& body;
+    const int64_t count;
+    const int helpers_wanted;
+    std::fenv_t arithmetic;  // of the caller
     std::atomic<int64_t> next{0};
 
+    std::atomic<bool> failed{false};
+    std::exception_ptr failure;
+
     void work() {
-        for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) (*body)(i);
+        try {
+            for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i);
+        } catch (...) {
+            next = count;
+            if (!failed.exchange(true)) failure = std::current_exception();
+        }
     }
 };
 
@@ -65,6 +81,7 @@ private:
             Job& job = *job_;
             ++working_;
             lock.unlock();
+            std::fesetenv(&job.arithmetic);
             job.work();
             lock.lock();
             if (--working_ == 0) idle_.notify_all();
@@ -96,12 +113,13 @@ Pool& pool() {
 
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body) {
     const auto helpers = static_cast<int>(std::min<int64_t>(count, threads) - 1);
-    Job job{&body, count, helpers};
+    Job job(body, count, helpers);
     if (helpers < 1) {
         job.work();
     } else {
         pool().run(job);
     }
+    if (job.failure) std::rethrow_exception(job.failure);
 }
 
 }  // namespace fastdc
