@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -25,7 +26,18 @@ INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
-FLAGS = ["-std=c++17", "-O3", "-g0", "-ffp-contract=fast", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-Wno-psabi"]
+FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+    "-Wno-psabi",
+]
 CUDA_ARCHITECTURES = ("80", "90", "100")
 
 
@@ -52,14 +64,18 @@ class BuildKernels(build_ext):
         self.report["compiler"] = _first_line([command[0], "--version"])
         targets = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
         self.report.update(flags=" ".join(FLAGS), **{"instruction sets": " ".join(targets)})
-        options = {"output_dir": self.build_temp, "include_dirs": extension.include_dirs, "depends": extension.depends}
         native = platform.machine() in ("x86_64", "AMD64")
-        for target in targets:
+        options = {"include_dirs": extension.include_dirs, "depends": extension.depends}
+
+        def compile_kernel(target: str, source: str) -> list[str]:
             flags = [*FLAGS, *(INSTRUCTION_SETS[target] if native else []), f"-DFASTDC_INSTRUCTION_SET={target}"]
-            for source in sorted(str(path) for path in (CSRC / "cpu").glob("*_kernel.cpp")):
-                folder = Path(self.build_temp) / target
-                built = self.compiler.compile([source], **{**options, "output_dir": str(folder)}, extra_postargs=flags)
-                extension.extra_objects += built
+            return self.compiler.compile([source], output_dir=str(Path(self.build_temp) / target), extra_postargs=flags, **options)
+
+        # The largest first: the widest instruction set, the longest file.
+        sources = sorted((CSRC / "cpu").glob("*_kernel.cpp"), key=lambda path: -path.stat().st_size)
+        jobs = [(target, str(source)) for source in sources for target in reversed(targets)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            extension.extra_objects += [built for objects in pool.map(lambda job: compile_kernel(*job), jobs) for built in objects]
         extension.extra_compile_args = [*FLAGS, *(INSTRUCTION_SETS["baseline"] if native else [])]
         super().build_extension(extension)
 
@@ -113,7 +129,7 @@ def extensions() -> list[Extension]:
     """The pybind11 module, without the files that are compiled once per instruction set."""
     import pybind11
 
-    sources = [path for path in [CSRC / "bindings.cpp", *(CSRC / "cpu").glob("*.cpp")] if not path.stem.endswith("_kernel")]
+    sources = [path for path in [*CSRC.glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")] if not path.stem.endswith("_kernel")]
     return [
         Extension(
             "fastdc._C",

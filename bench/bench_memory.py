@@ -49,13 +49,16 @@ def peak_mib(script: str, name: str, ipc: int) -> float:
 def bench_memory_does_not_grow_with_ipc(capsys: pytest.CaptureFixture[str]) -> None:
     idle = peak_mib(STEP, "torch", 0)  # the interpreter with its imports
     rows = {
-        (name, ipc): peak_mib(STEP, name, ipc) for name, ipc in [("reference", 1), ("reference", 50), *(("torch", i) for i in (1, 50, 500))]
+        (name, ipc): peak_mib(STEP, name, ipc)
+        for name, ipc in [("reference", 1), ("reference", 50), *((name, ipc) for name in ("torch", "native") for ipc in (1, 50, 500))]
     }
     with capsys.disabled():
         print(f"\npeak memory of one matching step, MiB (the interpreter with its imports: {idle:.0f})")
         for (name, ipc), peak in rows.items():
             print(f"  {name:<9}  ipc {ipc:>3}  {peak:6.0f}")
-    assert rows["torch", 500] < 1.1 * rows["torch", 50]
+    for name in ("torch", "native"):
+        assert rows[name, 500] < 1.1 * rows[name, 50]
+    assert rows["native", 50] - idle <= (rows["reference", 50] - idle) / 5
 
 
 def bench_match_loss_lowers_peak_memory(capsys: pytest.CaptureFixture[str]) -> None:

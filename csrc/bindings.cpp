@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <string>
 
+#include "arguments.h"
+#include "bindings_convnet.h"
 #include "cpu/instruction_set.h"
 #include "cpu/layerwise_distance.h"
 
@@ -14,14 +16,6 @@ namespace py = pybind11;
 using namespace fastdc;
 
 namespace {
-
-[[noreturn]] void refuse(const std::string& name, const std::string& got, const std::string& expected) {
-    throw py::value_error(name + " is " + got + "; expected " + expected + ".");
-}
-
-std::string describe(const py::array& array) {
-    return std::string(py::str(array.dtype())) + " " + std::string(py::str(array.attr("shape")));
-}
 
 // numpy knows no bfloat16: arrays of uint16 are taken for it.
 Dtype dtype_of(const std::string& name, const py::array& array) {
@@ -123,4 +117,5 @@ PYBIND11_MODULE(_C, module) {
                "Instruction sets that this processor runs, the widest first.");
     module.def("select_instruction_set", &use_instruction_set, py::arg("name"),
                "Use this instruction set from now on, for tests and comparisons.");
+    bind_convnet(module);
 }

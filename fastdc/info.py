@@ -6,11 +6,11 @@ import importlib.metadata
 import platform
 
 import torch
-from torch import nn
 
 from fastdc.backends import BACKENDS
 from fastdc.compiled import BUILD
 from fastdc.engines import ENGINES
+from fastdc.models import build
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +32,7 @@ def report() -> str:
         ("threads", str(torch.get_num_threads())),
     ]
     for name, engine in ENGINES.items():
-        reasons = engine.unsupported_reasons(nn.Conv2d(1, 1, 3))
+        reasons = engine.unsupported_reasons(build("convnet", 1, 10, (28, 28)))
         lines.append((f"engine {name}", "; ".join(reasons) or "usable"))
     for name, backend in BACKENDS.items():
         devices_served = [kind for kind in ("cpu", "cuda") if not backend.unsupported_reasons(kind, torch.float32)]

@@ -5,15 +5,27 @@ from __future__ import annotations
 from torch import nn
 
 from fastdc.engines.base import Augmentation, Engine, Sgd
+from fastdc.engines.native import NativeEngine
 from fastdc.engines.reference import ReferenceEngine
 from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
 from fastdc.errors import UsageError, unknown_name
 from fastdc.specs import parse_options, split_spec
 
-__all__ = ["ENGINES", "Augmentation", "Engine", "ReferenceEngine", "Sgd", "TorchEngine", "check_engine", "make_engine", "resolve_engine"]
+__all__ = [
+    "ENGINES",
+    "Augmentation",
+    "Engine",
+    "NativeEngine",
+    "ReferenceEngine",
+    "Sgd",
+    "TorchEngine",
+    "check_engine",
+    "make_engine",
+    "resolve_engine",
+]
 
 # From the fastest to the plainest: the order in which `auto` asks.
-ENGINES: dict[str, type[Engine]] = {"torch": TorchEngine, "reference": ReferenceEngine}
+ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "torch": TorchEngine, "reference": ReferenceEngine}
 
 
 def check_engine(spec: str) -> str:

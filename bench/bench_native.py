@@ -1,0 +1,141 @@
+"""The native engine beside the reference engine: every job of gradient matching and evaluation, in pairs taken in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastdc
+from fastdc.condensed import CondensedDataset
+from fastdc.engines import Engine, Sgd, make_engine
+from fastdc.models import build
+
+SHAPES = {"28x28 grey": (1, (28, 28)), "32x32 rgb": (3, (32, 32))}
+CLASSES = 10
+
+
+class Pair:
+    """Both engines on one network, and images for them."""
+
+    def __init__(self, shape: str, model: str = "convnet") -> None:
+        torch.manual_seed(0)
+        self.channels, self.size = SHAPES[shape]
+        module = build(model, self.channels, CLASSES, self.size)
+        self.native, self.reference = make_engine("native", module), make_engine("reference", module)
+        self.theta = self.native.layout.flatten(module)
+
+    def images(self, each: int) -> Tensor:
+        return torch.randn(CLASSES, each, self.channels, *self.size)
+
+
+@pytest.fixture
+def compared(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Times job(native) with job(reference) just before it, round by round; prints medians and their ratio."""
+
+    def run(name: str, pair: Pair, job: Callable[[Engine], object], rounds: int, threads: bool = False) -> None:
+        plain: list[float] = []
+
+        def reference() -> None:
+            start = time.perf_counter()
+            job(pair.reference)
+            plain.append(time.perf_counter() - start)
+
+        job(pair.native)
+        benchmark.pedantic(lambda: job(pair.native), setup=reference, rounds=rounds)
+        fast, slow = benchmark.stats.stats.median, statistics.median(plain)
+        benchmark.extra_info.update(threads=torch.get_num_threads(), torch=torch.__version__, reference=slow, ratio=slow / fast)
+        with capsys.disabled():
+            print(f"\n{name:<52} reference {slow:8.4f} s   native {fast:8.4f} s   {slow / fast:5.2f}x", end="")
+
+    return run
+
+
+def close(a: Tensor, b: Tensor, tolerance: float = 2e-2) -> None:
+    """In float32 ReLU inputs near zero change sign between two orders of summation: both are equally far from the truth."""
+    assert float((a - b).norm() / b.norm()) < tolerance
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_class_gradients(compared: Any, shape: str) -> None:
+    pair = Pair(shape)
+    images = pair.images(256)
+    close(pair.native.class_gradients(pair.theta, images[:, :8]), pair.reference.class_gradients(pair.theta, images[:, :8]))
+    compared(f"class gradients, 256 images per class, {shape}", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
+
+
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_synthetic_side(compared: Any, shape: str, ipc: int) -> None:
+    """Class gradients of the synthetic images, the distance, and image gradients."""
+    pair = Pair(shape)
+    synthetic = pair.images(ipc)
+    real = pair.native.class_gradients(pair.theta, pair.images(16))
+    results = [e.match(pair.theta, synthetic, real, "layerwise_cosine") for e in (pair.native, pair.reference)]
+    close(results[0][0], results[1][0], 1e-4)
+    close(results[0][1], results[1][1])
+    job = lambda e: e.match(pair.theta, synthetic, real, "layerwise_cosine")  # noqa: E731
+    compared(f"synthetic side, ipc {ipc}, {shape}", pair, job, rounds=5 if ipc < 50 else 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "model", "ipc"),
+    [
+        *((shape, "convnet", ipc) for shape in SHAPES for ipc in (1, 10, 50)),
+        *(("28x28 grey", f"convnet:width={width}", 10) for width in (32, 64)),
+    ],
+)
+def bench_whole_step(compared: Any, shape: str, model: str, ipc: int) -> None:
+    pair = Pair(shape, model)
+    real, synthetic = pair.images(256), pair.images(ipc)
+
+    def step(engine: Engine) -> None:
+        engine.match(pair.theta, synthetic, engine.class_gradients(pair.theta, real), "layerwise_cosine")
+
+    compared(f"whole step, ipc {ipc}, {model}, {shape}", pair, step, rounds=1 if model == "convnet" else 3)
+
+
+@pytest.mark.parametrize("count", [100, 500])
+def bench_training(compared: Any, count: int) -> None:
+    pair = Pair("28x28 grey")
+    images, labels = pair.images(count // CLASSES).flatten(0, 1), torch.arange(count) % CLASSES
+
+    def epoch(engine: Engine) -> Tensor:
+        theta = pair.theta.clone()
+        engine.train(theta, images, labels, Sgd(1, 0.01, 0.9, 5e-4, 256), torch.Generator().manual_seed(0))
+        return theta
+
+    close(epoch(pair.native) - pair.theta, epoch(pair.reference) - pair.theta)
+    compared(f"training, one epoch of {count} images, batch 256", pair, epoch, rounds=5)
+
+
+def bench_logits(compared: Any) -> None:
+    pair = Pair("28x28 grey")
+    images = pair.images(1000).flatten(0, 1)
+
+    def test(engine: Engine) -> Tensor:
+        return torch.cat([engine.logits(pair.theta, part) for part in images.split(1000)])
+
+    close(test(pair.native)[:100], pair.reference.logits(pair.theta, images[:100]), 1e-4)
+    compared("logits of 10,000 images", pair, test, rounds=3)
+
+
+@pytest.mark.parametrize("ipc", [1, 10])
+def bench_evaluation(compared: Any, ipc: int) -> None:
+    """20 networks, 5 epochs each, tested on 500 images."""
+    pair = Pair("28x28 grey")
+    labels = torch.arange(CLASSES).repeat_interleave(ipc)
+    condensed = CondensedDataset(
+        pair.images(ipc).flatten(0, 1), labels, mean=[0.5], std=[0.5], class_names=[str(c) for c in range(CLASSES)]
+    )
+    test = (torch.randint(0, 256, (500, 1, 28, 28), dtype=torch.uint8), torch.arange(500) % CLASSES)
+
+    def evaluate(engine: Engine) -> object:
+        return fastdc.evaluate(condensed, test, networks=20, epochs=5, engine=engine.name, progress=False)
+
+    compared(f"evaluation of 20 networks, ipc {ipc}, 5 epochs", pair, evaluate, rounds=1)

@@ -1,0 +1,189 @@
+#include "cpu/convnet.h"
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/buffer.h"
+#include "cpu/instruction_set.h"
+#include "cpu/threads.h"
+
+namespace fastdc {
+namespace {
+
+template <class T>
+const ConvNetKernels<T>& choose(const ConvNetKernels<float>& of_float, const ConvNetKernels<double>& of_double) {
+    if constexpr (std::is_same_v<T, float>) {
+        (void)of_double;
+        return of_float;
+    } else {
+        (void)of_float;
+        return of_double;
+    }
+}
+
+template <class T>
+const ConvNetKernels<T>& kernels() {
+#if defined(__x86_64__)
+    switch (instruction_set()) {
+        case InstructionSet::avx512:
+            return choose<T>(avx512::convnet_kernels_float, avx2::convnet_kernels_double);
+        case InstructionSet::avx2:
+            return choose<T>(avx2::convnet_kernels_float, avx2::convnet_kernels_double);
+        case InstructionSet::baseline:
+            break;
+    }
+#endif
+    return choose<T>(baseline::convnet_kernels_float, baseline::convnet_kernels_double);
+}
+
+constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
+constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
+constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
+constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
+
+int64_t parts_of(int64_t groups, int64_t each) {
+    const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / groups);
+    return std::max<int64_t>(1, std::min(wanted, each / kFewestImages));
+}
+
+int64_t begin_of(int64_t part, int64_t parts, int64_t count) {
+    return part * count / parts;
+}
+
+// One buffer per purpose and thread, for as long as the thread lives.
+Buffer& shared_buffer() {
+    thread_local Buffer buffer;
+    return buffer;
+}
+Buffer& own_buffer() {
+    thread_local Buffer buffer;
+    return buffer;
+}
+
+template <class T>
+void pack_weights(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, T* packed, int threads) {
+    parallel_for(kernel.pack_pieces(plan), threads, [&](int64_t piece) { kernel.pack(plan, theta, piece, packed); });
+}
+
+// One part of the gradient of a run of images, into `gradient` [P].
+template <class T>
+void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, const T* packed,
+                 const T* images, const int64_t* index, const int64_t* labels, int64_t count, T scale, T* gradient) {
+    const int64_t sums_size = kernel.sums_size(plan);
+    T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
+    std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
+    kernel.add_gradient(plan, theta, packed, images, index, labels, count, scale, sums, sums + sums_size);
+    kernel.unpack_gradient(plan, sums, gradient);
+}
+
+template <class Body>
+void over_parameters(int64_t parameters, int threads, const Body& body) {
+    parallel_for((parameters + kPieceOfSum - 1) / kPieceOfSum, threads,
+                 [&](int64_t piece) { body(piece * kPieceOfSum, std::min(parameters, (piece + 1) * kPieceOfSum)); });
+}
+
+int64_t image_size(const ConvNetPlan& plan) {
+    return plan.channels * plan.height * plan.width;
+}
+
+}  // namespace
+
+template <class T>
+void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
+                     int64_t each, T* out, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    const int64_t parts = parts_of(classes, each), size = plan.parameters;
+    const int64_t packed_size = kernel.packed_size(plan);
+    T* packed = shared_buffer().at_least<T>(packed_size + (parts > 1 ? classes * parts * size : 0));
+    T* partial = packed + packed_size;  // [C, parts, P]
+    pack_weights(kernel, plan, theta, packed, threads);
+    const T scale = T(1) / static_cast<T>(each);
+    parallel_for(classes * parts, threads, [&](int64_t task) {
+        const int64_t c = task / parts, part = task % parts;
+        const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
+        gradient_of<T>(kernel, plan, theta, packed, images + (c * each + begin) * image_size(plan), nullptr, labels + c,
+                       end - begin, scale, parts > 1 ? partial + task * size : out + c * size);
+    });
+    if (parts == 1) return;
+    for (int64_t c = 0; c < classes; ++c) {
+        over_parameters(size, threads, [&](int64_t begin, int64_t end) {
+            kernel.sum(partial + c * parts * size, parts, size, begin, end, out + c * size);
+        });
+    }
+}
+
+template <class T>
+void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
+                     int64_t each, T* out, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    const int64_t parts = parts_of(classes, each);
+    const int64_t packed_size = kernel.packed_size(plan);
+    T* packed = shared_buffer().at_least<T>(packed_size);
+    pack_weights(kernel, plan, theta, packed, threads);
+    const T scale = T(1) / static_cast<T>(each);
+    parallel_for(classes * parts, threads, [&](int64_t task) {
+        const int64_t c = task / parts, part = task % parts;
+        const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
+        const int64_t offset = (c * each + begin) * image_size(plan);
+        T* direction = own_buffer().at_least<T>(packed_size + kernel.workspace_size(plan));
+        const T* along = cotangent + c * plan.parameters;
+        for (int64_t piece = 0; piece < kernel.pack_pieces(plan); ++piece) kernel.pack(plan, along, piece, direction);
+        kernel.image_gradients(plan, theta, packed, along, direction, images + offset, c, end - begin, scale,
+                               out + offset, direction + packed_size);
+    });
+}
+
+template <class T>
+void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
+           const int64_t* order, const SgdOptions& sgd, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    const int64_t size = plan.parameters, packed_size = kernel.packed_size(plan);
+    T* packed = shared_buffer().at_least<T>(packed_size + (1 + kMostParts) * size);
+    T* velocity = packed + packed_size;
+    T* partial = velocity + size;  // [parts, P]
+    std::memset(velocity, 0, static_cast<size_t>(size) * sizeof(T));
+    for (int64_t epoch = 0; epoch < sgd.epochs; ++epoch) {
+        for (int64_t first = 0; first < count; first += sgd.batch) {
+            const int64_t* index = order + epoch * count + first;
+            const int64_t batch = std::min(sgd.batch, count - first), parts = parts_of(1, batch);
+            const T scale = T(1) / static_cast<T>(batch);
+            pack_weights<T>(kernel, plan, theta, packed, threads);
+            parallel_for(parts, threads, [&](int64_t part) {
+                const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
+                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, end - begin, scale,
+                               partial + part * size);
+            });
+            over_parameters(size, threads, [&](int64_t begin, int64_t end) {
+                kernel.update(partial, parts, size, begin, end, static_cast<T>(sgd.lr), static_cast<T>(sgd.momentum),
+                              static_cast<T>(sgd.weight_decay), velocity, theta);
+            });
+        }
+    }
+}
+
+template <class T>
+void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    T* packed = shared_buffer().at_least<T>(kernel.packed_size(plan));
+    pack_weights(kernel, plan, theta, packed, threads);
+    constexpr int64_t kPiece = 32;
+    parallel_for((count + kPiece - 1) / kPiece, threads, [&](int64_t piece) {
+        const int64_t begin = piece * kPiece, end = std::min(count, begin + kPiece);
+        T* workspace = own_buffer().at_least<T>(kernel.workspace_size(plan));
+        kernel.logits(plan, theta, packed, images + begin * image_size(plan), end - begin, out + begin * plan.classes,
+                      workspace);
+    });
+}
+
+#define FASTDC_INSTANTIATE(T)                                                                                      \
+    template void class_gradients<T>(const ConvNetPlan&, const T*, const T*, const int64_t*, int64_t, int64_t, T*, \
+                                     int);                                                                         \
+    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, int64_t, int64_t, T*, int); \
+    template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,              \
+                           const SgdOptions&, int);                                                                \
+    template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
+FASTDC_INSTANTIATE(float)
+FASTDC_INSTANTIATE(double)
+
+}  // namespace fastdc

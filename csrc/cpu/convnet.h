@@ -1,0 +1,103 @@
+// Whole passes through a ConvNet on the CPU: gradients by weights and by images, training and logits.
+//
+// The network: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, `features` channels each, and one
+// linear layer (norm_act_pool.h, first_conv.h, winograd.h and linear_loss.h have the formulas). The loss is
+// cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says where each
+// parameter lies.
+//
+//     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]      [C,
+//     P] image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
+//     [C, n, ...] train             SGD with momentum and weight decay over batches in a given order theta [P] logits
+//     of images                                                                                  [N, K]
+//
+// Images [N, channels, height, width] are planar, as torch has them. A few images at a time go through the whole
+// network and back, while their maps stay in the cache; memory does not grow with the number of images. Tasks are cut
+// and partial sums added in a way that depends on shapes alone: results have the same bits for any number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace fastdc {
+
+constexpr int kMostBlocks = 16;
+
+struct ConvNetPlan {
+    int64_t channels, height, width;  // of an image
+    int64_t padding;                  // of the first convolution; the others have 1
+    int64_t features;                 // channels of every block, a multiple of 8
+    int64_t depth, classes, groups;
+    int norm, activation, pooling;  // as the enums of norm_act_pool.h
+    int64_t parameters;             // P
+    // Where each parameter begins in theta; -1: there is none.
+    int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];
+    int64_t linear_weight, linear_bias;
+    // Statistics of a frozen batch norm, [features] of each block; null for other norms.
+    const void* mean[kMostBlocks];
+    const void* variance[kMostBlocks];
+};
+
+struct SgdOptions {
+    int64_t epochs, batch;
+    double lr, momentum, weight_decay;
+};
+
+template <class T>
+void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
+                     int64_t each, T* out, int threads);
+
+template <class T>
+void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
+                     int64_t each, T* out, int threads);
+
+// `order` [epochs, N] holds the positions of the images in the order in which they are drawn.
+template <class T>
+void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
+           const int64_t* order, const SgdOptions& sgd, int threads);
+
+template <class T>
+void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads);
+
+// What differs between instruction sets. One call is the work of one thread on a run of images. Buffers start at 64
+// bytes; their sizes, in elements, come from the functions named after them.
+template <class T>
+struct ConvNetKernels {
+    // Weights as the stages want them; `piece` of `pack_pieces` is one thread's share.
+    int64_t (*packed_size)(const ConvNetPlan&);
+    int64_t (*pack_pieces)(const ConvNetPlan&);
+    void (*pack)(const ConvNetPlan&, const T* theta, int64_t piece, T* packed);
+
+    int64_t (*workspace_size)(const ConvNetPlan&);  // of any of the passes
+    // Gradients by the weights in the layout of the stages; to be cleared before the first pass, and unpacked after the
+    // last.
+    int64_t (*sums_size)(const ConvNetPlan&);
+    void (*add_gradient)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, const int64_t* index,
+                         const int64_t* labels, int64_t count, T scale, T* sums, T* workspace);
+    void (*unpack_gradient)(const ConvNetPlan&, const T* sums, T* gradient);
+
+    void (*image_gradients)(const ConvNetPlan&, const T* theta, const T* packed, const T* direction,
+                            const T* packed_direction, const T* images, int64_t label, int64_t count, T scale, T* out,
+                            T* workspace);
+    void (*logits)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, int64_t count, T* out,
+                   T* workspace);
+    // velocity = momentum velocity + sum of gradients + weight_decay theta; theta -= lr velocity; elements [begin,
+    // end).
+    void (*update)(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T lr, T momentum,
+                   T weight_decay, T* velocity, T* theta);
+    // to = sum of parts, elements [begin, end).
+    void (*sum)(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T* to);
+};
+
+namespace baseline {
+extern const ConvNetKernels<float> convnet_kernels_float;
+extern const ConvNetKernels<double> convnet_kernels_double;
+}  // namespace baseline
+namespace avx2 {
+extern const ConvNetKernels<float> convnet_kernels_float;
+extern const ConvNetKernels<double> convnet_kernels_double;
+}  // namespace avx2
+namespace avx512 {
+extern const ConvNetKernels<float>
+    convnet_kernels_float;  // double, which is for checking, goes by avx2: it compiles for long
+}  // namespace avx512
+
+}  // namespace fastdc

@@ -1,0 +1,189 @@
+// Products of small matrices: C (+)= A B with C [rows, n], A [rows, k], B [k, n], all walked by one register-blocked
+// micro-kernel that keeps a block of C, kRowsMax x (kPanelVectors * kWide) elements, in registers over the whole of k.
+//
+//   B   packed into panels of kPanel = kPanelVectors * kWide columns: panel p holds columns p * kPanel ..., all rows of
+//       B one after the other, [k][width], where width = kPanel but for the last panel, whose width is rounded up to
+//       whole registers only (the padding is zero). Panel p therefore starts at p * kPanel * k, and the whole takes
+//       k * padded_columns(n) elements.
+//   A   read in place, one element at a time (broadcast): either rows of k elements (A[i][p] at a + i * stride + p) or
+//       transposed (A[i][p] at a + p * stride + i), so neither the tiles of a transform nor the reduction over tiles
+//       needs a copy of it.
+//   C   rows of n elements, n a multiple of 8, written or added to in place.
+//
+// Every element of C is one sum over p in order (in blocks of kDepth, added one after the other), whatever the number
+// of rows is and however the caller cuts them: the result of a row does not depend on the other rows.
+#pragma once
+
+#include <cstdint>
+
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+// Registers: 32 in AVX-512 and NEON, 16 elsewhere. Each row takes kPanelVectors accumulators; the registers left over
+// hold one row of the panel, the broadcast element and, without fused multiply-add, a product.
+#if defined(__AVX512F__)
+constexpr int kRowsMax = 14;
+#elif defined(__aarch64__)
+constexpr int kRowsMax = 10;
+#elif defined(__AVX__)
+constexpr int kRowsMax = 6;
+#else
+constexpr int kRowsMax = 6;
+#endif
+constexpr int kPanelVectors = 2;
+
+template <class T>
+constexpr int kPanel = kPanelVectors * kWide<T>;
+
+// Length of a sum between two updates of C: one panel of that depth and the rows it meets stay in the first cache.
+constexpr int64_t kDepth = 256;
+// The same where B must be packed on the way, into a buffer on the stack.
+constexpr int64_t kPackedDepth = 128;
+
+// Columns of packed B: whole registers.
+template <class T>
+constexpr int64_t padded_columns(int64_t n) {
+    return (n + kWide<T> - 1) / kWide<T> * kWide<T>;
+}
+
+// The micro-kernel: C[0..rows)[0..columns) (+)= A B for one block of rows and one panel, width = vectors * kWide.
+template <class T, int rows, int vectors, bool transposed>
+__attribute__((noinline)) void micro_kernel(int64_t k, const T* a, int64_t stride, const T* b, T* c, int64_t c_stride,
+                                            int64_t columns, bool accumulate) {
+    constexpr int lanes = kWide<T>;
+    Wide<T> sum[rows][vectors] = {};
+    for (int64_t p = 0; p < k; ++p) {
+        Wide<T> row[vectors];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) row[v] = load<Wide<T>>(b + v * lanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) {
+            const T element = transposed ? a[i] : a[i * stride];
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) sum[i][v] += element * row[v];
+        }
+        a += transposed ? stride : 1;
+        b += vectors * lanes;
+    }
+    // Only registers wider than 8 elements can hold a partial last column block, and then exactly half of it.
+    const bool half = lanes > 8 && columns < vectors * lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+        T* to = c + i * c_stride;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+            if (v == vectors - 1 && half) {
+                typedef typename VectorOf<T, (lanes > 8 ? lanes / 2 : lanes)>::type Half;
+                Half value;
+                std::memcpy(&value, &sum[i][v], sizeof value);
+                if (accumulate) value += load<Half>(to + v * lanes);
+                store(to + v * lanes, value);
+            } else {
+                Wide<T> value = sum[i][v];
+                if (accumulate) value += load<Wide<T>>(to + v * lanes);
+                store(to + v * lanes, value);
+            }
+        }
+    }
+}
+
+// Picks the micro-kernel of a block by its number of rows, 1..kRowsMax.
+template <class T, int vectors, bool transposed, int candidate = kRowsMax>
+FASTDC_INLINE void multiply_block(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c,
+                                  int64_t c_stride, int64_t columns, bool accumulate) {
+    if constexpr (candidate > 1) {
+        if (rows != candidate) {
+            multiply_block<T, vectors, transposed, candidate - 1>(rows, k, a, stride, b, c, c_stride, columns,
+                                                                  accumulate);
+            return;
+        }
+    }
+    micro_kernel<T, candidate, vectors, transposed>(k, a, stride, b, c, c_stride, columns, accumulate);
+}
+
+// C (+)= A B for one packed panel and all rows, cut into blocks of nearly the same height: a short last block would
+// leave the multipliers waiting for one another.
+template <class T, bool transposed>
+void multiply_panel(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c, int64_t c_stride,
+                    int64_t columns, bool accumulate) {
+    const int64_t blocks = (rows + kRowsMax - 1) / kRowsMax;
+    int64_t first = 0;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t count = (rows - first + blocks - block - 1) / (blocks - block);
+        const T* from = a + first * (transposed ? 1 : stride);
+        T* to = c + first * c_stride;
+        if (columns > kWide<T>) {
+            multiply_block<T, 2, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
+        } else {
+            multiply_block<T, 1, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
+        }
+        first += count;
+    }
+}
+
+// C [rows, n] (+)= A [rows, k] B with B packed as above.
+template <class T>
+void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, const T* packed, T* c, bool accumulate) {
+    if (k == 0 && !accumulate) std::memset(c, 0, sizeof(T) * static_cast<size_t>(rows * n));
+    for (int64_t depth = 0; depth < k; depth += kDepth) {
+        const int64_t length = k - depth < kDepth ? k - depth : kDepth;
+        for (int64_t column = 0; column < n; column += kPanel<T>) {
+            const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+            const T* panel = packed + column * k + depth * padded_columns<T>(columns);
+            multiply_panel<T, false>(rows, length, a + depth, k, panel, c + column, n, columns,
+                                     accumulate || depth > 0);
+        }
+    }
+}
+
+// Copies rows of a multiple of 8 elements, padded with zeros to width.
+template <class T>
+void copy_rows(int64_t rows, int64_t columns, int64_t width, const T* from, int64_t from_stride, T* to,
+               int64_t to_stride) {
+    for (int64_t i = 0; i < rows; ++i, from += from_stride, to += to_stride) {
+        int64_t j = 0;
+        for (; j + kWide<T> <= columns; j += kWide<T>) store(to + j, load<Wide<T>>(from + j));
+        for (; j < columns; j += kLanes<T>) store(to + j, load<Lanes<T>>(from + j));
+        for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
+    }
+}
+
+// Whether a column of that many rows, stride elements apart, crowds into so few of the sets of a first-level cache (64
+// sets of 8 or 12 lines, consecutive lines in consecutive sets) that it would not stay there.
+template <class T>
+bool column_crowds(int64_t rows, int64_t stride) {
+    const int64_t bytes = stride * static_cast<int64_t>(sizeof(T)), power = bytes & -bytes;
+    return (power < 4096 ? power : 4096) * rows > 64 * 512;
+}
+
+// C [k, n] (+)= A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, in blocks of kPackedDepth. B is packed
+// here, panel by panel, and A, read across its rows, is copied to rows of an odd number of cache lines if the length of
+// its own is a multiple of too large a power of two (128 floats are). Both copies are on the stack, 110 kB at most.
+template <class T>
+void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, const T* b, T* c, bool accumulate) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T)), chunk = 8 * line, chunk_stride = chunk + line;
+    alignas(64) T block[kPackedDepth * chunk_stride];
+    alignas(64) T panel[kPackedDepth * kPanel<T>];
+    if (rows == 0 && !accumulate) std::memset(c, 0, sizeof(T) * static_cast<size_t>(k * n));
+    for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
+        const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
+        const bool copy = column_crowds<T>(length, k);
+        for (int64_t first = 0, count; first < k; first += count) {
+            const T* from = a + depth * k + first;
+            count = copy && k - first > chunk ? chunk : k - first;
+            if (copy) copy_rows(length, count, count, from, k, block, chunk_stride);
+            for (int64_t column = 0; column < n; column += kPanel<T>) {
+                const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+                const int64_t width = padded_columns<T>(columns);
+                copy_rows(length, columns, width, b + depth * n + column, n, panel, width);
+                multiply_panel<T, true>(count, length, copy ? block : from, copy ? chunk_stride : k, panel,
+                                        c + first * n + column, n, columns, accumulate || depth > 0);
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace fastdc

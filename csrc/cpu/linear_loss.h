@@ -1,0 +1,358 @@
+// The classifier at the end of the ConvNet, and the loss: linear layer, softmax cross-entropy, their gradients and
+// tangents.
+//
+//     logits[m, k] = bias[k] + sum_j f[m, j] packed[k, j]
+//     loss = scale * sum_m (log sum_k exp(logits[m, k]) - logits[m, labels[m]])
+//     glogits[m, k] = scale * (p[m, k] - [k == labels[m]]),   p = softmax(logits)
+//     gf = glogits packed,   gpacked += glogits^T f,   gbias += sum_m glogits[m]
+//
+//     f       [n, F]        features of n images, channels last: j = (h * W + w) * C + c; F a multiple of 8
+//     weight  [K, F]        torch: j = (c * H + h) * W + w
+//     packed  [K, F]        the same in the order of f
+//     bias    [K], logits and glogits [n, K], labels int64 [n] within 0 ... K - 1; any n and K
+//
+// A tangent (name "dot") is the derivative along a direction in all arguments:
+//     logitsdot = biasdot + fdot packed^T + f packeddot^T
+//     glogitsdot[m, k] = scale * p[m, k] * (logitsdot[m, k] - sum_l p[m, l] logitsdot[m, l])
+//     gfdot = glogitsdot packed + glogits packeddot
+//     gpackeddot = glogitsdot^T f + glogits^T fdot: two calls of linear_backward
+//
+// Two kernels do the work: products of rows, with vectors along F that are summed across lanes at the end (forward),
+// and combinations of rows (both gradients). One thread; every sum has a fixed order, which depends on the shapes
+// alone.
+#pragma once
+
+#include "lane_sums.h"
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kLinearManyRegisters = true;
+#else
+constexpr bool kLinearManyRegisters = false;
+#endif
+
+// ---- Packing ----
+
+inline int64_t linear_packed_size(int64_t classes, int64_t features) {
+    return classes * features;
+}
+
+template <class T>
+void pack_linear_weights(int64_t classes, int64_t channels, int64_t height, int64_t width, const T* weight, T* packed) {
+    const int64_t pixels = height * width;
+    for (int64_t k = 0; k < classes; ++k, weight += channels * pixels, packed += channels * pixels) {
+        for (int64_t p = 0; p < pixels; ++p) {
+            for (int64_t c = 0; c < channels; ++c) packed[p * channels + c] = weight[c * pixels + p];
+        }
+    }
+}
+
+// gweight += gpacked in torch's order.
+template <class T>
+void unpack_linear_gradient(int64_t classes, int64_t channels, int64_t height, int64_t width, const T* gpacked,
+                            T* gweight) {
+    const int64_t pixels = height * width;
+    for (int64_t k = 0; k < classes; ++k, gweight += channels * pixels, gpacked += channels * pixels) {
+        for (int64_t c = 0; c < channels; ++c) {
+            for (int64_t p = 0; p < pixels; ++p) gweight[c * pixels + p] += gpacked[p * channels + c];
+        }
+    }
+}
+
+// ---- Products of rows ----
+
+// out[i * out_stride + k] += sum_j a[i, j] b[k, j] for `rows` rows of a and `columns` rows of b.
+template <class T, class Vector, int rows, int columns>
+__attribute__((noinline)) void linear_dot_block(int64_t features, const T* a, const T* b, int64_t out_stride, T* out) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    constexpr int count = rows * columns;
+    constexpr int rounded = (count + lanes - 1) / lanes * lanes;
+    Vector sum[rows][columns] = {};
+    for (int64_t j = 0; j < features; j += lanes) {
+        Vector left[rows];
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) left[i] = load<Vector>(a + i * features + j);
+#pragma GCC unroll 16
+        for (int k = 0; k < columns; ++k) {
+            const Vector right = load<Vector>(b + k * features + j);
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; ++i) sum[i][k] += left[i] * right;
+        }
+    }
+    T partial[rounded * lanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 16
+        for (int k = 0; k < columns; ++k) store(partial + (i * columns + k) * lanes, sum[i][k]);
+    }
+    for (int i = count * lanes; i < rounded * lanes; ++i) partial[i] = 0;
+    T total[rounded];
+    for (int i = 0; i < rounded; i += lanes) store(total + i, lane_sums<T, Vector>(partial + i * lanes));
+    for (int i = 0; i < rows; ++i) {
+        for (int k = 0; k < columns; ++k) out[i * out_stride + k] += total[i * columns + k];
+    }
+}
+
+template <class T, class Vector, int rows, int columns>
+FASTDC_INLINE void linear_dot_select(int wanted_rows, int wanted_columns, int64_t features, const T* a, const T* b,
+                                     int64_t out_stride, T* out) {
+    if (wanted_rows == rows && wanted_columns == columns) {
+        linear_dot_block<T, Vector, rows, columns>(features, a, b, out_stride, out);
+    } else if (wanted_rows < rows) {
+        if constexpr (rows > 1) {
+            linear_dot_select<T, Vector, rows - 1, columns>(wanted_rows, wanted_columns, features, a, b, out_stride,
+                                                            out);
+        }
+    } else {
+        if constexpr (columns > 1) {
+            linear_dot_select<T, Vector, rows, columns - 1>(wanted_rows, wanted_columns, features, a, b, out_stride,
+                                                            out);
+        }
+    }
+}
+
+// out [n, K] += a [n, F] b [K, F]^T, cut evenly into blocks in both directions.
+template <class T, class Vector>
+void linear_dot_vector(int64_t n, int64_t features, int64_t classes, const T* a, const T* b, T* out) {
+    constexpr int most_rows = kLinearManyRegisters ? 4 : 2;
+    constexpr int most_columns = 5;
+    const int64_t row_blocks = (n + most_rows - 1) / most_rows;
+    const int64_t column_blocks = (classes + most_columns - 1) / most_columns;
+    int64_t m = 0;
+    for (int64_t row_block = 0; row_block < row_blocks; ++row_block) {
+        const int rows = static_cast<int>(n / row_blocks + (row_block < n % row_blocks ? 1 : 0));
+        int64_t k = 0;
+        for (int64_t column_block = 0; column_block < column_blocks; ++column_block) {
+            const int columns =
+                static_cast<int>(classes / column_blocks + (column_block < classes % column_blocks ? 1 : 0));
+            linear_dot_select<T, Vector, most_rows, most_columns>(rows, columns, features, a + m * features,
+                                                                  b + k * features, classes, out + m * classes + k);
+            k += columns;
+        }
+        m += rows;
+    }
+}
+
+template <class T>
+void linear_dot(int64_t n, int64_t features, int64_t classes, const T* a, const T* b, T* out) {
+    if constexpr (kWide<T> > 8) {
+        if (features % kWide<T> != 0) {
+            linear_dot_vector<T, Lanes<T>>(n, features, classes, a, b, out);
+            return;
+        }
+    }
+    linear_dot_vector<T, Wide<T>>(n, features, classes, a, b, out);
+}
+
+// ---- Combinations of rows ----
+
+// out[i, j] = or += sum_l a[i * row_step + l * step] b[l, j] for `rows` rows of out, and `registers` registers of j.
+template <class T, class Vector, int rows, int registers>
+__attribute__((noinline)) void linear_combine_block(int64_t features, int64_t terms, const T* a, int64_t row_step,
+                                                    int64_t step, const T* b, bool accumulate, T* out) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    Vector sum[rows][registers] = {};
+    for (int64_t l = 0; l < terms; ++l, a += step, b += features) {
+        Vector right[registers];
+#pragma GCC unroll 16
+        for (int r = 0; r < registers; ++r) right[r] = load<Vector>(b + r * lanes);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) {
+            const T factor = a[i * row_step];
+#pragma GCC unroll 16
+            for (int r = 0; r < registers; ++r) sum[i][r] += right[r] * factor;
+        }
+    }
+    if (accumulate) {
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 16
+            for (int r = 0; r < registers; ++r) sum[i][r] += load<Vector>(out + i * features + r * lanes);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+#pragma GCC unroll 16
+        for (int r = 0; r < registers; ++r) store(out + i * features + r * lanes, sum[i][r]);
+    }
+}
+
+template <class T, class Vector, int rows, int registers>
+FASTDC_INLINE void linear_combine_select(int wanted, int64_t features, int64_t terms, const T* a, int64_t row_step,
+                                         int64_t step, const T* b, bool accumulate, T* out) {
+    if (wanted == rows) {
+        linear_combine_block<T, Vector, rows, registers>(features, terms, a, row_step, step, b, accumulate, out);
+    } else if constexpr (rows > 1) {
+        linear_combine_select<T, Vector, rows - 1, registers>(wanted, features, terms, a, row_step, step, b, accumulate,
+                                                              out);
+    }
+}
+
+template <class T, class Vector>
+void linear_combine_vector(int64_t count, int64_t features, int64_t terms, const T* a, int64_t row_step, int64_t step,
+                           const T* b, bool accumulate, T* out) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    constexpr int registers = kLinearManyRegisters ? 4 : 2;
+    constexpr int block_columns = registers * lanes;
+    constexpr int most = 4;
+    // The rows of b are read once for every block of rows of out: some terms and columns at a time, which stay in the
+    // first cache. Few terms: F is often a multiple of 4096 bytes, and then the same columns of all rows compete for
+    // the same sets.
+    constexpr int64_t most_terms = 16;
+    const int64_t parts = terms > 0 ? (terms + most_terms - 1) / most_terms : 1;
+    const int64_t blocks = (count + most - 1) / most;
+    int64_t l = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+        const int64_t some = terms / parts + (part < terms % parts ? 1 : 0);
+        const bool add = accumulate || part > 0;
+        const int64_t fitting = 20480 / static_cast<int64_t>(sizeof(T)) / (some + 1) / block_columns * block_columns;
+        const int64_t chunk = fitting > block_columns ? fitting : block_columns;
+        for (int64_t start = 0; start < features; start += chunk) {
+            const int64_t end = start + chunk < features ? start + chunk : features;
+            int64_t i = 0;
+            for (int64_t block = 0; block < blocks; ++block) {
+                const int rows = static_cast<int>(count / blocks + (block < count % blocks ? 1 : 0));
+                const T* left = a + i * row_step + l * step;
+                const T* right = b + l * features;
+                T* to = out + i * features;
+                int64_t j = start;
+                for (; j + block_columns <= end; j += block_columns) {
+                    linear_combine_select<T, Vector, most, registers>(rows, features, some, left, row_step, step,
+                                                                      right + j, add, to + j);
+                }
+                for (; j < end; j += lanes) {
+                    linear_combine_select<T, Vector, most, 1>(rows, features, some, left, row_step, step, right + j,
+                                                              add, to + j);
+                }
+                i += rows;
+            }
+        }
+        l += some;
+    }
+}
+
+// out [count, F] = or += A b, with A[i, l] = a[i * row_step + l * step] and b [terms, F].
+template <class T>
+void linear_combine(int64_t count, int64_t features, int64_t terms, const T* a, int64_t row_step, int64_t step,
+                    const T* b, bool accumulate, T* out) {
+    if constexpr (kWide<T> > 8) {
+        if (features % kWide<T> != 0) {
+            linear_combine_vector<T, Lanes<T>>(count, features, terms, a, row_step, step, b, accumulate, out);
+            return;
+        }
+    }
+    linear_combine_vector<T, Wide<T>>(count, features, terms, a, row_step, step, b, accumulate, out);
+}
+
+// ---- Linear layer ----
+
+// bias may be null.
+template <class T>
+void linear_forward(int64_t n, int64_t features, int64_t classes, const T* f, const T* packed, const T* bias,
+                    T* logits) {
+    for (int64_t m = 0; m < n; ++m) {
+        for (int64_t k = 0; k < classes; ++k) logits[m * classes + k] = bias ? bias[k] : T(0);
+    }
+    linear_dot(n, features, classes, f, packed, logits);
+}
+
+// gf (overwritten), gpacked and gbias (added to): each may be null and is skipped then. packed is needed for gf only, f
+// for gpacked only.
+template <class T>
+void linear_backward(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* packed, const T* f, T* gf,
+                     T* gpacked, T* gbias) {
+    if (gf) linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
+    if (gpacked) linear_combine(classes, features, n, glogits, int64_t(1), classes, f, true, gpacked);
+    if (gbias) {
+        for (int64_t m = 0; m < n; ++m) {
+            for (int64_t k = 0; k < classes; ++k) gbias[k] += glogits[m * classes + k];
+        }
+    }
+}
+
+// fdot, packeddot and biasdot may be null: nought.
+template <class T>
+void linear_forward_tangent(int64_t n, int64_t features, int64_t classes, const T* f, const T* fdot, const T* packed,
+                            const T* packeddot, const T* biasdot, T* logitsdot) {
+    for (int64_t m = 0; m < n; ++m) {
+        for (int64_t k = 0; k < classes; ++k) logitsdot[m * classes + k] = biasdot ? biasdot[k] : T(0);
+    }
+    if (fdot) linear_dot(n, features, classes, fdot, packed, logitsdot);
+    if (packeddot) linear_dot(n, features, classes, f, packeddot, logitsdot);
+}
+
+// gf (null: skip) and gfdot are overwritten; packeddot may be null: nought.
+template <class T>
+void linear_backward_tangent(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* glogitsdot,
+                             const T* packed, const T* packeddot, T* gf, T* gfdot) {
+    if (gf) linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
+    linear_combine(n, features, classes, glogitsdot, classes, int64_t(1), packed, false, gfdot);
+    if (packeddot) linear_combine(n, features, classes, glogits, classes, int64_t(1), packeddot, true, gfdot);
+}
+
+// ---- Softmax and cross-entropy ----
+
+// The C functions and not std::exp, an inline function with external linkage, of which the linker would keep the copy
+// of any one instruction set. K values a row do not deserve a vectorised exponential.
+FASTDC_INLINE float linear_exp(float x) {
+    return __builtin_expf(x);
+}
+FASTDC_INLINE double linear_exp(double x) {
+    return __builtin_exp(x);
+}
+FASTDC_INLINE float linear_log(float x) {
+    return __builtin_logf(x);
+}
+FASTDC_INLINE double linear_log(double x) {
+    return __builtin_log(x);
+}
+
+// to = exp(row - maximum); returns the sum. A NaN may lose the comparisons, but not the exponential and the sum.
+template <class T>
+FASTDC_INLINE T linear_exponentials(int64_t classes, const T* row, T* maximum, T* to) {
+    T largest = row[0];
+    for (int64_t k = 1; k < classes; ++k) largest = row[k] > largest ? row[k] : largest;
+    T sum = 0;
+    for (int64_t k = 0; k < classes; ++k) {
+        to[k] = linear_exp(row[k] - largest);
+        sum += to[k];
+    }
+    *maximum = largest;
+    return sum;
+}
+
+// Returns the sum of the losses times scale. glogits may not be logits.
+template <class T>
+T softmax_loss(int64_t n, int64_t classes, const T* logits, const int64_t* labels, T scale, T* glogits) {
+    double loss = 0;
+    for (int64_t m = 0; m < n; ++m, logits += classes, glogits += classes) {
+        T largest;
+        const T sum = linear_exponentials(classes, logits, &largest, glogits);
+        const T factor = scale / sum;
+        for (int64_t k = 0; k < classes; ++k) glogits[k] *= factor;
+        glogits[labels[m]] -= scale;
+        loss += linear_log(sum) - (logits[labels[m]] - largest);
+    }
+    return static_cast<T>(loss * scale);
+}
+
+// The labels drop out of the derivative; they are taken so that the call looks like the one of softmax_loss.
+template <class T>
+void softmax_tangent(int64_t n, int64_t classes, const T* logits, const T* logitsdot, const int64_t* /*labels*/,
+                     T scale, T* glogitsdot) {
+    for (int64_t m = 0; m < n; ++m, logits += classes, logitsdot += classes, glogitsdot += classes) {
+        T largest;
+        const T sum = linear_exponentials(classes, logits, &largest, glogitsdot);
+        T mean = 0;
+        for (int64_t k = 0; k < classes; ++k) mean += glogitsdot[k] * logitsdot[k];
+        mean /= sum;
+        const T factor = scale / sum;
+        for (int64_t k = 0; k < classes; ++k) glogitsdot[k] *= factor * (logitsdot[k] - mean);
+    }
+}
+
+}  // namespace
+}  // namespace fastdc

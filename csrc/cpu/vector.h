@@ -1,0 +1,54 @@
+// Registers of the compiled ConvNet: compiler vectors of float or double, as wide as the instruction set of this object
+// has them.
+//
+// Included by files that are compiled once per instruction set, hence without external linkage (see instruction_set.h).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#define FASTDC_INLINE inline __attribute__((always_inline))
+
+namespace fastdc {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kRegisterBytes = 64;
+#elif defined(__AVX__)
+constexpr int kRegisterBytes = 32;
+#else
+constexpr int kRegisterBytes = 16;
+#endif
+
+// Lanes of a whole register: for products, whose panels are padded to it.
+template <class T>
+constexpr int kWide = kRegisterBytes / static_cast<int>(sizeof(T));
+
+// Lanes that divide any number of channels, which is a multiple of 8: for everything that walks over channels.
+template <class T>
+constexpr int kLanes = kWide<T> < 8 ? kWide<T> : 8;
+
+template <class T, int lanes>
+struct VectorOf {
+    typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+};
+
+template <class T>
+using Wide = typename VectorOf<T, kWide<T>>::type;
+template <class T>
+using Lanes = typename VectorOf<T, kLanes<T>>::type;
+
+// Unaligned load and store.
+template <class Vector, class T>
+FASTDC_INLINE Vector load(const T* from) {
+    Vector value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+template <class Vector, class T>
+FASTDC_INLINE void store(T* to, Vector value) {
+    std::memcpy(to, &value, sizeof value);
+}
+
+}  // namespace
+}  // namespace fastdc

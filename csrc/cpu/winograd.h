@@ -1,0 +1,537 @@
+// 3x3 convolutions (stride 1, padding 1) of channels-last maps by Winograd's F(4x4, 3x3): 36 products per tile of 4x4
+// outputs instead of 144, each of them one product of matrices over all tiles at once.
+//
+// With the window d [6, 6] of the input around a tile (one pixel to the left and above it, zero outside the map), the
+// weights w [3, 3] of one pair of channels and the outputs y [4, 4] of the tile:
+//
+//     V = B^T d B        U = G w G^T        M = sum over input channels of V * U (36 products)        y = A^T M A
+//
+// and the adjoints, with gy [4, 4] zero outside the map:
+//
+//     gM = A gy A^T      gV = sum over output channels of gM * U        gx = sum over tiles of B gV B^T
+//     dU = sum over tiles of V * gM        gw += G^T dU G
+//
+// Points 0, a, -a, b, -b and infinity, with a = 5/8 and b = 3/2. Against the usual a = 1, b = 2 they halve the error in
+// float (the smaller the spread of the powers, the better), and all entries of A and B are exact in float:
+//
+//     A^T = 1   1    1    1    1   0       B^T = a^2 b^2    0      -(a^2+b^2)      0        1  0
+//           0   a   -a    b   -b   0               0    -a b^2       -b^2          a        1  0
+//           0  a^2  a^2  b^2  b^2  0               0     a b^2       -b^2         -a        1  0
+//           0  a^3 -a^3  b^3 -b^3  1               0    -a^2 b       -a^2          b        1  0
+//                                                  0     a^2 b       -a^2         -b        1  0
+//     G = rows (1, p, p^2) / N(p) and (0, 0, 1)    0    a^2 b^2        0      -(a^2+b^2)    0  1
+//
+// where N(p) is the product of p - q over the other finite points q: N(0) = a^2 b^2, N(+-a) = 2 a^2 (a^2 - b^2) and
+// N(+-b) = 2 b^2 (b^2 - a^2).
+//
+// Layouts, all contiguous, C a multiple of 8:
+//
+//     x, y, gx, gy     [images, height, width, channels]
+//     w, gw            [out_channels, in_channels, 3, 3]
+//     v, m, gm, gv     36 planes [rows, channels], plane i * 6 + j for row i and column j of the transformed tile; rows
+//                      are the tiles, image by image, each in raster order. Planes are plane_size<T>(rows, channels)
+//                      elements apart, a little more than they hold (the rest is never touched).
+//     dU               36 planes [in_channels, out_channels], plane_size<T>(in_channels, out_channels) apart
+//     packed weights   36 packed operands of gemm.h, packed_plane_size<T>(k, n) apart: forward U with k = in_channels
+//                      and n = out_channels, backward U^T with k = out_channels and n = in_channels
+//
+// Buffers should start at a multiple of 64 bytes (for speed only). A convolution forward is transform_input, multiply
+// by the forward weights, transform_output; its gradient of the input is transform_output_adjoint, multiply by the
+// backward weights, transform_input_adjoint; its gradient of the weights is accumulate_weight_products of the same v
+// and gm, then transform_weights_adjoint. The calls work on any run of images, and the products on any run of the 36
+// planes: products of different planes touch no common memory, and every sum has a fixed order.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm.h"
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+constexpr int kWinogradTile = 4;
+constexpr int kWinogradWindow = 6;
+constexpr int kWinogradProducts = 36;
+
+struct WinogradShape {
+    int64_t images, height, width, in_channels, out_channels;
+
+    int64_t tile_rows() const { return (height + kWinogradTile - 1) / kWinogradTile; }
+    int64_t tile_columns() const { return (width + kWinogradTile - 1) / kWinogradTile; }
+    int64_t tiles() const { return images * tile_rows() * tile_columns(); }
+};
+
+// Elements rounded up to an odd number of cache lines: the 36 planes, which a transform walks side by side, would
+// otherwise meet in the same set of the cache whenever their size is a multiple of 4096 bytes.
+template <class T>
+constexpr int64_t odd_lines(int64_t elements) {
+    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+    return ((elements + line - 1) / line | 1) * line;
+}
+
+// Elements from one plane [rows, channels] to the next, and of all 36.
+template <class T>
+constexpr int64_t plane_size(int64_t rows, int64_t channels) {
+    return odd_lines<T>(rows * channels);
+}
+template <class T>
+constexpr int64_t planes_size(int64_t rows, int64_t channels) {
+    return kWinogradProducts * plane_size<T>(rows, channels);
+}
+
+// The same for a packed operand [k, n].
+template <class T>
+constexpr int64_t packed_plane_size(int64_t k, int64_t n) {
+    return odd_lines<T>(k * padded_columns<T>(n));
+}
+template <class T>
+constexpr int64_t packed_weights_size(int64_t k, int64_t n) {
+    return kWinogradProducts * packed_plane_size<T>(k, n);
+}
+
+// The points and what follows from them.
+template <class T>
+struct WinogradPoints {
+    static constexpr double a_ = 0.625, b_ = 1.5;
+    static constexpr T a = T(a_), a2 = T(a_ * a_), a3 = T(a_ * a_ * a_);
+    static constexpr T b = T(b_), b2 = T(b_ * b_), b3 = T(b_ * b_ * b_);
+    static constexpr T a2b2 = T(a_ * a_ * b_ * b_), a2_plus_b2 = T(a_ * a_ + b_ * b_);
+    static constexpr T ab2 = T(a_ * b_ * b_), a2b = T(a_ * a_ * b_);
+    // Rows of G: 1 / N(0), and 1, p, p^2 over N(p) for p = a and p = b.
+    static constexpr double na_ = 2 * a_ * a_ * (a_ * a_ - b_ * b_), nb_ = 2 * b_ * b_ * (b_ * b_ - a_ * a_);
+    static constexpr T g0 = T(1 / (a_ * a_ * b_ * b_));
+    static constexpr T ga0 = T(1 / na_), ga1 = T(a_ / na_), ga2 = T(a_ * a_ / na_);
+    static constexpr T gb0 = T(1 / nb_), gb1 = T(b_ / nb_), gb2 = T(b_ * b_ / nb_);
+};
+
+// The one-dimensional transforms, on vectors of channels. out = B^T d.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_input(const Vector* d, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = d[4] - P::b2 * d[2], odd_a = d[3] - P::b2 * d[1];
+    const Vector even_b = d[4] - P::a2 * d[2], odd_b = d[3] - P::a2 * d[1];
+    out[0] = P::a2b2 * d[0] + (d[4] - P::a2_plus_b2 * d[2]);
+    out[1] = even_a + P::a * odd_a;
+    out[2] = even_a - P::a * odd_a;
+    out[3] = even_b + P::b * odd_b;
+    out[4] = even_b - P::b * odd_b;
+    out[5] = P::a2b2 * d[1] + (d[5] - P::a2_plus_b2 * d[3]);
+}
+// out = B p.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_input_adjoint(const Vector* p, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = p[1] + p[2], odd_a = p[1] - p[2];
+    const Vector even_b = p[3] + p[4], odd_b = p[3] - p[4];
+    out[0] = P::a2b2 * p[0];
+    out[1] = P::a2b2 * p[5] - P::ab2 * odd_a - P::a2b * odd_b;
+    out[2] = -P::a2_plus_b2 * p[0] - P::b2 * even_a - P::a2 * even_b;
+    out[3] = P::a * odd_a + P::b * odd_b - P::a2_plus_b2 * p[5];
+    out[4] = p[0] + even_a + even_b;
+    out[5] = p[5];
+}
+// out = A^T m.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_output(const Vector* m, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2];
+    const Vector even_b = m[3] + m[4], odd_b = m[3] - m[4];
+    out[0] = m[0] + even_a + even_b;
+    out[1] = P::a * odd_a + P::b * odd_b;
+    out[2] = P::a2 * even_a + P::b2 * even_b;
+    out[3] = P::a3 * odd_a + (P::b3 * odd_b + m[5]);
+}
+// out = A y.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_output_adjoint(const Vector* y, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = y[0] + P::a2 * y[2], odd_a = y[1] + P::a2 * y[3];
+    const Vector even_b = y[0] + P::b2 * y[2], odd_b = y[1] + P::b2 * y[3];
+    out[0] = y[0];
+    out[1] = even_a + P::a * odd_a;
+    out[2] = even_a - P::a * odd_a;
+    out[3] = even_b + P::b * odd_b;
+    out[4] = even_b - P::b * odd_b;
+    out[5] = y[3];
+}
+// out = G w.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_weights(const Vector* w, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = P::ga0 * w[0] + P::ga2 * w[2];
+    const Vector even_b = P::gb0 * w[0] + P::gb2 * w[2];
+    out[0] = P::g0 * w[0];
+    out[1] = even_a + P::ga1 * w[1];
+    out[2] = even_a - P::ga1 * w[1];
+    out[3] = even_b + P::gb1 * w[1];
+    out[4] = even_b - P::gb1 * w[1];
+    out[5] = w[2];
+}
+// out = G^T u.
+template <class T, class Vector>
+FASTDC_INLINE void winograd_weights_adjoint(const Vector* u, Vector* out) {
+    using P = WinogradPoints<T>;
+    const Vector even_a = u[1] + u[2], odd_a = u[1] - u[2];
+    const Vector even_b = u[3] + u[4], odd_b = u[3] - u[4];
+    out[0] = P::g0 * u[0] + P::ga0 * even_a + P::gb0 * even_b;
+    out[1] = P::ga1 * odd_a + P::gb1 * odd_b;
+    out[2] = P::ga2 * even_a + (P::gb2 * even_b + u[5]);
+}
+
+// Channels that a tile is worked on at a time, so that the pixels outside the map can be read from one row of zeros and
+// written to one row that nobody reads: the loops over channels then have no conditions.
+constexpr int64_t kWinogradChunk = 128;
+
+template <class T>
+struct WinogradZeros {
+    alignas(64) static constexpr T values[kWinogradChunk] = {};
+};
+
+// Addresses of the size x size pixels from (top, left) of a map [height, width, channels], or outside.
+template <int size, class T>
+FASTDC_INLINE void winograd_pixels(T* map, int64_t height, int64_t width, int64_t channels, int64_t top, int64_t left,
+                                   T* outside, T** pixels) {
+    for (int64_t i = 0; i < size; ++i) {
+        const bool row_inside = top + i >= 0 && top + i < height;
+        for (int64_t j = 0; j < size; ++j) {
+            const bool inside = row_inside && left + j >= 0 && left + j < width;
+            pixels[i * size + j] = inside ? map + ((top + i) * width + left + j) * channels : outside;
+        }
+    }
+}
+
+// Calls call(image, tile row, tile column, tile number, first channel, end of channels) for every tile and chunk.
+template <class Call>
+FASTDC_INLINE void for_winograd_tiles(const WinogradShape& shape, int64_t channels, Call call) {
+    const int64_t tile_rows = shape.tile_rows(), tile_columns = shape.tile_columns();
+    int64_t tile = 0;
+    for (int64_t image = 0; image < shape.images; ++image) {
+        for (int64_t row = 0; row < tile_rows; ++row) {
+            for (int64_t column = 0; column < tile_columns; ++column, ++tile) {
+                for (int64_t chunk = 0; chunk < channels; chunk += kWinogradChunk) {
+                    call(image, row, column, tile, chunk,
+                         channels - chunk < kWinogradChunk ? channels - chunk : kWinogradChunk);
+                }
+            }
+        }
+    }
+}
+
+template <class Vector, class T>
+void transform_input_lanes(const WinogradShape& shape, const T* x, T* v) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
+    for_winograd_tiles(shape, channels,
+                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
+                           __attribute__((always_inline)) {
+                               const T* from[kWinogradProducts];
+                               winograd_pixels<kWinogradWindow, const T>(
+                                   x + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
+                                   channels, row * kWinogradTile - 1, column * kWinogradTile - 1,
+                                   WinogradZeros<T>::values, from);
+                               T* to = v + tile * channels + chunk;
+                               for (int64_t c = 0; c < count; c += lanes) {
+                                   Vector half[6][6];
+#pragma GCC unroll 1
+                                   for (int i = 0; i < 6; ++i) {
+                                       Vector pixels[6];
+#pragma GCC unroll 6
+                                       for (int j = 0; j < 6; ++j) pixels[j] = load<Vector>(from[i * 6 + j] + c);
+                                       winograd_input<T>(pixels, half[i]);
+                                   }
+#pragma GCC unroll 1
+                                   for (int j = 0; j < 6; ++j) {
+                                       Vector in[6], out[6];
+#pragma GCC unroll 6
+                                       for (int i = 0; i < 6; ++i) in[i] = half[i][j];
+                                       winograd_input<T>(in, out);
+#pragma GCC unroll 6
+                                       for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane + c, out[i]);
+                                   }
+                               }
+                           });
+}
+
+template <class Vector, class T>
+void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
+    alignas(64) T outside[kWinogradChunk];
+    for_winograd_tiles(shape, channels,
+                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
+                           __attribute__((always_inline)) {
+                               T* to[kWinogradTile * kWinogradTile];
+                               winograd_pixels<kWinogradTile, T>(
+                                   y + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
+                                   channels, row * kWinogradTile, column * kWinogradTile, outside, to);
+                               const T* from = m + tile * channels + chunk;
+                               for (int64_t c = 0; c < count; c += lanes) {
+                                   Vector half[6][4];
+#pragma GCC unroll 1
+                                   for (int j = 0; j < 6; ++j) {
+                                       Vector in[6];
+#pragma GCC unroll 6
+                                       for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane + c);
+                                       winograd_output<T>(in, half[j]);
+                                   }
+                                   const Vector start = bias != nullptr ? load<Vector>(bias + chunk + c) : Vector{};
+#pragma GCC unroll 1
+                                   for (int i = 0; i < 4; ++i) {
+                                       Vector in[6], out[4];
+#pragma GCC unroll 6
+                                       for (int j = 0; j < 6; ++j) in[j] = half[j][i];
+                                       winograd_output<T>(in, out);
+#pragma GCC unroll 4
+                                       for (int j = 0; j < 4; ++j) store(to[i * 4 + j] + c, out[j] + start);
+                                   }
+                               }
+                           });
+}
+
+template <class Vector, class T>
+void transform_output_adjoint_lanes(const WinogradShape& shape, const T* gy, T* gm) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
+    for_winograd_tiles(shape, channels,
+                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
+                           int64_t count) __attribute__((always_inline)) {
+                           const T* from[kWinogradTile * kWinogradTile];
+                           winograd_pixels<kWinogradTile, const T>(
+                               gy + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
+                               channels, row * kWinogradTile, column * kWinogradTile, WinogradZeros<T>::values, from);
+                           T* to = gm + tile * channels + chunk;
+                           for (int64_t c = 0; c < count; c += lanes) {
+                               Vector half[4][6];
+#pragma GCC unroll 1
+                               for (int i = 0; i < 4; ++i) {
+                                   Vector pixels[4];
+#pragma GCC unroll 4
+                                   for (int j = 0; j < 4; ++j) pixels[j] = load<Vector>(from[i * 4 + j] + c);
+                                   winograd_output_adjoint<T>(pixels, half[i]);
+                               }
+#pragma GCC unroll 1
+                               for (int j = 0; j < 6; ++j) {
+                                   Vector in[4], out[6];
+#pragma GCC unroll 4
+                                   for (int i = 0; i < 4; ++i) in[i] = half[i][j];
+                                   winograd_output_adjoint<T>(in, out);
+#pragma GCC unroll 6
+                                   for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane + c, out[i]);
+                               }
+                           }
+                       });
+}
+
+template <class Vector, class T>
+void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
+    alignas(64) T outside[kWinogradChunk];
+    for_winograd_tiles(shape, channels,
+                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
+                           int64_t count) __attribute__((always_inline)) {
+                           T* to[kWinogradProducts];
+                           winograd_pixels<kWinogradWindow, T>(
+                               gx + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
+                               channels, row * kWinogradTile - 1, column * kWinogradTile - 1, outside, to);
+                           // Windows overlap by two pixels. In raster order a pixel has been written before by a tile
+                           // above it if it lies in the first two rows of the window, by the tile to the left if in the
+                           // first two columns, and else never.
+                           const T* before[kWinogradProducts];
+                           for (int i = 0; i < 6; ++i) {
+                               for (int j = 0; j < 6; ++j) {
+                                   const bool written = (i < 2 && row > 0) || (j < 2 && column > 0);
+                                   before[i * 6 + j] =
+                                       written && to[i * 6 + j] != outside ? to[i * 6 + j] : WinogradZeros<T>::values;
+                               }
+                           }
+                           const T* from = gv + tile * channels + chunk;
+                           for (int64_t c = 0; c < count; c += lanes) {
+                               Vector half[6][6];
+#pragma GCC unroll 1
+                               for (int j = 0; j < 6; ++j) {
+                                   Vector in[6];
+#pragma GCC unroll 6
+                                   for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane + c);
+                                   winograd_input_adjoint<T>(in, half[j]);
+                               }
+#pragma GCC unroll 1
+                               for (int i = 0; i < 6; ++i) {
+                                   Vector in[6], out[6];
+#pragma GCC unroll 6
+                                   for (int j = 0; j < 6; ++j) in[j] = half[j][i];
+                                   winograd_input_adjoint<T>(in, out);
+#pragma GCC unroll 6
+                                   for (int j = 0; j < 6; ++j) out[j] += load<Vector>(before[i * 6 + j] + c);
+#pragma GCC unroll 6
+                                   for (int j = 0; j < 6; ++j) store(to[i * 6 + j] + c, out[j]);
+                               }
+                           }
+                       });
+}
+
+// v [36][tiles, in_channels] = B^T x B.
+template <class T>
+void transform_input(const WinogradShape& shape, const T* x, T* v) {
+    if (shape.in_channels % kWide<T> == 0) {
+        transform_input_lanes<Wide<T>>(shape, x, v);
+    } else {
+        transform_input_lanes<Lanes<T>>(shape, x, v);
+    }
+}
+// y = A^T m A + bias, m [36][tiles, out_channels]; bias may be null.
+template <class T>
+void transform_output(const WinogradShape& shape, const T* m, const T* bias, T* y) {
+    if (shape.out_channels % kWide<T> == 0) {
+        transform_output_lanes<Wide<T>>(shape, m, bias, y);
+    } else {
+        transform_output_lanes<Lanes<T>>(shape, m, bias, y);
+    }
+}
+// gm [36][tiles, out_channels] = A gy A^T.
+template <class T>
+void transform_output_adjoint(const WinogradShape& shape, const T* gy, T* gm) {
+    if (shape.out_channels % kWide<T> == 0) {
+        transform_output_adjoint_lanes<Wide<T>>(shape, gy, gm);
+    } else {
+        transform_output_adjoint_lanes<Lanes<T>>(shape, gy, gm);
+    }
+}
+// gx = B gv B^T, gv [36][tiles, in_channels], windows added where they overlap; overwrites gx.
+template <class T>
+void transform_input_adjoint(const WinogradShape& shape, const T* gv, T* gx) {
+    if (shape.in_channels % kWide<T> == 0) {
+        transform_input_adjoint_lanes<Wide<T>>(shape, gv, gx);
+    } else {
+        transform_input_adjoint_lanes<Lanes<T>>(shape, gv, gx);
+    }
+}
+
+// m [36][rows, n] (+)= v [36][rows, k] times the packed weights [36][k, n], for the planes first <= plane < last.
+template <class T>
+void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T* m, bool accumulate, int first = 0,
+              int last = kWinogradProducts) {
+    for (int64_t plane = first; plane < last; ++plane) {
+        multiply_packed(rows, k, n, v + plane * plane_size<T>(rows, k), packed + plane * packed_plane_size<T>(k, n),
+                        m + plane * plane_size<T>(rows, n), accumulate);
+    }
+}
+
+// du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout], for the planes first <= plane < last; without
+// accumulate, du is overwritten.
+template <class T>
+void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du,
+                                bool accumulate = true, int first = 0, int last = kWinogradProducts) {
+    for (int64_t plane = first; plane < last; ++plane) {
+        multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin),
+                            gm + plane * plane_size<T>(rows, cout), du + plane * plane_size<T>(cin, cout), accumulate);
+    }
+}
+
+// Pairs of channels whose weights are gathered before they are transformed: single elements written to memory can only
+// be read back as vectors some time later.
+constexpr int kWinogradGather = 8;
+
+// packed [36][k, n] = G w G^T of the weights w[row * row_step + column * column_step][3][3], padding columns zero.
+template <class T>
+void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t column_step, T* packed) {
+    constexpr int lanes = kWide<T>;
+    const int64_t plane = packed_plane_size<T>(k, n);
+    alignas(64) T gathered[kWinogradGather][9][lanes] = {};
+    for (int64_t column = 0; column < n; column += lanes) {
+        const int64_t panel = column / kPanel<T> * kPanel<T>;
+        const int64_t width = padded_columns<T>(n - panel) < kPanel<T> ? padded_columns<T>(n - panel) : kPanel<T>;
+        const int64_t present = n - column < lanes ? n - column : lanes;
+        if (present < lanes) std::memset(gathered, 0, sizeof gathered);
+        for (int64_t row = 0; row < k; row += kWinogradGather) {
+            const int64_t count = k - row < kWinogradGather ? k - row : kWinogradGather;
+            for (int64_t r = 0; r < count; ++r) {
+                for (int64_t lane = 0; lane < present; ++lane) {
+                    const T* from = w + (row + r) * row_step + (column + lane) * column_step;
+#pragma GCC unroll 9
+                    for (int q = 0; q < 9; ++q) gathered[r][q][lane] = from[q];
+                }
+            }
+            for (int64_t r = 0; r < count; ++r) {
+                T* to = packed + panel * k + (row + r) * width + (column - panel);
+                Wide<T> half[3][6];
+#pragma GCC unroll 1
+                for (int i = 0; i < 3; ++i) {
+                    Wide<T> in[3];
+#pragma GCC unroll 3
+                    for (int j = 0; j < 3; ++j) in[j] = load<Wide<T>>(gathered[r][i * 3 + j]);
+                    winograd_weights<T>(in, half[i]);
+                }
+#pragma GCC unroll 1
+                for (int j = 0; j < 6; ++j) {
+                    const Wide<T> in[3] = {half[0][j], half[1][j], half[2][j]};
+                    Wide<T> out[6];
+                    winograd_weights<T>(in, out);
+#pragma GCC unroll 6
+                    for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane, out[i]);
+                }
+            }
+        }
+    }
+}
+
+// U = G w G^T of w [cout][cin][3][3], packed for v U (k = cin, n = cout) and, transposed, for gm U^T (k = cout, n =
+// cin): packed_weights_size<T>(k, n) elements each. Either may be null.
+template <class T>
+void transform_weights(const T* w, int64_t cin, int64_t cout, T* packed_forward, T* packed_backward) {
+    if (packed_forward != nullptr) pack_weights(w, cin, cout, 9, 9 * cin, packed_forward);
+    if (packed_backward != nullptr) pack_weights(w, cout, cin, 9 * cin, 9, packed_backward);
+}
+
+template <class Vector, class T>
+void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* gw) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    const int64_t plane = plane_size<T>(cin, cout);
+    alignas(64) T gathered[kWinogradGather][9][lanes];
+    for (int64_t column = 0; column < cout; column += lanes) {
+        for (int64_t row = 0; row < cin; row += kWinogradGather) {
+            const int64_t count = cin - row < kWinogradGather ? cin - row : kWinogradGather;
+            for (int64_t r = 0; r < count; ++r) {
+                const T* from = du + (row + r) * cout + column;
+                Vector half[6][3];
+#pragma GCC unroll 1
+                for (int j = 0; j < 6; ++j) {
+                    Vector in[6];
+#pragma GCC unroll 6
+                    for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane);
+                    winograd_weights_adjoint<T>(in, half[j]);
+                }
+#pragma GCC unroll 1
+                for (int i = 0; i < 3; ++i) {
+                    Vector in[6], out[3];
+#pragma GCC unroll 6
+                    for (int j = 0; j < 6; ++j) in[j] = half[j][i];
+                    winograd_weights_adjoint<T>(in, out);
+#pragma GCC unroll 3
+                    for (int j = 0; j < 3; ++j) store(gathered[r][i * 3 + j], out[j]);
+                }
+            }
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                T* to = gw + ((column + lane) * cin + row) * 9;
+                for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 9
+                    for (int q = 0; q < 9; ++q) to[r * 9 + q] += gathered[r][q][lane];
+                }
+            }
+        }
+    }
+}
+
+// gw [cout][cin][3][3] += G^T du G, du [36][cin, cout].
+template <class T>
+void transform_weights_adjoint(int64_t cin, int64_t cout, const T* du, T* gw) {
+    if (cout % kWide<T> == 0) {
+        transform_weights_adjoint_lanes<Wide<T>>(cin, cout, du, gw);
+    } else {
+        transform_weights_adjoint_lanes<Lanes<T>>(cin, cout, du, gw);
+    }
+}
+
+}  // namespace
+}  // namespace fastdc

@@ -1,0 +1,167 @@
+"""The native engine: whole passes through a ConvNet in compiled C++ on the CPU (csrc/cpu/convnet.h)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastdc import compiled
+from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, class_numbers
+from fastdc.engines.torch_func import TorchEngine
+from fastdc.errors import UsageError
+from fastdc.models.convnet import ConvNet
+
+# By the order of the enums in csrc/cpu/norm_act_pool.h.
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.SiLU)
+_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
+_INSTANCE, _GROUP, _LAYER, _BATCH, _NO_NORM = range(5)
+_PARTS = 4  # of a block: convolution, norm, activation, pooling
+_DTYPES = (torch.float32, torch.float64)
+
+
+class NativeEngine(Engine):
+    """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
+
+    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
+    statistics then follow each batch, is left to the torch engine.
+    """
+
+    name: ClassVar[str] = "native"
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        assert isinstance(module, ConvNet)
+        self._convnet = module
+        self._torch = TorchEngine(module)
+
+    @classmethod
+    def unsupported_reasons(cls, module: nn.Module) -> list[str]:
+        reasons = []
+        if compiled.extension is None:
+            reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
+        if type(module) is not ConvNet:
+            return [*reasons, f"it serves ConvNet, not {type(module).__name__}"]
+        width = _convolution(module).out_channels
+        if width % 8:
+            reasons.append(f"the width is {width}; it serves multiples of 8")
+        if len(module.features) // _PARTS > 16:
+            reasons.append("the network has more than 16 blocks")
+        weight = module.classifier.weight
+        if weight.device.type != "cpu":
+            reasons.append(f"the weights are on {weight.device}; it works on the CPU")
+        if weight.dtype not in _DTYPES:
+            reasons.append(f"the weights are {weight.dtype}; it computes in float32 and float64")
+        return reasons
+
+    def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        self._check_images(theta, images, 5)
+        labels = class_numbers(images) if classes is None else classes
+        gradients = torch.empty(len(images), self.layout.size, dtype=theta.dtype)
+        self._network(images).class_gradients(
+            _array(theta), _array(images), _array(labels), _array(gradients), threads=torch.get_num_threads()
+        )
+        return gradients
+
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        self._check_images(theta, images, 5)
+        gradients = torch.empty(images.shape, dtype=images.dtype)
+        self._network(images).image_gradients(
+            _array(theta), _array(images), _array(cotangent), _array(gradients), threads=torch.get_num_threads()
+        )
+        return gradients
+
+    def train(
+        self,
+        theta: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+    ) -> None:
+        if augment is not None or batch_norms(self.module):
+            self._torch.train(theta, images, labels, sgd, generator, augment)
+            return
+        self._check_images(theta, images, 4)
+        order = [torch.randperm(len(images), generator=generator) for _ in range(sgd.epochs)]  # as `batches` draws it
+        if not order:
+            return
+        self._network(images).train(
+            _array(theta),
+            _array(images),
+            _array(labels),
+            _array(torch.stack(order)),
+            batch=sgd.batch,
+            lr=sgd.lr,
+            momentum=sgd.momentum,
+            weight_decay=sgd.weight_decay,
+            threads=torch.get_num_threads(),
+        )
+
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        self._check_images(theta, images, 4)
+        result = torch.empty(len(images), self._convnet.classifier.out_features, dtype=theta.dtype)
+        self._network(images).logits(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
+        return result
+
+    def _check_images(self, theta: Tensor, images: Tensor, dimensions: int) -> None:
+        if images.dim() != dimensions or (images.dtype, images.device) != (theta.dtype, theta.device):
+            given = f"{list(images.shape)} {images.dtype} on {images.device}"
+            raise UsageError(
+                f"images are {given}; expected {dimensions} dimensions and {theta.dtype} on {theta.device}, as the weights are."
+            )
+
+    def _network(self, images: Tensor) -> Any:
+        """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
+        features = self._convnet.features
+        offsets = {parameter.name: parameter.offset for parameter in self.layout.parameters}
+        depth = len(features) // _PARTS
+
+        def places(part: int, name: str) -> list[int]:
+            return [offsets.get(f"features.{_PARTS * block + part}.{name}", -1) for block in range(depth)]
+
+        first, norm = _convolution(self._convnet), features[1]
+        statistics = [value for each in batch_norms(self.module) for value in (each.running_mean, each.running_var)]
+        assert compiled.extension is not None
+        return compiled.extension.ConvNet(
+            channels=images.shape[-3],
+            height=images.shape[-2],
+            width=images.shape[-1],
+            padding=int(first.padding[0]),
+            features=first.out_channels,
+            depth=depth,
+            classes=self._convnet.classifier.out_features,
+            groups=norm.num_groups if isinstance(norm, nn.GroupNorm) else 1,
+            norm=_norm_number(norm),
+            activation=_ACTIVATIONS.index(type(features[2])),
+            pooling=_POOLINGS.index(type(features[3])),
+            parameters=self.layout.size,
+            weight=places(0, "weight"),
+            bias=places(0, "bias"),
+            gamma=places(1, "weight"),
+            beta=places(1, "bias"),
+            linear_weight=offsets["classifier.weight"],
+            linear_bias=offsets["classifier.bias"],
+            statistics=[_array(value) for value in statistics if value is not None],
+        )
+
+
+def _convolution(module: ConvNet) -> nn.Conv2d:
+    first = module.features[0]
+    assert isinstance(first, nn.Conv2d)
+    return first
+
+
+def _norm_number(norm: nn.Module) -> int:
+    if isinstance(norm, nn.GroupNorm):
+        return _INSTANCE if norm.num_groups == norm.num_channels else _GROUP
+    if isinstance(norm, nn.LayerNorm):
+        return _LAYER
+    return _BATCH if isinstance(norm, nn.BatchNorm2d) else _NO_NORM
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
