@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <type_traits>
 #include <vector>
 
@@ -34,6 +35,15 @@ void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
     }
 }
 
+// The product of sizes, or more than any theta can hold.
+int64_t product(std::initializer_list<int64_t> sizes) {
+    int64_t result = 1;
+    for (const int64_t size : sizes) {
+        if (__builtin_mul_overflow(result, size, &result)) return INT64_MAX;
+    }
+    return result;
+}
+
 // Every parameter lies within theta, and no sizes that overflow.
 void check(const ConvNetPlan& plan) {
     constexpr int64_t kLargest = 1 << 16;
@@ -58,8 +68,8 @@ void check(const ConvNetPlan& plan) {
         }
     };
     for (int64_t l = 0; l < plan.depth; ++l) {
-        const int64_t affine = plan.norm == kLayerNorm ? plan.features * height * width : plan.features;
-        within("weight", plan.weight[l], plan.features * (l ? plan.features : plan.channels) * 9, true);
+        const int64_t affine = plan.norm == kLayerNorm ? product({plan.features, height, width}) : plan.features;
+        within("weight", plan.weight[l], product({plan.features, l ? plan.features : plan.channels, 9}), true);
         within("bias", plan.bias[l], plan.features, false);
         within("gamma", plan.gamma[l], affine, plan.norm != kNoNorm);
         within("beta", plan.beta[l], affine, plan.norm != kNoNorm);
@@ -72,7 +82,7 @@ void check(const ConvNetPlan& plan) {
         if (!height || !width)
             refuse("depth", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
     }
-    within("linear_weight", plan.linear_weight, plan.classes * plan.features * height * width, true);
+    within("linear_weight", plan.linear_weight, product({plan.classes, plan.features, height, width}), true);
     within("linear_bias", plan.linear_bias, plan.classes, false);
 }
 

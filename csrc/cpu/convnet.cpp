@@ -43,7 +43,7 @@ constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more 
 constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
 
 int64_t parts_of(int64_t groups, int64_t each) {
-    const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / groups);
+    const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups));
     return std::max<int64_t>(1, std::min(wanted, each / kFewestImages));
 }
 

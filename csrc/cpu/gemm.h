@@ -39,6 +39,11 @@ constexpr int kPanel = kPanelVectors * kWide<T>;
 
 // Length of a sum between two updates of C: one panel of that depth and the rows it meets stay in the first cache.
 constexpr int64_t kDepth = 256;
+// Of the first cache, what the rows of A may take beside the panel.
+#ifndef CB
+#define CB 24576
+#endif
+constexpr int64_t kCachedBytes = CB;
 // The same where B must be packed on the way, into a buffer on the stack.
 constexpr int64_t kPackedDepth = 128;
 
@@ -46,6 +51,14 @@ constexpr int64_t kPackedDepth = 128;
 template <class T>
 constexpr int64_t padded_columns(int64_t n) {
     return (n + kWide<T> - 1) / kWide<T> * kWide<T>;
+}
+
+// Distance between rows of that many columns that are also read across: a multiple of 512 bytes would crowd a column
+// into 8 or fewer of the 64 sets of a first-level cache, so such rows get one more cache line.
+template <class T>
+constexpr int64_t padded_stride(int64_t columns) {
+    return columns * static_cast<int64_t>(sizeof(T)) % 512 == 0 ? columns + 64 / static_cast<int64_t>(sizeof(T))
+                                                                : columns;
 }
 
 // The micro-kernel: C[0..rows)[0..columns) (+)= A B for one block of rows and one panel, width = vectors * kWide.
@@ -103,84 +116,78 @@ FASTDC_INLINE void multiply_block(int64_t rows, int64_t k, const T* a, int64_t s
     micro_kernel<T, candidate, vectors, transposed>(k, a, stride, b, c, c_stride, columns, accumulate);
 }
 
-// C (+)= A B for one packed panel and all rows, cut into blocks of nearly the same height: a short last block would
-// leave the multipliers waiting for one another.
+// Rows are cut into blocks of nearly the same height: a short last one would leave the multipliers waiting for one
+// another. Block b of all starts at row block_start(b).
+struct RowBlocks {
+    int64_t rows, count;
+    explicit RowBlocks(int64_t all) : rows(all), count((all + kRowsMax - 1) / kRowsMax) {}
+    int64_t block_start(int64_t block) const {
+        const int64_t higher = rows % count;
+        return block * (rows / count) + (block < higher ? block : higher);
+    }
+};
+
+// C (+)= A B for one packed panel and the blocks first <= block < last of rows.
 template <class T, bool transposed>
-void multiply_panel(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c, int64_t c_stride,
-                    int64_t columns, bool accumulate) {
-    const int64_t blocks = (rows + kRowsMax - 1) / kRowsMax;
-    int64_t first = 0;
-    for (int64_t block = 0; block < blocks; ++block) {
-        const int64_t count = (rows - first + blocks - block - 1) / (blocks - block);
-        const T* from = a + first * (transposed ? 1 : stride);
-        T* to = c + first * c_stride;
+void multiply_panel(const RowBlocks& blocks, int64_t first, int64_t last, int64_t k, const T* a, int64_t stride,
+                    const T* b, T* c, int64_t c_stride, int64_t columns, bool accumulate) {
+    for (int64_t block = first; block < last; ++block) {
+        const int64_t row = blocks.block_start(block), rows = blocks.block_start(block + 1) - row;
+        const T* from = a + row * (transposed ? 1 : stride);
+        T* to = c + row * c_stride;
         if (columns > kWide<T>) {
-            multiply_block<T, 2, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
+            multiply_block<T, 2, transposed>(rows, k, from, stride, b, to, c_stride, columns, accumulate);
         } else {
-            multiply_block<T, 1, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
+            multiply_block<T, 1, transposed>(rows, k, from, stride, b, to, c_stride, columns, accumulate);
         }
-        first += count;
     }
 }
 
-// C [rows, n] (+)= A [rows, k] B with B packed as above.
+// C [rows, n] (+)= A [rows, k] B with B packed as above; rows of A and C are a_stride and c_stride elements apart. All
+// panels take their turn with as many rows of A as stay in the first cache.
 template <class T>
-void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, const T* packed, T* c, bool accumulate) {
-    if (k == 0 && !accumulate) std::memset(c, 0, sizeof(T) * static_cast<size_t>(rows * n));
+void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* packed, T* c,
+                     int64_t c_stride, bool accumulate) {
+    const RowBlocks blocks(rows);
     for (int64_t depth = 0; depth < k; depth += kDepth) {
         const int64_t length = k - depth < kDepth ? k - depth : kDepth;
-        for (int64_t column = 0; column < n; column += kPanel<T>) {
-            const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
-            const T* panel = packed + column * k + depth * padded_columns<T>(columns);
-            multiply_panel<T, false>(rows, length, a + depth, k, panel, c + column, n, columns,
-                                     accumulate || depth > 0);
+        const int64_t fitting = kCachedBytes / (length * kRowsMax * static_cast<int64_t>(sizeof(T)));
+        const int64_t step = fitting > 1 ? fitting : 1;
+        for (int64_t block = 0; block < blocks.count; block += step) {
+            const int64_t end = block + step < blocks.count ? block + step : blocks.count;
+            for (int64_t column = 0; column < n; column += kPanel<T>) {
+                const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+                const T* panel = packed + column * k + depth * padded_columns<T>(columns);
+                multiply_panel<T, false>(blocks, block, end, length, a + depth, a_stride, panel, c + column, c_stride,
+                                         columns, accumulate || depth > 0);
+            }
         }
     }
 }
 
-// Copies rows of a multiple of 8 elements, padded with zeros to width.
+// C [k, n] (+)= A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, at least one, in blocks of
+// kPackedDepth. B is packed here, panel by panel, on the stack. A is read across its rows, again for each panel: their
+// distance a_stride should not be a multiple of 512 bytes, see padded_stride.
 template <class T>
-void copy_rows(int64_t rows, int64_t columns, int64_t width, const T* from, int64_t from_stride, T* to,
-               int64_t to_stride) {
-    for (int64_t i = 0; i < rows; ++i, from += from_stride, to += to_stride) {
-        int64_t j = 0;
-        for (; j + kWide<T> <= columns; j += kWide<T>) store(to + j, load<Wide<T>>(from + j));
-        for (; j < columns; j += kLanes<T>) store(to + j, load<Lanes<T>>(from + j));
-        for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
-    }
-}
-
-// Whether a column of that many rows, stride elements apart, crowds into so few of the sets of a first-level cache (64
-// sets of 8 or 12 lines, consecutive lines in consecutive sets) that it would not stay there.
-template <class T>
-bool column_crowds(int64_t rows, int64_t stride) {
-    const int64_t bytes = stride * static_cast<int64_t>(sizeof(T)), power = bytes & -bytes;
-    return (power < 4096 ? power : 4096) * rows > 64 * 512;
-}
-
-// C [k, n] (+)= A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, in blocks of kPackedDepth. B is packed
-// here, panel by panel, and A, read across its rows, is copied to rows of an odd number of cache lines if the length of
-// its own is a multiple of too large a power of two (128 floats are). Both copies are on the stack, 110 kB at most.
-template <class T>
-void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, const T* b, T* c, bool accumulate) {
-    constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T)), chunk = 8 * line, chunk_stride = chunk + line;
-    alignas(64) T block[kPackedDepth * chunk_stride];
+void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
+                         T* c, int64_t c_stride, bool accumulate) {
     alignas(64) T panel[kPackedDepth * kPanel<T>];
-    if (rows == 0 && !accumulate) std::memset(c, 0, sizeof(T) * static_cast<size_t>(k * n));
+    const RowBlocks blocks(k);
     for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
         const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
-        const bool copy = column_crowds<T>(length, k);
-        for (int64_t first = 0, count; first < k; first += count) {
-            const T* from = a + depth * k + first;
-            count = copy && k - first > chunk ? chunk : k - first;
-            if (copy) copy_rows(length, count, count, from, k, block, chunk_stride);
-            for (int64_t column = 0; column < n; column += kPanel<T>) {
-                const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
-                const int64_t width = padded_columns<T>(columns);
-                copy_rows(length, columns, width, b + depth * n + column, n, panel, width);
-                multiply_panel<T, true>(count, length, copy ? block : from, copy ? chunk_stride : k, panel,
-                                        c + first * n + column, n, columns, accumulate || depth > 0);
+        for (int64_t column = 0; column < n; column += kPanel<T>) {
+            const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+            const int64_t width = padded_columns<T>(columns);
+            const T* from = b + depth * b_stride + column;
+            for (int64_t p = 0; p < length; ++p, from += b_stride) {
+                T* to = panel + p * width;
+                int64_t j = 0;
+                for (; j + kWide<T> <= columns; j += kWide<T>) store(to + j, load<Wide<T>>(from + j));
+                for (; j < columns; j += kLanes<T>) store(to + j, load<Lanes<T>>(from + j));
+                for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
             }
+            multiply_panel<T, true>(blocks, 0, blocks.count, length, a + depth * a_stride, a_stride, panel, c + column,
+                                    c_stride, columns, accumulate || depth > 0);
         }
     }
 }

@@ -29,9 +29,10 @@
 //     x, y, gx, gy     [images, height, width, channels]
 //     w, gw            [out_channels, in_channels, 3, 3]
 //     v, m, gm, gv     36 planes [rows, channels], plane i * 6 + j for row i and column j of the transformed tile; rows
-//                      are the tiles, image by image, each in raster order. Planes are plane_size<T>(rows, channels)
-//                      elements apart, a little more than they hold (the rest is never touched).
-//     dU               36 planes [in_channels, out_channels], plane_size<T>(in_channels, out_channels) apart
+//                      are the tiles, image by image, each in raster order. Rows are padded_stride<T>(channels) and
+//                      planes plane_size<T>(rows, channels) elements apart, sometimes a little more than they hold, for
+//                      the sake of the caches; what lies between is neither read nor written. planes_size: all 36.
+//     dU               the same with rows = in_channels and channels = out_channels
 //     packed weights   36 packed operands of gemm.h, packed_plane_size<T>(k, n) apart: forward U with k = in_channels
 //                      and n = out_channels, backward U^T with k = out_channels and n = in_channels
 //
@@ -73,7 +74,7 @@ constexpr int64_t odd_lines(int64_t elements) {
 // Elements from one plane [rows, channels] to the next, and of all 36.
 template <class T>
 constexpr int64_t plane_size(int64_t rows, int64_t channels) {
-    return odd_lines<T>(rows * channels);
+    return odd_lines<T>(rows * padded_stride<T>(channels));
 }
 template <class T>
 constexpr int64_t planes_size(int64_t rows, int64_t channels) {
@@ -221,7 +222,8 @@ FASTDC_INLINE void for_winograd_tiles(const WinogradShape& shape, int64_t channe
 template <class Vector, class T>
 void transform_input_lanes(const WinogradShape& shape, const T* x, T* v) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
+    const int64_t channels = shape.in_channels, stride = padded_stride<T>(channels),
+                  plane = plane_size<T>(shape.tiles(), channels);
     for_winograd_tiles(shape, channels,
                        [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
                            __attribute__((always_inline)) {
@@ -230,7 +232,7 @@ void transform_input_lanes(const WinogradShape& shape, const T* x, T* v) {
                                    x + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
                                    channels, row * kWinogradTile - 1, column * kWinogradTile - 1,
                                    WinogradZeros<T>::values, from);
-                               T* to = v + tile * channels + chunk;
+                               T* to = v + tile * stride + chunk;
                                for (int64_t c = 0; c < count; c += lanes) {
                                    Vector half[6][6];
 #pragma GCC unroll 1
@@ -256,7 +258,8 @@ void transform_input_lanes(const WinogradShape& shape, const T* x, T* v) {
 template <class Vector, class T>
 void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
+    const int64_t channels = shape.out_channels, stride = padded_stride<T>(channels),
+                  plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
     for_winograd_tiles(shape, channels,
                        [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
@@ -265,7 +268,7 @@ void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bia
                                winograd_pixels<kWinogradTile, T>(
                                    y + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
                                    channels, row * kWinogradTile, column * kWinogradTile, outside, to);
-                               const T* from = m + tile * channels + chunk;
+                               const T* from = m + tile * stride + chunk;
                                for (int64_t c = 0; c < count; c += lanes) {
                                    Vector half[6][4];
 #pragma GCC unroll 1
@@ -292,7 +295,8 @@ void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bia
 template <class Vector, class T>
 void transform_output_adjoint_lanes(const WinogradShape& shape, const T* gy, T* gm) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
+    const int64_t channels = shape.out_channels, stride = padded_stride<T>(channels),
+                  plane = plane_size<T>(shape.tiles(), channels);
     for_winograd_tiles(shape, channels,
                        [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
                            int64_t count) __attribute__((always_inline)) {
@@ -300,7 +304,7 @@ void transform_output_adjoint_lanes(const WinogradShape& shape, const T* gy, T* 
                            winograd_pixels<kWinogradTile, const T>(
                                gy + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
                                channels, row * kWinogradTile, column * kWinogradTile, WinogradZeros<T>::values, from);
-                           T* to = gm + tile * channels + chunk;
+                           T* to = gm + tile * stride + chunk;
                            for (int64_t c = 0; c < count; c += lanes) {
                                Vector half[4][6];
 #pragma GCC unroll 1
@@ -326,7 +330,8 @@ void transform_output_adjoint_lanes(const WinogradShape& shape, const T* gy, T* 
 template <class Vector, class T>
 void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
+    const int64_t channels = shape.in_channels, stride = padded_stride<T>(channels),
+                  plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
     for_winograd_tiles(shape, channels,
                        [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
@@ -346,7 +351,7 @@ void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* g
                                        written && to[i * 6 + j] != outside ? to[i * 6 + j] : WinogradZeros<T>::values;
                                }
                            }
-                           const T* from = gv + tile * channels + chunk;
+                           const T* from = gv + tile * stride + chunk;
                            for (int64_t c = 0; c < count; c += lanes) {
                                Vector half[6][6];
 #pragma GCC unroll 1
@@ -413,8 +418,9 @@ template <class T>
 void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T* m, bool accumulate, int first = 0,
               int last = kWinogradProducts) {
     for (int64_t plane = first; plane < last; ++plane) {
-        multiply_packed(rows, k, n, v + plane * plane_size<T>(rows, k), packed + plane * packed_plane_size<T>(k, n),
-                        m + plane * plane_size<T>(rows, n), accumulate);
+        multiply_packed(rows, k, n, v + plane * plane_size<T>(rows, k), padded_stride<T>(k),
+                        packed + plane * packed_plane_size<T>(k, n), m + plane * plane_size<T>(rows, n),
+                        padded_stride<T>(n), accumulate);
     }
 }
 
@@ -424,13 +430,78 @@ template <class T>
 void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du,
                                 bool accumulate = true, int first = 0, int last = kWinogradProducts) {
     for (int64_t plane = first; plane < last; ++plane) {
-        multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin),
-                            gm + plane * plane_size<T>(rows, cout), du + plane * plane_size<T>(cin, cout), accumulate);
+        multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin), padded_stride<T>(cin),
+                            gm + plane * plane_size<T>(rows, cout), padded_stride<T>(cout),
+                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout), accumulate);
     }
 }
 
-// Pairs of channels whose weights are gathered before they are transformed: single elements written to memory can only
-// be read back as vectors some time later.
+// Rows and columns of a square that is transposed in registers of 16 bytes, which all instruction sets have.
+template <class T>
+constexpr int kWinogradSquare = 16 / static_cast<int>(sizeof(T));
+
+// rows[i][j] becomes rows[j][i].
+FASTDC_INLINE void transpose_square(VectorOf<float, 4>::type* rows) {
+    const auto low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+    const auto low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+    const auto high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+    const auto high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+FASTDC_INLINE void transpose_square(VectorOf<double, 2>::type* rows) {
+    const auto low = __builtin_shufflevector(rows[0], rows[1], 0, 2);
+    rows[1] = __builtin_shufflevector(rows[0], rows[1], 1, 3);
+    rows[0] = low;
+}
+
+// Nine elements of each of count lanes, a multiple of 8, from lanes lane_step apart to rows of lanes: to[q][lane].
+template <int lanes, class T>
+FASTDC_INLINE void gather_weights(const T* from, int64_t lane_step, int64_t count, T (*to)[lanes]) {
+    constexpr int size = kWinogradSquare<T>;
+    typedef typename VectorOf<T, size>::type Vector;
+    for (int64_t lane = 0; lane < count; lane += size, from += size * lane_step) {
+#pragma GCC unroll 4
+        for (int q = 0; q < 8; q += size) {
+            Vector rows[size];
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) rows[i] = load<Vector>(from + i * lane_step + q);
+            transpose_square(rows);
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) store(to[q + i] + lane, rows[i]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < size; ++i) to[8][lane + i] = from[i * lane_step + 8];
+    }
+}
+// The way back, adding.
+template <int lanes, class T>
+FASTDC_INLINE void scatter_weights(const T (*from)[lanes], T* to, int64_t lane_step) {
+    constexpr int size = kWinogradSquare<T>;
+    typedef typename VectorOf<T, size>::type Vector;
+    static_assert(lanes % size == 0, "whole squares");
+    for (int64_t lane = 0; lane < lanes; lane += size, to += size * lane_step) {
+#pragma GCC unroll 4
+        for (int q = 0; q < 8; q += size) {
+            Vector rows[size];
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) rows[i] = load<Vector>(from[q + i] + lane);
+            transpose_square(rows);
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) {
+                T* at = to + i * lane_step + q;
+                store(at, load<Vector>(at) + rows[i]);
+            }
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < size; ++i) to[i * lane_step + 8] += from[8][lane + i];
+    }
+}
+
+// Pairs of channels whose weights are gathered before they are transformed: small pieces written to memory can only be
+// read back as whole registers some time later.
 constexpr int kWinogradGather = 8;
 
 // packed [36][k, n] = G w G^T of the weights w[row * row_step + column * column_step][3][3], padding columns zero.
@@ -447,11 +518,8 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
         for (int64_t row = 0; row < k; row += kWinogradGather) {
             const int64_t count = k - row < kWinogradGather ? k - row : kWinogradGather;
             for (int64_t r = 0; r < count; ++r) {
-                for (int64_t lane = 0; lane < present; ++lane) {
-                    const T* from = w + (row + r) * row_step + (column + lane) * column_step;
-#pragma GCC unroll 9
-                    for (int q = 0; q < 9; ++q) gathered[r][q][lane] = from[q];
-                }
+                gather_weights<lanes>(w + (row + r) * row_step + column * column_step, column_step, present,
+                                      gathered[r]);
             }
             for (int64_t r = 0; r < count; ++r) {
                 T* to = packed + panel * k + (row + r) * width + (column - panel);
@@ -493,7 +561,7 @@ void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* 
         for (int64_t row = 0; row < cin; row += kWinogradGather) {
             const int64_t count = cin - row < kWinogradGather ? cin - row : kWinogradGather;
             for (int64_t r = 0; r < count; ++r) {
-                const T* from = du + (row + r) * cout + column;
+                const T* from = du + (row + r) * padded_stride<T>(cout) + column;
                 Vector half[6][3];
 #pragma GCC unroll 1
                 for (int j = 0; j < 6; ++j) {
@@ -512,12 +580,8 @@ void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* 
                     for (int j = 0; j < 3; ++j) store(gathered[r][i * 3 + j], out[j]);
                 }
             }
-            for (int64_t lane = 0; lane < lanes; ++lane) {
-                T* to = gw + ((column + lane) * cin + row) * 9;
-                for (int64_t r = 0; r < count; ++r) {
-#pragma GCC unroll 9
-                    for (int q = 0; q < 9; ++q) to[r * 9 + q] += gathered[r][q][lane];
-                }
+            for (int64_t r = 0; r < count; ++r) {
+                scatter_weights<lanes>(gathered[r], gw + (column * cin + row + r) * 9, 9 * cin);
             }
         }
     }

@@ -19,6 +19,7 @@ _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.SiLU)
 _POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
 _INSTANCE, _GROUP, _LAYER, _BATCH, _NO_NORM = range(5)
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
+_MOST_BLOCKS = 16  # kMostBlocks in csrc/cpu/convnet.h
 _DTYPES = (torch.float32, torch.float64)
 
 
@@ -44,12 +45,14 @@ class NativeEngine(Engine):
             reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
         if type(module) is not ConvNet:
             return [*reasons, f"it serves ConvNet, not {type(module).__name__}"]
-        width = _convolution(module).out_channels
+        if _changed(module):
+            reasons.append("the ConvNet was changed after it was made")
+        width = module.made_of[3].width
         if width % 8:
             reasons.append(f"the width is {width}; it serves multiples of 8")
-        if len(module.features) // _PARTS > 16:
-            reasons.append("the network has more than 16 blocks")
-        weight = module.classifier.weight
+        if len(module.features) // _PARTS > _MOST_BLOCKS:
+            reasons.append(f"the network has more than {_MOST_BLOCKS} blocks")
+        weight = next(module.parameters())
         if weight.device.type != "cpu":
             reasons.append(f"the weights are on {weight.device}; it works on the CPU")
         if weight.dtype not in _DTYPES:
@@ -89,8 +92,9 @@ class NativeEngine(Engine):
         order = [torch.randperm(len(images), generator=generator) for _ in range(sgd.epochs)]  # as `batches` draws it
         if not order:
             return
+        weights = theta.contiguous()
         self._network(images).train(
-            _array(theta),
+            _array(weights),
             _array(images),
             _array(labels),
             _array(torch.stack(order)),
@@ -100,6 +104,8 @@ class NativeEngine(Engine):
             weight_decay=sgd.weight_decay,
             threads=torch.get_num_threads(),
         )
+        if weights is not theta:
+            theta.copy_(weights)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
@@ -113,6 +119,10 @@ class NativeEngine(Engine):
             raise UsageError(
                 f"images are {given}; expected {dimensions} dimensions and {theta.dtype} on {theta.device}, as the weights are."
             )
+        channels, _, image_size, _ = self._convnet.made_of
+        if tuple(images.shape[-3:]) != (channels, *image_size):
+            expected = [channels, *image_size]
+            raise UsageError(f"images are {list(images.shape)}; expected {expected} at the end, for which the network was made.")
 
     def _network(self, images: Tensor) -> Any:
         """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
@@ -147,6 +157,14 @@ class NativeEngine(Engine):
             linear_bias=offsets["classifier.bias"],
             statistics=[_array(value) for value in statistics if value is not None],
         )
+
+
+def _changed(module: ConvNet) -> bool:
+    """Whether a module is something else by now than the ConvNet that its options make."""
+    with torch.device("meta"):  # which makes no weights and draws no random numbers
+        made = ConvNet(*module.made_of)
+    hooks = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    return hooks or repr(made) != repr(module)
 
 
 def _convolution(module: ConvNet) -> nn.Conv2d:

@@ -1,0 +1,89 @@
+// Every job of the compiled CPU code with several threads, and from two callers at once: run under ThreadSanitizer.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "csrc/cpu/convnet.h"
+#include "csrc/cpu/layerwise_distance.h"
+
+namespace {
+
+using namespace fastdc;
+
+constexpr int64_t kClasses = 3, kEach = 17, kSide = 8, kFeatures = 8, kImage = kSide * kSide;
+
+std::vector<float> numbers(int64_t count, double step) {
+    std::vector<float> result(static_cast<size_t>(count));
+    for (size_t i = 0; i < result.size(); ++i)
+        result[i] = static_cast<float>(0.3 * std::sin(step * static_cast<double>(i)));
+    return result;
+}
+
+ConvNetPlan two_blocks() {
+    ConvNetPlan plan{};
+    plan.channels = plan.padding = plan.groups = 1;
+    plan.height = plan.width = kSide;
+    plan.features = kFeatures;
+    plan.depth = 2;
+    plan.classes = kClasses;
+    int64_t end = 0;
+    const auto take = [&](int64_t size) { return (end += size) - size; };
+    for (int64_t l = 0; l < plan.depth; ++l) {
+        plan.weight[l] = take(kFeatures * (l ? kFeatures : 1) * 9);
+        plan.bias[l] = take(kFeatures);
+        plan.gamma[l] = take(kFeatures);
+        plan.beta[l] = take(kFeatures);
+    }
+    plan.linear_weight = take(kClasses * kFeatures * 4);
+    plan.linear_bias = take(kClasses);
+    plan.parameters = end;
+    return plan;
+}
+
+// All jobs, one after another; returns the sum of what came out.
+double work(int threads) {
+    const ConvNetPlan plan = two_blocks();
+    const int64_t count = kClasses * kEach, size = plan.parameters;
+    std::vector<float> theta = numbers(size, 1.7), images = numbers(count * kImage, 0.9);
+    std::vector<float> gradients(static_cast<size_t>(kClasses * size)), cotangent(gradients.size()), distance(kClasses);
+    std::vector<float> moved(images.size()), scores(static_cast<size_t>(count * kClasses));
+    std::vector<int64_t> labels(static_cast<size_t>(count)), order(static_cast<size_t>(2 * count));
+    for (int64_t i = 0; i < count; ++i) labels[static_cast<size_t>(i)] = i % kClasses;
+    std::iota(order.begin(), order.begin() + count, 0);
+    std::iota(order.begin() + count, order.end(), 0);
+    class_gradients<float>(plan, theta.data(), images.data(), labels.data(), kClasses, kEach, gradients.data(),
+                           threads);
+    const Tile tiles[] = {{0, 1, size / 2}, {size / 2, 0, size - size / 2}};
+    const std::vector<float> real = numbers(kClasses * size, 0.4);
+    layerwise_distance({gradients.data(), size, real.data(), size, distance.data(), cotangent.data(), tiles, 2,
+                        kClasses, size, Dtype::float32, Metric::layerwise_cosine},
+                       threads);
+    image_gradients<float>(plan, theta.data(), images.data(), cotangent.data(), kClasses, kEach, moved.data(), threads);
+    train<float>(plan, theta.data(), images.data(), labels.data(), count, order.data(), {2, 20, 0.01, 0.9, 5e-4},
+                 threads);
+    logits<float>(plan, theta.data(), images.data(), count, scores.data(), threads);
+    double sum = 0;
+    for (const auto* values : {&moved, &theta, &scores, &distance})
+        sum = std::accumulate(values->begin(), values->end(), sum);
+    return sum;
+}
+
+}  // namespace
+
+int main() {
+    const double expected = work(1);
+    double results[3] = {};
+    std::thread others[] = {std::thread([&] { results[0] = work(4); }), std::thread([&] { results[1] = work(3); })};
+    results[2] = work(2);
+    for (std::thread& other : others) other.join();
+    for (const double result : results) {
+        if (!(result == expected)) {
+            std::printf("%.17g with several threads, %.17g with one\n", result, expected);
+            return 1;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,275 @@
+// Test and benchmark of linear_loss.h. ./test_linear_loss [bench]
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "csrc/cpu/linear_loss.h"
+
+using namespace fastdc;
+
+static uint64_t state = 88172645463325252ull;
+static double uniform() {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return static_cast<double>(state >> 11) / 9007199254740992.0 * 2 - 1;
+}
+template <class T>
+static std::vector<T> random_values(int64_t size, double scale = 1) {
+    std::vector<T> v(size);
+    for (auto& e : v) e = static_cast<T>(uniform() * scale);
+    return v;
+}
+template <class T>
+static double difference(const std::vector<T>& a, const std::vector<double>& b) {
+    // Comparisons and not std::fmax, at whose vectorisation GCC 12 for aarch64 crashes.
+    double worst = 0, size = 1e-300;
+    for (size_t i = 0; i < b.size(); ++i) {
+        const double error = std::fabs(a[i] - b[i]), value = std::fabs(b[i]);
+        if (!(error <= 1e300)) return 1e300;
+        if (error > worst) worst = error;
+        if (value > size) size = value;
+    }
+    return worst / size;
+}
+template <class T>
+static double dot(const std::vector<T>& a, const std::vector<T>& b) {
+    double s = 0;
+    for (size_t i = 0; i < a.size(); ++i) s += static_cast<double>(a[i]) * b[i];
+    return s;
+}
+
+template <class T>
+static double worst_error = 0;
+static double worst_difference = 0;
+
+static void check(const char* name, int64_t n, int64_t K, int64_t F, double error, double tolerance, double& worst) {
+    worst = std::fmax(worst, error);
+    if (!(error <= tolerance)) {
+        std::printf("FAILED %s n %d K %d F %d: %g\n", name, (int)n, (int)K, (int)F, error);
+        std::exit(1);
+    }
+}
+
+// Everything against naive sums in double, in torch's order of the features.
+template <class T>
+static void test(int64_t n, int64_t K, int64_t C, int64_t H, int64_t W, double tolerance) {
+    const int64_t P = H * W, F = C * P;
+    auto f = random_values<T>(n * F), w = random_values<T>(K * F, 0.1), bias = random_values<T>(K);
+    auto fdot = random_values<T>(n * F), wdot = random_values<T>(K * F, 0.1), biasdot = random_values<T>(K);
+    std::vector<int64_t> labels(n);
+    for (auto& l : labels) l = static_cast<int64_t>((uniform() + 1) / 2 * K) % K;
+    const T scale = T(1) / T(n);
+    auto torch = [&](int64_t j) { return (j % C) * P + j / C; };  // of the feature j in the engine's order
+
+    std::vector<double> z(n * K), zdot(n * K), g(n * K), gdot(n * K), gf(n * F), gfdot(n * F), gw(K * F), gb(K);
+    double loss = 0;
+    for (int64_t m = 0; m < n; ++m) {
+        for (int64_t k = 0; k < K; ++k) {
+            double s = bias[k], d = biasdot[k];
+            for (int64_t j = 0; j < F; ++j) {
+                s += (double)f[m * F + j] * w[k * F + torch(j)];
+                d += (double)fdot[m * F + j] * w[k * F + torch(j)] + (double)f[m * F + j] * wdot[k * F + torch(j)];
+            }
+            z[m * K + k] = s, zdot[m * K + k] = d;
+        }
+    }
+    std::vector<T> packed(K * F, NAN), packeddot(K * F, NAN), logits(n * K, NAN), logitsdot(n * K, NAN), gl(n * K, NAN),
+        gldot(n * K, NAN);
+    pack_linear_weights<T>(K, C, H, W, w.data(), packed.data());
+    pack_linear_weights<T>(K, C, H, W, wdot.data(), packeddot.data());
+    linear_forward<T>(n, F, K, f.data(), packed.data(), bias.data(), logits.data());
+    check("forward", n, K, F, difference(logits, z), tolerance, worst_error<T>);
+    linear_forward_tangent<T>(n, F, K, f.data(), fdot.data(), packed.data(), packeddot.data(), biasdot.data(),
+                              logitsdot.data());
+    check("forward tangent", n, K, F, difference(logitsdot, zdot), tolerance, worst_error<T>);
+
+    // From here on from the computed values, or softmax would amplify their rounding.
+    for (int64_t m = 0; m < n; ++m) {
+        double top = -1e300, sum = 0, mean = 0;
+        for (int64_t k = 0; k < K; ++k) top = logits[m * K + k] > top ? (double)logits[m * K + k] : top;
+        for (int64_t k = 0; k < K; ++k) sum += std::exp(logits[m * K + k] - top);
+        auto p = [&](int64_t k) { return std::exp(logits[m * K + k] - top) / sum; };
+        for (int64_t k = 0; k < K; ++k) mean += p(k) * logitsdot[m * K + k];
+        for (int64_t k = 0; k < K; ++k) {
+            g[m * K + k] = scale * (p(k) - (k == labels[m]));
+            gdot[m * K + k] = scale * p(k) * (logitsdot[m * K + k] - mean);
+        }
+        loss += scale * (std::log(sum) + top - logits[m * K + labels[m]]);
+    }
+    const T got = softmax_loss<T>(n, K, logits.data(), labels.data(), scale, gl.data());
+    check("loss", n, K, F, std::fabs(got - loss) / loss, tolerance, worst_error<T>);
+    check("softmax", n, K, F, difference(gl, g), tolerance, worst_error<T>);
+    softmax_tangent<T>(n, K, logits.data(), logitsdot.data(), labels.data(), scale, gldot.data());
+    check("softmax tangent", n, K, F, difference(gldot, gdot), tolerance, worst_error<T>);
+
+    auto gw0 = random_values<T>(K * F, 1e-3), gp = random_values<T>(K * F, 1e-3), gbias = random_values<T>(K);
+    for (int64_t k = 0; k < K; ++k) gb[k] = gbias[k];
+    for (int64_t k = 0; k < K; ++k)
+        for (int64_t j = 0; j < F; ++j) gw[k * F + torch(j)] = (double)gp[k * F + j] + gw0[k * F + torch(j)];
+    for (int64_t m = 0; m < n; ++m)
+        for (int64_t k = 0; k < K; ++k) {
+            gb[k] += gl[m * K + k];
+            for (int64_t j = 0; j < F; ++j) {
+                gf[m * F + j] += (double)gl[m * K + k] * w[k * F + torch(j)];
+                gfdot[m * F + j] +=
+                    (double)gldot[m * K + k] * w[k * F + torch(j)] + (double)gl[m * K + k] * wdot[k * F + torch(j)];
+                gw[k * F + torch(j)] += (double)gl[m * K + k] * f[m * F + j];
+            }
+        }
+    std::vector<T> gf_out(n * F, NAN), gf_again(n * F, NAN), gfdot_out(n * F, NAN);
+    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), gf_out.data(), gp.data(), gbias.data());
+    auto gw_out = gw0;
+    unpack_linear_gradient<T>(K, C, H, W, gp.data(), gw_out.data());
+    check("gf", n, K, F, difference(gf_out, gf), tolerance, worst_error<T>);
+    check("gweight", n, K, F, difference(gw_out, gw), tolerance, worst_error<T>);
+    check("gbias", n, K, F, difference(gbias, gb), tolerance, worst_error<T>);
+    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), nullptr, nullptr, nullptr);
+    linear_backward_tangent<T>(n, F, K, gl.data(), gldot.data(), packed.data(), packeddot.data(), gf_again.data(),
+                               gfdot_out.data());
+    check("gf again", n, K, F, difference(gf_again, gf), tolerance, worst_error<T>);
+    check("gfdot", n, K, F, difference(gfdot_out, gfdot), tolerance, worst_error<T>);
+
+    // Adjointness: <gl, f W^T> = <gl W, f> = <gl^T f, W>.
+    std::vector<T> plain(n * K), gpure(K * F);
+    linear_forward<T>(n, F, K, f.data(), packed.data(), nullptr, plain.data());
+    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), nullptr, gpure.data(), nullptr);
+    const double inner = dot(gl, plain), size = std::sqrt(dot(gl, gl) * dot(plain, plain)) + 1e-30;
+    double unused = 0;
+    check("adjoint f", n, K, F, std::fabs(inner - dot(gf_out, f)) / size, tolerance, unused);
+    check("adjoint w", n, K, F, std::fabs(inner - dot(gpure, packed)) / size, tolerance, unused);
+}
+
+// The tangents of the whole chain against central differences, in double.
+static void test_differences(int64_t n, int64_t K, int64_t F) {
+    auto f = random_values<double>(n * F), w = random_values<double>(K * F, 0.1), b = random_values<double>(K);
+    auto fd = random_values<double>(n * F), wd = random_values<double>(K * F, 0.1), bd = random_values<double>(K);
+    std::vector<int64_t> labels(n);
+    for (auto& l : labels) l = static_cast<int64_t>((uniform() + 1) / 2 * K) % K;
+    const double scale = 1.0 / n, step = 1e-4;
+    std::vector<double> gl[2], gf[2], gw[2];
+    double loss[2];
+    for (int side = 0; side < 2; ++side) {
+        const double e = side ? step : -step;
+        auto fe = f, we = w, be = b;
+        for (size_t i = 0; i < f.size(); ++i) fe[i] += e * fd[i];
+        for (size_t i = 0; i < w.size(); ++i) we[i] += e * wd[i];
+        for (size_t i = 0; i < b.size(); ++i) be[i] += e * bd[i];
+        std::vector<double> logits(n * K);
+        gl[side].resize(n * K), gf[side].resize(n * F), gw[side].assign(K * F, 0);
+        linear_forward(n, F, K, fe.data(), we.data(), be.data(), logits.data());
+        loss[side] = softmax_loss(n, K, logits.data(), labels.data(), scale, gl[side].data());
+        linear_backward(n, F, K, gl[side].data(), we.data(), fe.data(), gf[side].data(), gw[side].data(),
+                        (double*)nullptr);
+    }
+    std::vector<double> logits(n * K), logitsdot(n * K), g(n * K), gdot(n * K), gfv(n * F), gfdot(n * F), gwdot(K * F);
+    linear_forward(n, F, K, f.data(), w.data(), b.data(), logits.data());
+    linear_forward_tangent(n, F, K, f.data(), fd.data(), w.data(), wd.data(), bd.data(), logitsdot.data());
+    softmax_loss(n, K, logits.data(), labels.data(), scale, g.data());
+    softmax_tangent(n, K, logits.data(), logitsdot.data(), labels.data(), scale, gdot.data());
+    linear_backward_tangent(n, F, K, g.data(), gdot.data(), w.data(), wd.data(), gfv.data(), gfdot.data());
+    double* none = nullptr;
+    linear_backward(n, F, K, gdot.data(), w.data(), f.data(), none, gwdot.data(), none);
+    linear_backward(n, F, K, g.data(), w.data(), fd.data(), none, gwdot.data(), none);
+    auto quotient = [&](std::vector<double>* v) {
+        std::vector<double> q(v[0].size());
+        for (size_t i = 0; i < q.size(); ++i) q[i] = (v[1][i] - v[0][i]) / (2 * step);
+        return q;
+    };
+    const double slope = dot(g, logitsdot);
+    check("slope of the loss", n, K, F, std::fabs((loss[1] - loss[0]) / (2 * step) - slope) / (std::fabs(slope) + 0.1),
+          1e-5, worst_difference);
+    check("glogitsdot", n, K, F, difference(gdot, quotient(gl)), 1e-5, worst_difference);
+    check("gfdot", n, K, F, difference(gfdot, quotient(gf)), 1e-5, worst_difference);
+    check("gwdot", n, K, F, difference(gwdot, quotient(gw)), 1e-5, worst_difference);
+}
+
+static void test_specials() {
+    const double nan = NAN;
+    const int64_t label = 1;
+    for (int at = 0; at < 3; ++at) {
+        double z[3] = {1, 2, 3}, d[3] = {1, 2, 3}, g[3];
+        z[at] = nan;
+        const double loss = softmax_loss(1, 3, z, &label, 1.0, g);
+        if (!std::isnan(loss) || !std::isnan(g[0] + g[1] + g[2])) std::printf("FAILED: a NaN is lost\n"), std::exit(1);
+        softmax_tangent(1, 3, z, d, &label, 1.0, g);
+        if (!std::isnan(g[0]) || !std::isnan(g[1]) || !std::isnan(g[2]))
+            std::printf("FAILED: a NaN is lost\n"), std::exit(1);
+    }
+    float z[3] = {1e30f, -1e30f, 1e4f}, g[3];
+    const float loss = softmax_loss(1, 3, z, &label, 1.0f, g);
+    if (!(loss > 1e30f) || g[0] != 1 || g[1] != -1 || g[2] != 0) std::printf("FAILED: large logits\n"), std::exit(1);
+}
+
+template <class F>
+static double best_seconds(F f) {
+    double best = 1e9;
+    for (int outer = 0; outer < 40; ++outer) {
+        auto t0 = std::chrono::steady_clock::now();
+        int inner = 0;
+        double t;
+        do {
+            f(), ++inner;
+            t = std::chrono::duration<double>(std::chrono::steady_clock::now() - t0).count();
+        } while (t < 2e-3);
+        best = std::fmin(best, t / inner);
+    }
+    return best;
+}
+
+template <class T>
+static void bench(const char* name) {
+    const int64_t shapes[][3] = {{256, 10, 1152}, {256, 10, 2048}, {1, 10, 2048},
+                                 {8, 10, 2048},   {64, 100, 2048}, {256, 2, 1152}};
+    std::printf("%s (GFLOP/s; softmax in ns a logit)\n", name);
+    for (auto& s : shapes) {
+        const int64_t n = s[0], K = s[1], F = s[2];
+        auto align = [](std::vector<T>& v) {
+            return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
+        };
+        auto fv = random_values<T>(n * F + 64), wv = random_values<T>(K * F + 64), gfv = fv, gwv = wv;
+        T *f = align(fv), *w = align(wv), *gf = align(gfv), *gw = align(gwv);
+        auto bias = random_values<T>(K), gl = random_values<T>(n * K, 1e-3), gb = bias, logits = gl, ldot = gl,
+             out = gl;
+        std::vector<int64_t> labels(n);
+        for (int64_t m = 0; m < n; ++m) labels[m] = m % K;
+        const double flops = 2e-9 * n * K * F;
+        T* none = nullptr;
+        const double a = best_seconds([&] { linear_forward<T>(n, F, K, f, w, bias.data(), logits.data()); });
+        const double b = best_seconds([&] { linear_backward<T>(n, F, K, gl.data(), w, f, gf, none, none); });
+        const double c = best_seconds([&] { linear_backward<T>(n, F, K, gl.data(), w, f, none, gw, gb.data()); });
+        const double d =
+            best_seconds([&] { linear_forward_tangent<T>(n, F, K, f, gf, w, gw, bias.data(), ldot.data()); });
+        const double e = best_seconds([&] { linear_backward_tangent<T>(n, F, K, gl.data(), gl.data(), w, w, gf, f); });
+        logits = random_values<T>(n * K, 4);
+        const double x = best_seconds([&] { softmax_loss<T>(n, K, logits.data(), labels.data(), T(0.1), out.data()); });
+        const double y = best_seconds(
+            [&] { softmax_tangent<T>(n, K, logits.data(), ldot.data(), labels.data(), T(0.1), out.data()); });
+        const double p = best_seconds([&] { pack_linear_weights<T>(K, F / 16, 4, 4, w, gw); });
+        std::printf(
+            "  n %3d K %3d F %4d: forward %6.1f  gf %6.1f  gw %6.1f  forward tangent %6.1f  backward tangent %6.1f  "
+            "softmax %.1f  tangent %.1f  pack %.1f us\n",
+            (int)n, (int)K, (int)F, flops / a, flops / b, flops / c, 2 * flops / d, 3 * flops / e, x / (n * K) * 1e9,
+            y / (n * K) * 1e9, p * 1e6);
+    }
+}
+
+int main(int argc, char**) {
+    if (argc == 1) {
+        const int64_t features[][3] = {{8, 1, 1}, {8, 3, 3}, {128, 3, 3}, {24, 2, 1}};
+        const int64_t ns[] = {1, 3, 8, 70}, classes[] = {1, 2, 7, 10, 100};
+        for (auto n : ns)
+            for (auto K : classes)
+                for (auto& s : features) {
+                    if (K > 1) test<double>(n, K, s[0], s[1], s[2], 1e-12);
+                    if (K > 1) test<float>(n, K, s[0], s[1], s[2], 2e-5);
+                    if (K > 1) test_differences(n, K, s[0] * s[1] * s[2]);
+                }
+        test_specials();
+        std::printf("double %.1e, float %.1e, central differences %.1e\n", worst_error<double>, worst_error<float>,
+                    worst_difference);
+        return 0;
+    }
+    bench<float>("float");
+    bench<double>("double");
+}

@@ -1,0 +1,413 @@
+"""The edge of fastdc._C.ConvNet: what does not fit is refused by name, and nothing is read or written beside what was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import INSTRUCTION_SETS
+from test_cpp_bindings import read_only, run_apart
+
+from fastdc import compiled
+
+pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
+
+# Two blocks of 8 features on 2 x 6 x 7 images, average pooling, 3 classes: after them 1 x 1 pixel.
+CHANNELS, HEIGHT, WIDTH, CLASSES, EACH = 2, 6, 7, 3, 2
+BIG = 2**62
+INSTANCE, GROUP, LAYER, BATCH, NO_NORM = range(5)
+
+
+def plan(norm: int = INSTANCE, dtype: Any = np.float32, **changes: Any) -> dict[str, Any]:
+    """The arguments of a network that works; statistics where the norm is batch."""
+    sizes: list[tuple[str, int]] = []
+    for block, (rows, columns) in enumerate([(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2)]):
+        affine = 8 * rows * columns if norm == LAYER else 8
+        sizes += [("weight", 8 * (8 if block else CHANNELS) * 9), ("bias", 8), ("gamma", affine), ("beta", affine)]
+    sizes += [("linear_weight", CLASSES * 8), ("linear_bias", CLASSES)]
+    places: dict[str, Any] = {"weight": [], "bias": [], "gamma": [], "beta": []}
+    begin = 0
+    for name, size in sizes:
+        if name in places:
+            places[name].append(begin)
+        else:
+            places[name] = begin
+        begin += size
+    numbers = {"channels": CHANNELS, "height": HEIGHT, "width": WIDTH, "padding": 1, "features": 8, "depth": 2, "classes": CLASSES}
+    numbers |= {"groups": 4, "norm": norm, "activation": 0, "pooling": 0, "parameters": begin}
+    return {
+        **numbers,
+        **places,
+        "statistics": [np.ones(8, dtype) for _ in range(4)] if norm == BATCH else [],
+        **changes,
+    }
+
+
+def f(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def whole(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.int64)
+
+
+P = plan()["parameters"]
+IMAGE = (CHANNELS, HEIGHT, WIDTH)
+
+
+def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[str, Any]:
+    """A call of a job that works; outputs are NaN."""
+    random = np.random.default_rng(0)
+    images = random.standard_normal((CLASSES, EACH, *IMAGE)).astype(dtype)
+    flat = images.reshape(-1, *IMAGE)
+    theta = (0.3 * random.standard_normal(parameters)).astype(dtype)
+    labels, nan = np.arange(CLASSES), np.full
+    return {
+        "class_gradients": {"images": images, "labels": labels, "gradients": nan((CLASSES, parameters), np.nan, dtype)},
+        "image_gradients": {
+            "images": images,
+            "cotangent": np.ones((CLASSES, parameters), dtype),
+            "gradients": nan(images.shape, np.nan, dtype),
+        },
+        "train": {"images": flat, "labels": labels.repeat(EACH), "order": np.array([[5, 4, 3, 2, 1, 0], [0, 2, 4, 1, 3, 5]])}
+        | {"batch": 4, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01},
+        "logits": {"images": flat, "logits": nan((CLASSES * EACH, CLASSES), np.nan, dtype)},
+    }[job] | {"theta": theta, "threads": 1}
+
+
+JOBS = ("class_gradients", "image_gradients", "train", "logits")
+
+
+def output_of(job: str) -> str:
+    return {"train": "theta", "logits": "logits"}.get(job, "gradients")
+
+
+def call(job: str, network: Any = None, **changes: Any) -> dict[str, Any]:
+    given = {**arguments(job), **changes}
+    getattr(network if network is not None else compiled.extension.ConvNet(**plan()), job)(**given)
+    return given
+
+
+# The network
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    **{
+        f"{name} {value}": {name: value}
+        for name in ("channels", "height", "width", "padding", "depth", "classes")
+        for value in (0, -1, BIG)
+    },
+    **{f"{name} {value}": {name: value} for name in ("norm", "activation", "pooling") for value in (-1, 5, 2**31 - 1)},
+    **{f"groups {value}": {"groups": value} for value in (0, -1, 3, 9, 16, BIG)},
+    **{f"features {value}": {"features": value} for value in (0, -8, 4, 12, 2**16 + 8, BIG)},
+    "activation 4": {"activation": 4},
+    "pooling 3": {"pooling": 3},
+    "padding 17": {"padding": 17},
+    "depth 17": {"depth": 17},
+    **{f"no places of {name}": {name: []} for name in ("weight", "bias", "gamma", "beta")},
+    **{f"too many places of {name}": {name: [0, 0, 0]} for name in ("weight", "bias", "gamma", "beta")},
+    **{f"weight at {value}": {"weight": [0, value]} for value in (-1, -(2**63), P - 575, P, BIG, 2**63 - 1)},
+    **{f"first weight at {value}": {"weight": [value, 0]} for value in (-1, P - 143, 2**63 - 1)},
+    **{f"{name} at {value}": {name: [0, value]} for name in ("bias", "gamma", "beta") for value in (P - 7, BIG, 2**63 - 1)},
+    **{f"{name} nowhere": {name: [0, -1]} for name in ("gamma", "beta")},
+    **{f"linear_weight at {value}": {"linear_weight": value} for value in (-1, P - 23, BIG, 2**63 - 1)},
+    **{f"linear_bias at {value}": {"linear_bias": value} for value in (P - 2, BIG, 2**63 - 1)},
+    "classes that do not fit": {"classes": CLASSES + 2},
+    "classes that are too many": {"classes": 2**16 + 1},
+    "height of another network": {"height": 12, "expected": "linear_weight"},
+    "width of another network": {"width": 28, "expected": "linear_weight"},
+    "pooling of another network": {"pooling": 2, "expected": "linear_weight"},
+    "scales of a layer norm beyond the end": {"norm": LAYER, "gamma": [0, plan(LAYER)["parameters"] - 71], "expected": "gamma"},
+    "no parameters": {"parameters": 0, "expected": "weight"},
+    "negative parameters": {"parameters": -1, "expected": "weight"},
+    "as few parameters as there are": {"parameters": -(2**63), "expected": "weight"},
+    "pooling that leaves nothing": {"height": 3, "expected": "depth"},
+    "pooling that leaves no column": {"width": 1, "expected": "depth"},
+    "sizes that overflow to nothing": {"height": 2**16, "width": 2**16, "features": 2**16, "classes": 2**16, "pooling": 2, "depth": 1}
+    | {"weight": [0], "bias": [-1], "gamma": [-1], "beta": [-1], "norm": NO_NORM, "parameters": BIG, "linear_bias": -1}
+    | {"channels": 1, "expected": r"\w+"},
+    "statistics of no batch norm": {"norm": BATCH, "statistics": [], "expected": "statistics"},
+    "too few statistics": {"norm": BATCH, "statistics": [f(8)] * 3, "expected": "statistics"},
+    "too many statistics": {"norm": BATCH, "statistics": [f(8)] * 5, "expected": "statistics"},
+    "statistics of other length": {"norm": BATCH, "statistics": [f(8), f(8), f(7), f(8)], "expected": "statistics"},
+    "statistics of two dimensions": {"norm": BATCH, "statistics": [f(8), f(8), f(1, 8), f(8)], "expected": "statistics"},
+    "statistics with gaps": {"norm": BATCH, "statistics": [f(8), f(8), f(16)[::2], f(8)], "expected": "statistics"},
+}
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+def test_a_network_that_does_not_fit_is_refused_by_name(changes: dict[str, Any]) -> None:
+    changes = dict(changes)
+    names = changes.pop("expected", None) or "|".join({*changes, "linear_weight"} if "classes" in changes else changes)
+    with pytest.raises(ValueError, match=rf"^({names}) is .*; expected .*\.$"):
+        compiled.extension.ConvNet(**plan(**changes))
+
+
+@pytest.mark.parametrize("name", [*plan()])
+@pytest.mark.parametrize("value", [None, "text", 2**70, 1.5], ids=str)
+def test_a_network_of_what_is_no_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match="ConvNet"):
+        compiled.extension.ConvNet(**plan(**{name: value}))
+    with pytest.raises(TypeError, match="ConvNet"):
+        compiled.extension.ConvNet(**{key: each for key, each in plan().items() if key != name})
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_statistics_are_of_the_dtype_of_the_weights(job: str) -> None:
+    for statistics in ([f(8, dtype=np.float64)] * 4, [f(8), f(8), f(8), f(8, dtype=np.int32)], [f(8, dtype=">f4")] * 4):
+        network = compiled.extension.ConvNet(**plan(BATCH, statistics=statistics))
+        with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous\.$"):
+            call(job, network)
+
+
+def test_training_refuses_batch_norm() -> None:
+    given = arguments("train")
+    before = given["theta"].copy()
+    with pytest.raises(ValueError, match=r"^norm is batch; expected "):
+        compiled.extension.ConvNet(**plan(BATCH)).train(**given)
+    np.testing.assert_array_equal(given["theta"], before)
+
+
+def test_statistics_stay_alive_with_the_network() -> None:
+    kept = plan(BATCH, statistics=[np.full(8, 0.5 + i, np.float32) for i in range(4)])
+    expected = call("logits", compiled.extension.ConvNet(**kept))["logits"]
+    network = compiled.extension.ConvNet(**plan(BATCH, statistics=[np.full(8, 0.5 + i, np.float32) for i in range(4)]))
+    filler = [np.full(8, np.nan, np.float32) for _ in range(1000)]
+    np.testing.assert_array_equal(call("logits", network)["logits"], expected)
+    assert len(filler) == 1000
+
+
+# The calls
+
+
+def wrong(*shape: int) -> dict[str, np.ndarray]:
+    """Arrays that are not float32 of that shape, contiguous."""
+    return {
+        "of fewer dimensions": f(*shape[1:]),
+        "of more dimensions": f(1, *shape),
+        "one longer": f(*shape[:-1], shape[-1] + 1),
+        "one shorter": f(*shape[:-1], shape[-1] - 1),
+        "of no length": f(*shape[:-1], 0),
+        "one more at the front": f(shape[0] + 1, *shape[1:]),
+        "of doubles": f(*shape, dtype=np.float64),
+        "of halves": f(*shape, dtype=np.float16),
+        "of integers": f(*shape, dtype=np.int32),
+        "of objects": f(*shape, dtype=object),
+        "of the other byte order": f(*shape, dtype=">f4"),
+        "with gaps": f(*shape[:-1], 2 * shape[-1])[..., ::2],
+        "backwards": f(*shape)[..., ::-1],
+        "by columns": np.asfortranarray(f(*shape)) if len(shape) > 1 else f(*shape)[::-1],
+        "of one element repeated": np.broadcast_to(f(1), shape),
+    }
+
+
+BAD_THETAS = {what: value for what, value in wrong(P).items() if what not in ("of doubles", "one more at the front")}
+BAD_LABELS = {
+    "of int32": whole(CLASSES).astype(np.int32),
+    "of floats": f(CLASSES),
+    "of two dimensions": whole(1, CLASSES),
+    "too few": whole(CLASSES - 1),
+    "too many": whole(7),
+    "with gaps": whole(2 * CLASSES)[::2],
+}
+OUTSIDE = (-1, CLASSES, BIG, -(2**63), 2**63 - 1)
+FLAT = (CLASSES * EACH, *IMAGE)
+
+REFUSED: dict[str, tuple[str, str, Any]] = {}
+for job in JOBS:
+    shape = (CLASSES, EACH, *IMAGE) if job.endswith("gradients") else FLAT
+    cases: list[tuple[str, str, Any]] = [("theta", what, value) for what, value in BAD_THETAS.items()]
+    cases += [("images", what, value) for what, value in wrong(*shape).items() if what != "one more at the front"]
+    cases += [("threads", str(value), value) for value in (0, -1, -(2**31), 2**12 + 1)]
+    if job.endswith("gradients"):
+        output = (CLASSES, P) if job == "class_gradients" else shape
+        cases += [("gradients", what, value) for what, value in wrong(*output).items()]
+        cases += [("gradients", "read only", read_only(f(*output)))]
+        cases += [("images", "of no image", f(CLASSES, 0, *IMAGE))]
+    if job == "class_gradients":
+        cases += [("labels", what, value) for what, value in BAD_LABELS.items()]
+        cases += [("labels", f"with {value}", np.array([0, 1, value])) for value in OUTSIDE]
+    if job == "image_gradients":
+        cases += [("cotangent", what, value) for what, value in wrong(CLASSES, P).items()]
+        cases += [("classes of images", "one too many", f(CLASSES + 1, EACH, *IMAGE))]
+    if job == "train":
+        cases += [("theta", "read only", read_only(f(P)))]
+        cases += [("labels", what, value.repeat(EACH) if what == "of int32" else value) for what, value in BAD_LABELS.items()]
+        cases += [("labels", f"with {value}", np.array([0, 1, 2, 0, 1, value])) for value in OUTSIDE]
+        cases += [("order", f"with {value}", np.array([[0, 1, 2, 3, 4, value]])) for value in (-1, 6, BIG, -(2**63), 2**63 - 1)]
+        cases += [("order", "of int32", whole(2, 6).astype(np.int32)), ("order", "of one dimension", whole(6))]
+        cases += [("order", "too short", whole(2, 5)), ("order", "too long", whole(2, 7)), ("order", "by columns", whole(6, 2).T)]
+        cases += [("batch", str(value), value) for value in (0, -1, -(2**63))]
+    if job == "logits":
+        cases += [("logits", what, value) for what, value in wrong(CLASSES * EACH, CLASSES).items()]
+        cases += [("logits", "read only", read_only(f(CLASSES * EACH, CLASSES)))]
+    REFUSED |= {f"{job}: {name} {what}": (job, name, value) for name, what, value in cases}
+
+
+@pytest.mark.parametrize(("job", "name", "value"), REFUSED.values(), ids=REFUSED)
+def test_an_argument_that_does_not_fit_is_refused_by_name_and_nothing_is_written(job: str, name: str, value: Any) -> None:
+    given = {**arguments(job), name.split()[-1]: value}
+    before = {key: each.copy() for key, each in given.items() if isinstance(each, np.ndarray)}
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*\.$"):
+        getattr(compiled.extension.ConvNet(**plan()), job)(**given)
+    for key, each in before.items():
+        np.testing.assert_array_equal(given[key], each)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("value", [None, "text", [0.0] * P, 2**70], ids=lambda value: str(value)[:9])
+def test_what_is_of_another_type_is_refused(job: str, value: Any) -> None:
+    for name in arguments(job):
+        if not (isinstance(value, int) and name in ("lr", "momentum", "weight_decay")):
+            with pytest.raises(TypeError, match=job):
+                call(job, **{name: value})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_nothing_to_do_is_done(dtype: Any) -> None:
+    network = compiled.extension.ConvNet(**plan())
+    theta, none = np.ones(P, dtype), np.zeros((0, 4, *IMAGE), dtype)
+    network.logits(theta, none[:, 0], np.zeros((0, CLASSES), dtype), threads=2)
+    network.train(theta, none[:, 0], whole(0), whole(3, 0), batch=4, lr=1, momentum=1, weight_decay=1, threads=2)
+    flat = np.zeros(FLAT, dtype)
+    network.train(theta, flat, whole(len(flat)), whole(0, len(flat)), batch=4, lr=1, momentum=1, weight_decay=1, threads=2)
+    assert (theta == 1).all()
+
+
+NO_CLASSES = """
+import numpy as np
+import test_native_bindings as t
+network, theta = t.compiled.extension.ConvNet(**t.plan()), np.ones(t.P, np.float32)
+network.class_gradients(theta, t.f(0, 4, *t.IMAGE), t.whole(0), t.f(0, t.P), threads=2)
+network.image_gradients(theta, t.f(0, 4, *t.IMAGE), t.f(0, t.P), t.f(0, 4, *t.IMAGE), threads=2)
+print("done")
+"""
+
+
+def test_no_classes_are_no_work() -> None:
+    done = run_apart(NO_CLASSES, timeout=60)
+    assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
+
+
+# Memory
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("count", [1, 2**12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_more_threads_than_work_or_processors(job: str, count: int, dtype: Any) -> None:
+    expected = call(job, **arguments(job, dtype))
+    found = call(job, **{**arguments(job, dtype), "threads": count})
+    np.testing.assert_array_equal(found[output_of(job)], expected[output_of(job)])
+    assert np.isfinite(found[output_of(job)]).all()
+
+
+@pytest.mark.parametrize("batch", [6, 7, 2**63 - 1])
+def test_a_batch_larger_than_the_data_is_all_of_them(batch: int) -> None:
+    np.testing.assert_array_equal(call("train", batch=batch)["theta"], call("train", batch=6)["theta"])
+
+
+def test_positions_may_come_twice_or_not_at_all() -> None:
+    found = call("train", order=np.full((2, 6), 3))["theta"]
+    images = np.repeat(arguments("train")["images"][3:4], 6, 0)
+    np.testing.assert_array_equal(found, call("train", images=images, labels=np.full(6, 1))["theta"])
+
+
+GIVEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "read only": lambda x: read_only(x.copy()),
+    "at an odd address": lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+    "not at 64 bytes": lambda x: np.concatenate([x.ravel()[:1], x.ravel()])[1:].reshape(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("view", GIVEN.values(), ids=GIVEN)
+@pytest.mark.parametrize("norm", range(5))
+def test_inputs_that_are_unusual_and_right_are_taken(view: Callable[[np.ndarray], np.ndarray], norm: int, name: str) -> None:
+    compiled.extension.select_instruction_set(name)
+    try:
+        network = plan(norm)
+        parameters = network["parameters"]
+        for job in JOBS:
+            if job == "train" and norm == BATCH:
+                continue
+            given = arguments(job, parameters=parameters)
+            inputs = {key: view(each) for key, each in given.items() if isinstance(each, np.ndarray) and key != output_of(job)}
+            moved = {**network, "statistics": [view(each) for each in network["statistics"]]}
+            found = call(job, compiled.extension.ConvNet(**moved), **{**given, **inputs})[output_of(job)]
+            expected = call(job, compiled.extension.ConvNet(**network), **arguments(job, parameters=parameters))[output_of(job)]
+            np.testing.assert_array_equal(found, expected)
+    finally:
+        compiled.extension.select_instruction_set(INSTRUCTION_SETS[0])
+
+
+BESIDE_A_WALL = """
+import ctypes, mmap
+import numpy as np
+import test_native_bindings as t
+
+kept = []
+
+def between_walls(array, end):
+    # a copy that ends, or begins, at a page that must not be touched; the rest of its own pages is NaN and stays as it is
+    page, length = mmap.PAGESIZE, -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, length + 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for wall in (0, length + page):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + wall), page, 0) == 0
+    inner = np.frombuffer(memory, np.uint8, length, page)
+    inner[...] = 255
+    begin = length - array.nbytes if end else 0
+    view = inner[begin:begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    kept.append((memory, inner, begin, array.nbytes))
+    return view
+
+for name in t.INSTRUCTION_SETS:
+    t.compiled.extension.select_instruction_set(name)
+    for dtype in (np.float32, np.float64):
+        for norm in range(5):
+            for pooling in (0, 1):
+                for end in (True, False):
+                    network = t.plan(norm, dtype, pooling=pooling)
+                    network["statistics"] = [between_walls(each, end) for each in network["statistics"]]
+                    plan = t.compiled.extension.ConvNet(**network)
+                    for job in t.JOBS:
+                        if job == "train" and norm == t.BATCH:
+                            continue
+                        given = t.arguments(job, dtype, network["parameters"])
+                        given = {k: between_walls(v, end) if isinstance(v, np.ndarray) else v for k, v in given.items()}
+                        t.call(job, plan, **given)
+                        assert np.isfinite(given[t.output_of(job)]).all()
+                    for _, inner, begin, size in kept:
+                        assert (inner[:begin] == 255).all() and (inner[begin + size:] == 255).all()
+                    kept.clear()
+print("done")
+"""
+
+
+def test_nothing_is_read_or_written_beside_the_arrays() -> None:
+    done = run_apart(BESIDE_A_WALL, timeout=100)
+    assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr
+
+
+TOO_LARGE = """
+import numpy as np
+import test_native_bindings as t
+side = 2**16
+for features, classes, channels in ((2**16, 2**16, 1), (2**16, 2**15, 2), (8, 2**16, 2**16)):
+    try:
+        network = t.compiled.extension.ConvNet(**t.plan(
+            t.NO_NORM, height=side, width=side, features=features, classes=classes, channels=channels, depth=1, pooling=2,
+            weight=[0], bias=[-1], gamma=[-1], beta=[-1], linear_weight=0, linear_bias=-1, parameters=9 * features * channels))
+        theta = np.zeros(9 * features * channels, np.float32)
+        network.logits(theta, t.f(0, channels, side, side), t.f(0, classes), threads=1)
+    except (ValueError, MemoryError) as error:
+        print("refused:", error)
+"""
+
+
+def test_a_network_too_large_for_64_bits_is_refused() -> None:
+    done = run_apart(TOO_LARGE, timeout=60)
+    assert (done.returncode, done.stdout.count("refused")) == (0, 3), done.stderr
