@@ -22,7 +22,7 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 INSTRUCTION_SETS = {
-    "baseline": ["-msse4.2", "-mpopcnt"],
+    "baseline": ["-msse4.2", "-mpopcnt", "-O2"],  # for old processors: not worth the time that -O3 takes to compile
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
@@ -67,16 +67,22 @@ class BuildKernels(build_ext):
         native = platform.machine() in ("x86_64", "AMD64")
         options = {"include_dirs": extension.include_dirs, "depends": extension.depends}
 
-        def compile_kernel(target: str, source: str) -> list[str]:
-            flags = [*FLAGS, *(INSTRUCTION_SETS[target] if native else []), f"-DFASTDC_INSTRUCTION_SET={target}"]
-            return self.compiler.compile([source], output_dir=str(Path(self.build_temp) / target), extra_postargs=flags, **options)
+        def compile_one(job: tuple[str, list[str], str]) -> list[str]:
+            folder, flags, source = job
+            return self.compiler.compile([source], output_dir=str(Path(self.build_temp) / folder), extra_postargs=flags, **options)
 
-        # The largest first: the widest instruction set, the longest file.
-        sources = sorted((CSRC / "cpu").glob("*_kernel.cpp"), key=lambda path: -path.stat().st_size)
-        jobs = [(target, str(source)) for source in sources for target in reversed(targets)]
+        plain = [*FLAGS, *(INSTRUCTION_SETS["baseline"] if native else [])]
+        kernels = sorted((CSRC / "cpu").glob("*_kernel.cpp"), key=lambda path: -path.stat().st_size)  # the longest first
+        jobs = []
+        for source in kernels:
+            for target in reversed(targets):
+                flags = [*FLAGS, *(INSTRUCTION_SETS[target] if native else []), f"-DFASTDC_INSTRUCTION_SET={target}"]
+                jobs.append((target, flags, str(source)))
+        jobs += [("plain", plain, source) for source in extension.sources[1:]]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            extension.extra_objects += [built for objects in pool.map(lambda job: compile_kernel(*job), jobs) for built in objects]
-        extension.extra_compile_args = [*FLAGS, *(INSTRUCTION_SETS["baseline"] if native else [])]
+            extension.extra_objects += [built for objects in pool.map(compile_one, jobs) for built in objects]
+        extension.sources = extension.sources[:1]
+        extension.extra_compile_args = plain
         super().build_extension(extension)
 
     def build_cuda(self) -> str:

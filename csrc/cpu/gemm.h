@@ -5,13 +5,12 @@
 //       B one after the other, [k][width], where width = kPanel but for the last panel, whose width is rounded up to
 //       whole registers only (the padding is zero). Panel p therefore starts at p * kPanel * k, and the whole takes
 //       k * padded_columns(n) elements.
-//   A   read in place, one element at a time (broadcast): either rows of k elements (A[i][p] at a + i * stride + p) or
-//       transposed (A[i][p] at a + p * stride + i), so neither the tiles of a transform nor the reduction over tiles
-//       needs a copy of it.
-//   C   rows of n elements, n a multiple of 8, written or added to in place.
+//   A   read in place, one element at a time (broadcast): either as it is (A[i][p] at a + i * stride + p) or transposed
+//       (A[i][p] at a + p * stride + i), so neither the product of the tiles nor the reduction over tiles copies it.
+//   C   rows of n elements, n a multiple of 8, c_stride apart, written or added to in place.
 //
-// Every element of C is one sum over p in order (in blocks of kDepth, added one after the other), whatever the number
-// of rows is and however the caller cuts them: the result of a row does not depend on the other rows.
+// Every element of C is one sum over p in order, in blocks of kDepth or kPackedDepth added one after the other,
+// whatever the number of rows is and however they are cut: no row of C depends on the other rows.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +26,6 @@ namespace {
 constexpr int kRowsMax = 14;
 #elif defined(__aarch64__)
 constexpr int kRowsMax = 10;
-#elif defined(__AVX__)
-constexpr int kRowsMax = 6;
 #else
 constexpr int kRowsMax = 6;
 #endif
@@ -39,11 +36,6 @@ constexpr int kPanel = kPanelVectors * kWide<T>;
 
 // Length of a sum between two updates of C: one panel of that depth and the rows it meets stay in the first cache.
 constexpr int64_t kDepth = 256;
-// Of the first cache, what the rows of A may take beside the panel.
-#ifndef CB
-#define CB 24576
-#endif
-constexpr int64_t kCachedBytes = CB;
 // The same where B must be packed on the way, into a buffer on the stack.
 constexpr int64_t kPackedDepth = 128;
 
@@ -116,51 +108,37 @@ FASTDC_INLINE void multiply_block(int64_t rows, int64_t k, const T* a, int64_t s
     micro_kernel<T, candidate, vectors, transposed>(k, a, stride, b, c, c_stride, columns, accumulate);
 }
 
-// Rows are cut into blocks of nearly the same height: a short last one would leave the multipliers waiting for one
-// another. Block b of all starts at row block_start(b).
-struct RowBlocks {
-    int64_t rows, count;
-    explicit RowBlocks(int64_t all) : rows(all), count((all + kRowsMax - 1) / kRowsMax) {}
-    int64_t block_start(int64_t block) const {
-        const int64_t higher = rows % count;
-        return block * (rows / count) + (block < higher ? block : higher);
-    }
-};
-
-// C (+)= A B for one packed panel and the blocks first <= block < last of rows.
+// C (+)= A B for one packed panel and all rows, cut into blocks of nearly the same height: a short last block would
+// leave the multipliers waiting for one another.
 template <class T, bool transposed>
-void multiply_panel(const RowBlocks& blocks, int64_t first, int64_t last, int64_t k, const T* a, int64_t stride,
-                    const T* b, T* c, int64_t c_stride, int64_t columns, bool accumulate) {
-    for (int64_t block = first; block < last; ++block) {
-        const int64_t row = blocks.block_start(block), rows = blocks.block_start(block + 1) - row;
-        const T* from = a + row * (transposed ? 1 : stride);
-        T* to = c + row * c_stride;
+void multiply_panel(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c, int64_t c_stride,
+                    int64_t columns, bool accumulate) {
+    const int64_t blocks = (rows + kRowsMax - 1) / kRowsMax;
+    int64_t first = 0;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t count = (rows - first + blocks - block - 1) / (blocks - block);
+        const T* from = a + first * (transposed ? 1 : stride);
+        T* to = c + first * c_stride;
         if (columns > kWide<T>) {
-            multiply_block<T, 2, transposed>(rows, k, from, stride, b, to, c_stride, columns, accumulate);
+            multiply_block<T, 2, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
         } else {
-            multiply_block<T, 1, transposed>(rows, k, from, stride, b, to, c_stride, columns, accumulate);
+            multiply_block<T, 1, transposed>(count, k, from, stride, b, to, c_stride, columns, accumulate);
         }
+        first += count;
     }
 }
 
-// C [rows, n] (+)= A [rows, k] B with B packed as above; rows of A and C are a_stride and c_stride elements apart. All
-// panels take their turn with as many rows of A as stay in the first cache.
+// C [rows, n] (+)= A [rows, k] B with B packed as above; rows of A and C are a_stride and c_stride elements apart.
 template <class T>
 void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* packed, T* c,
                      int64_t c_stride, bool accumulate) {
-    const RowBlocks blocks(rows);
     for (int64_t depth = 0; depth < k; depth += kDepth) {
         const int64_t length = k - depth < kDepth ? k - depth : kDepth;
-        const int64_t fitting = kCachedBytes / (length * kRowsMax * static_cast<int64_t>(sizeof(T)));
-        const int64_t step = fitting > 1 ? fitting : 1;
-        for (int64_t block = 0; block < blocks.count; block += step) {
-            const int64_t end = block + step < blocks.count ? block + step : blocks.count;
-            for (int64_t column = 0; column < n; column += kPanel<T>) {
-                const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
-                const T* panel = packed + column * k + depth * padded_columns<T>(columns);
-                multiply_panel<T, false>(blocks, block, end, length, a + depth, a_stride, panel, c + column, c_stride,
-                                         columns, accumulate || depth > 0);
-            }
+        for (int64_t column = 0; column < n; column += kPanel<T>) {
+            const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+            const T* panel = packed + column * k + depth * padded_columns<T>(columns);
+            multiply_panel<T, false>(rows, length, a + depth, a_stride, panel, c + column, c_stride, columns,
+                                     accumulate || depth > 0);
         }
     }
 }
@@ -172,7 +150,6 @@ template <class T>
 void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
                          T* c, int64_t c_stride, bool accumulate) {
     alignas(64) T panel[kPackedDepth * kPanel<T>];
-    const RowBlocks blocks(k);
     for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
         const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
         for (int64_t column = 0; column < n; column += kPanel<T>) {
@@ -186,8 +163,8 @@ void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t
                 for (; j < columns; j += kLanes<T>) store(to + j, load<Lanes<T>>(from + j));
                 for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
             }
-            multiply_panel<T, true>(blocks, 0, blocks.count, length, a + depth * a_stride, a_stride, panel, c + column,
-                                    c_stride, columns, accumulate || depth > 0);
+            multiply_panel<T, true>(k, length, a + depth * a_stride, a_stride, panel, c + column, c_stride, columns,
+                                    accumulate || depth > 0);
         }
     }
 }

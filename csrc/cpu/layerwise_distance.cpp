@@ -1,5 +1,6 @@
 #include "cpu/layerwise_distance.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -54,10 +55,21 @@ void write_distance(const DistanceArguments& all, int64_t c, double value) {
     }
 }
 
+// Calls body(i) for every (class, tile) pair. A thread takes a run of neighbours at a time: on scattered pairs, what
+// one core fetches ahead is what another is writing.
+template <class Body>
+void for_each_piece(const DistanceArguments& all, int threads, const Body& body) {
+    constexpr int64_t kMostRuns = 32;
+    const int64_t pieces = all.classes * all.tile_count, runs = std::min(pieces, kMostRuns);
+    parallel_for(runs, threads, [&](int64_t run) {
+        for (int64_t i = run * pieces / runs; i < (run + 1) * pieces / runs; ++i) body(i);
+    });
+}
+
 // Every row on its own: one pass over all pieces.
 void match_rows(const DistanceArguments& all, DistanceKernels::MatchRows kernel, int threads) {
     std::vector<double> parts(static_cast<size_t>(all.classes * all.tile_count));
-    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+    for_each_piece(all, threads, [&](int64_t i) {
         const Piece piece(all, i);
         if (piece.tile.rows) {
             parts[i] = kernel(piece.synthetic, piece.real, piece.cotangent, piece.tile.rows, piece.tile.row_length);
@@ -75,7 +87,7 @@ void match_rows(const DistanceArguments& all, DistanceKernels::MatchRows kernel,
 // All rows of a class joined into one: a pass for the sums, a pass for the cotangent.
 void match_joined(const DistanceArguments& all, const DistanceKernels& kernels, int threads) {
     std::vector<RowSums> parts(static_cast<size_t>(all.classes * all.tile_count));
-    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+    for_each_piece(all, threads, [&](int64_t i) {
         const Piece piece(all, i);
         if (piece.tile.rows) parts[i] = kernels.sums(piece.synthetic, piece.real, piece.count);
     });
@@ -91,7 +103,7 @@ void match_joined(const DistanceArguments& all, const DistanceKernels& kernels, 
         if (any) results[c] = cosine_result(sums);
         write_distance(all, c, results[c].distance);
     }
-    parallel_for(all.classes * all.tile_count, threads, [&](int64_t i) {
+    for_each_piece(all, threads, [&](int64_t i) {
         const Piece piece(all, i);
         const RowResult& result = results[i / all.tile_count];
         if (piece.tile.rows) {

@@ -15,11 +15,13 @@ struct VectorSums {
     }
 };
 
+// `ahead` is what will be written after this pass, or null.
 template <class T>
-inline RowSums sum_row(const T* a, const T* b, int64_t n) {
+inline RowSums sum_row(const T* a, const T* b, const T* ahead, int64_t n) {
     VectorSums even, odd;  // two chains of additions keep the adders busy
     int64_t i = 0;
     for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+        if (ahead) __builtin_prefetch(ahead + i, 1);
         even.add(load(a + i), load(b + i));
         odd.add(load(a + i + kLanes), load(b + i + kLanes));
     }
@@ -34,7 +36,11 @@ inline RowSums sum_row(const T* a, const T* b, int64_t n) {
 template <class T>
 inline void write_row(const T* a, const T* b, T* cotangent, int64_t n, double along, double across) {
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(cotangent + i, along * load(a + i) - across * load(b + i));
+    for (; i + kLanes <= n; i += kLanes) {
+        __builtin_prefetch(a + n + i);  // the next row, while this one is written: the two would take turns on memory
+        __builtin_prefetch(b + n + i);
+        store(cotangent + i, along * load(a + i) - across * load(b + i));
+    }
     if (i < n) store_some(cotangent + i, along * load_some(a + i, n - i) - across * load_some(b + i, n - i), n - i);
 }
 
@@ -45,7 +51,7 @@ double match_cosine(const void* synthetic, const void* real, void* result_rows, 
     auto cotangent = static_cast<T*>(result_rows);
     double distance = 0;
     for (int64_t row = 0; row < rows; ++row, a += row_length, b += row_length, cotangent += row_length) {
-        const RowResult result = cosine_result(sum_row(a, b, row_length));
+        const RowResult result = cosine_result(sum_row(a, b, static_cast<const T*>(cotangent), row_length));
         write_row(a, b, cotangent, row_length, result.along, result.across);
         distance += result.distance;
     }
@@ -75,7 +81,8 @@ double match_squares(const void* synthetic, const void* real, void* result_rows,
 
 template <class T>
 RowSums sums(const void* synthetic, const void* real, int64_t count) {
-    return sum_row(static_cast<const T*>(synthetic), static_cast<const T*>(real), count);
+    return sum_row(static_cast<const T*>(synthetic), static_cast<const T*>(real), static_cast<const T*>(nullptr),
+                   count);
 }
 
 template <class T>

@@ -425,7 +425,7 @@ void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T
 }
 
 // du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout], for the planes first <= plane < last; without
-// accumulate, du is overwritten.
+// accumulate, du is overwritten. rows >= 1.
 template <class T>
 void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du,
                                 bool accumulate = true, int first = 0, int last = kWinogradProducts) {
@@ -544,8 +544,8 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
     }
 }
 
-// U = G w G^T of w [cout][cin][3][3], packed for v U (k = cin, n = cout) and, transposed, for gm U^T (k = cout, n =
-// cin): packed_weights_size<T>(k, n) elements each. Either may be null.
+// U = G w G^T of w [cout][cin][3][3], packed for v U (k = cin, n = cout) and, transposed, for gm U^T (k = cout,
+// n = cin): packed_weights_size<T>(k, n) elements each. Either may be null.
 template <class T>
 void transform_weights(const T* w, int64_t cin, int64_t cout, T* packed_forward, T* packed_backward) {
     if (packed_forward != nullptr) pack_weights(w, cin, cout, 9, 9 * cin, packed_forward);

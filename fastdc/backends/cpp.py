@@ -9,6 +9,8 @@ from torch import Tensor
 from fastdc import compiled
 from fastdc.tiles import tiles_of
 
+_MOST_KEPT = 64 << 20  # bytes of memory that are held on to
+_kept: list[torch.UntypedStorage] = []
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -27,12 +29,26 @@ def unsupported_reasons(device_type: str, dtype: torch.dtype) -> list[str]:
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.distance`."""
     distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))
-    cotangent = torch.empty(synthetic.shape, dtype=synthetic.dtype)
+    cotangent = _empty(synthetic.shape, synthetic.dtype)
     tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
     given, result = [_array(value) for value in (synthetic, real, tiles)], [_array(value) for value in (distance, cotangent)]
     assert compiled.extension is not None
     compiled.extension.layerwise_distance(*given, metric, *result, threads=torch.get_num_threads())
     return distance, cotangent
+
+
+def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A tensor of any content, in the memory of the last one where nobody holds that any more.
+
+    The system maps large memory anew each time it is allocated, page by page, which takes longer than the kernel does.
+    """
+    kept = _kept.pop() if _kept else None  # in one step: no other thread can take it as well
+    wanted = shape.numel() * dtype.itemsize
+    if kept is None or kept.nbytes() != wanted or torch._C._storage_Use_Count(kept._cdata) > 1:
+        kept = torch.empty(shape, dtype=dtype).untyped_storage()
+    if wanted <= _MOST_KEPT:
+        _kept.append(kept)
+    return torch.empty(0, dtype=dtype).set_(kept, 0, shape)  # type: ignore[call-overload]
 
 
 def _array(tensor: Tensor) -> np.ndarray:
