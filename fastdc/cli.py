@@ -106,7 +106,7 @@ class Evaluate(_Common):
     seed: int = 0
     """Decides initial weights and the order of batches."""
     engine: str = "auto"
-    """Who computes gradients: auto, torch or reference."""
+    """Who computes gradients: auto, native, torch or reference."""
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""
     baseline: str = "none"

@@ -82,7 +82,7 @@ def condense(
         lr_model: learning rate of the network.
         batch_real: real images of each class in a matching step; a class that has fewer gives all it has.
         distance: "layerwise_cosine", "cosine" or "mse".
-        engine: "auto", "torch" or "reference"; "torch:memory=256,compile=true" sets the first one's options.
+        engine: "auto", "native", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
         out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call

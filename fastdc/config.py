@@ -45,7 +45,7 @@ class CondenseConfig:
     distance: str = "layerwise_cosine"
     """Distance of two gradients: layerwise_cosine, cosine or mse."""
     engine: str = "auto"
-    """Who computes gradients: auto, torch, reference; torch:memory=256,compile=true for its options."""
+    """Who computes gradients: auto, native, torch, reference; torch:memory=256,compile=true for its options."""
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""
     seed: int = 0

@@ -82,7 +82,7 @@ def evaluate(
         networks: how many to train.
         epochs: of training. None: the paper's, 300, and 1000 on MNIST.
         seed: decides initial weights, order of batches and augmentation.
-        engine: "auto", "torch" or "reference".
+        engine: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: show a progress bar when stderr is a terminal.
 

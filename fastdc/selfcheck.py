@@ -23,7 +23,7 @@ from fastdc.models import build
 _BACKEND_BARS = {torch.float32: 1e-5, torch.float64: 1e-12, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 _ENGINE_BAR = 1e-4
 _CLASSES, _SIZE = 10, (28, 28)
-_ENGINE_MODEL = "convnet:activation=swish"  # smooth: near zero, rounding decides which way a ReLU goes
+_ENGINE_MODEL = "convnet:width=32,activation=swish"  # smooth: near zero, rounding decides which way a ReLU goes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastdc import UsageError, compiled
-from fastdc.backends import BACKENDS, DTYPES, Backend, resolve_backend
+from fastdc.backends import BACKENDS, DTYPES, Backend, cpp, resolve_backend
 from fastdc.distance import layerwise_distance, match_loss
 from fastdc.layout import Parameter, ParameterLayout
 
@@ -158,3 +158,19 @@ def test_every_backend_takes_what_it_is_given(name: str) -> None:
         assert list(inspect.signature(getattr(BACKENDS[name], function)).parameters) == [
             each for each in expected.parameters if each != "self"
         ]
+
+
+def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it() -> None:
+    shape = torch.Size([3, 50])
+    first = cpp._empty(shape, torch.float32)
+    place = first.data_ptr()
+    held = [cpp._empty(shape, torch.float32)]
+    assert held[0].data_ptr() != place
+    part, array = first[1:], held.pop().numpy()
+    del first
+    taken = [cpp._empty(shape, torch.float32) for _ in range(3)]
+    assert len({part.untyped_storage().data_ptr(), array.ctypes.data, *(each.data_ptr() for each in taken)}) == 5
+    last = taken[-1].data_ptr()
+    del taken
+    assert cpp._empty(shape, torch.float32).data_ptr() == last
+    assert cpp._empty(torch.Size([3, 51]), torch.float32).shape == (3, 51)
