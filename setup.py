@@ -21,14 +21,16 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
+LEVEL_GIVEN = "-O" in os.environ.get("CFLAGS", "")  # as for a build with sanitizers: it stands
 INSTRUCTION_SETS = {
-    "baseline": ["-msse4.2", "-mpopcnt", "-O2"],  # for old processors: not worth the time that -O3 takes to compile
+    # For old processors: not worth the time that -O3 takes to compile.
+    "baseline": ["-msse4.2", "-mpopcnt", *([] if LEVEL_GIVEN else ["-O2"])],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
 FLAGS = [
     "-std=c++17",
-    "-O3",
+    *([] if LEVEL_GIVEN else ["-O3"]),
     "-g0",
     "-ffp-contract=fast",
     "-fno-math-errno",

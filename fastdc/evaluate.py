@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,7 @@ class _Trial:
             Sgd(count, lr, _MOMENTUM, _WEIGHT_DECAY) for count, lr in ((epochs - later, _LR), (later, _LR * _LR_DROP)) if count
         ]
         self._building = threading.Lock()  # fresh weights come from torch's global generator
+        self._over = False
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
@@ -145,6 +146,8 @@ class _Trial:
                 yield from pool.map(self.accuracy, range(networks))
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)  # whoever interrupts need not wait for networks in training
+                with self._building:
+                    self._over = True
 
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""
@@ -160,6 +163,8 @@ class _Trial:
 
     def _fresh(self, index: int) -> nn.Module:
         with self._building:
+            if self._over:
+                raise CancelledError  # torch's global generator is no longer this call's to use
             return self.family.fresh(derive_seed(self.seed, "evaluation network", index))
 
     def _test_blocks(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

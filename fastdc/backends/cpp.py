@@ -46,9 +46,10 @@ def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     wanted = shape.numel() * dtype.itemsize
     if kept is None or kept.nbytes() != wanted or torch._C._storage_Use_Count(kept._cdata) > 1:
         kept = torch.empty(shape, dtype=dtype).untyped_storage()
+    result = torch.empty(0, dtype=dtype).set_(kept, 0, shape)  # type: ignore[call-overload]
     if wanted <= _MOST_KEPT:
-        _kept.append(kept)
-    return torch.empty(0, dtype=dtype).set_(kept, 0, shape)  # type: ignore[call-overload]
+        _kept.append(kept)  # only now that the result holds it, so that no other thread finds it free
+    return result
 
 
 def _array(tensor: Tensor) -> np.ndarray:
