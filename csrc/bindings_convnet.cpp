@@ -127,7 +127,8 @@ Network network(int64_t channels, int64_t height, int64_t width, int64_t padding
             if (array.ndim() != 1 || array.shape(0) != features || !(array.flags() & py::array::c_style)) {
                 refuse("statistics", describe(array), "[" + std::to_string(features) + "], contiguous");
             }
-            (l % 2 ? plan.variance : plan.mean)[l / 2] = array.data();
+            const void** to = l % 2 ? plan.variance : plan.mean;
+            to[l / 2] = array.data();
         }
     }
     check(plan);
