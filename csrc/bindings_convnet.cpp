@@ -138,7 +138,8 @@ Network network(int64_t channels, int64_t height, int64_t width, int64_t padding
 template <class T>
 void check_array(const char* name, const py::array& array, const std::vector<int64_t>& shape, bool written = false) {
     bool fits = array.ndim() == static_cast<py::ssize_t>(shape.size()) && array.dtype().equal(py::dtype::of<T>()) &&
-                (array.flags() & py::array::c_style) && (!written || array.writeable());
+                (array.flags() & py::array::c_style) && (!written || array.writeable()) &&
+                reinterpret_cast<std::uintptr_t>(array.data()) % alignof(T) == 0;
     std::string wanted;
     for (size_t i = 0; i < shape.size(); ++i) {
         fits = fits && array.shape(static_cast<py::ssize_t>(i)) == shape[i];
@@ -146,7 +147,7 @@ void check_array(const char* name, const py::array& array, const std::vector<int
     }
     if (!fits) {
         refuse(name, describe(array),
-               std::string(py::str(py::dtype::of<T>())) + " [" + wanted + "], contiguous" +
+               std::string(py::str(py::dtype::of<T>())) + " [" + wanted + "], contiguous, aligned" +
                    (written ? " and writeable" : ""));
     }
 }

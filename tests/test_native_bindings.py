@@ -157,7 +157,7 @@ def test_a_network_of_what_is_no_number_is_refused(name: str, value: Any) -> Non
 def test_statistics_are_of_the_dtype_of_the_weights(job: str) -> None:
     for statistics in ([f(8, dtype=np.float64)] * 4, [f(8), f(8), f(8), f(8, dtype=np.int32)], [f(8, dtype=">f4")] * 4):
         network = compiled.extension.ConvNet(**plan(BATCH, statistics=statistics))
-        with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous\.$"):
+        with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous, aligned\.$"):
             call(job, network)
 
 
@@ -316,9 +316,17 @@ def test_positions_may_come_twice_or_not_at_all() -> None:
 
 GIVEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "read only": lambda x: read_only(x.copy()),
-    "at an odd address": lambda x: np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
     "not at 64 bytes": lambda x: np.concatenate([x.ravel()[:1], x.ravel()])[1:].reshape(x.shape),
 }
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_inputs_at_an_odd_address_are_refused(job: str) -> None:
+    for key, each in arguments(job).items():
+        if isinstance(each, np.ndarray):
+            odd = np.frombuffer(bytearray(b"\0" + each.tobytes()), np.uint8)[1:].view(each.dtype).reshape(each.shape)
+            with pytest.raises(ValueError, match=rf"^{key} is .*; expected .*aligned"):
+                call(job, **{key: odd})
 
 
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
