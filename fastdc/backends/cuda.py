@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from fastdc import compiled
 from fastdc.errors import RunError
 from fastdc.tiles import tiles_of
 
@@ -30,7 +30,7 @@ def unsupported_reasons(device_type: str, dtype: torch.dtype) -> list[str]:
     if not torch.cuda.is_available():
         reasons.append("torch sees no CUDA device")
     if not _LIBRARY.is_file():
-        reasons.append(f"fastdc/{_LIBRARY.name} is not there ({_build_note()})")
+        reasons.append(f"fastdc/{_LIBRARY.name} is not there ({compiled.state('cuda')})")
     if dtype not in _DTYPES:
         reasons.append(f"dtype {dtype} is not one of {', '.join(str(known) for known in _DTYPES)}")
     return reasons
@@ -97,7 +97,7 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(_LIBRARY))
     except OSError as error:
-        raise RunError(f"the CUDA kernel of the layer-wise distance cannot be loaded ({_build_note()}): {error}.") from None
+        raise RunError(f"the CUDA kernel of the layer-wise distance cannot be loaded ({compiled.state('cuda')}): {error}.") from None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.fastdc_cuda_layerwise_distance.argtypes = [
         *(pointer, number, pointer, number),  # synthetic and real with their strides
@@ -120,12 +120,3 @@ def _tickets_for(classes: int, device: torch.device, stream: int) -> Tensor:
     if tickets is None or tickets.shape[0] < classes:
         tickets = _tickets[key] = torch.zeros(classes, dtype=torch.int32, device=device)
     return tickets
-
-
-def _build_note() -> str:
-    """What the build said about CUDA: why there is no kernel, or the architectures that it is for."""
-    try:
-        build: dict[str, str] = importlib.import_module("fastdc._build_info").BUILD
-    except ModuleNotFoundError:
-        return "no record of a build"
-    return build.get("cuda", "the build says nothing about CUDA")
