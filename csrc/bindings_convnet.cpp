@@ -182,13 +182,31 @@ void with_type(const py::array& theta, Function function) {
     refuse("theta", describe(theta), "float32 or float64");
 }
 
+// A record of images [C, n, ...], or none.
+template <class T>
+T* record_of(const Network& network, py::object& record, int64_t classes, int64_t each) {
+    if (record.is_none()) return nullptr;
+    if (!py::isinstance<py::array>(record))
+        refuse("record", std::string(py::str(py::type::of(record))), "an array or None");
+    auto array = py::reinterpret_borrow<py::array>(record);
+    check_array<T>("record", array, {record_size<T>(network.plan, classes, each)}, true);
+    return out<T>(array);
+}
+
+int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bool of_double) {
+    check_range("classes", classes, 0, int64_t{1} << 20);
+    check_range("each", each, 1, int64_t{1} << 32);
+    return of_double ? record_size<double>(network.plan, classes, each)
+                     : record_size<float>(network.plan, classes, each);
+}
+
 int64_t first_of(const char* name, const py::array& images, py::ssize_t dimensions) {
     if (images.ndim() != dimensions) refuse(name, describe(images), std::to_string(dimensions) + " dimensions");
     return images.shape(0);
 }
 
 void class_gradients_of(const Network& network, const py::array& theta, const py::array& images,
-                        const py::array& labels, py::array& gradients, int threads) {
+                        const py::array& labels, py::array& gradients, py::object record, int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
@@ -200,14 +218,14 @@ void class_gradients_of(const Network& network, const py::array& theta, const py
         check_array<T>("gradients", gradients, {classes, plan.parameters}, true);
         const T *weights = in<T>(theta), *from = in<T>(images);
         const auto* label = in<int64_t>(labels);
-        T* to = out<T>(gradients);
+        T *to = out<T>(gradients), *kept = record_of<T>(network, record, classes, each);
         const py::gil_scoped_release release;
-        class_gradients<T>(plan, weights, from, label, classes, each, to, threads);
+        class_gradients<T>(plan, weights, from, label, classes, each, kept, to, threads);
     });
 }
 
 void image_gradients_of(const Network& network, const py::array& theta, const py::array& images,
-                        const py::array& cotangent, py::array& gradients, int threads) {
+                        const py::array& cotangent, py::array& gradients, py::object record, int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
@@ -220,9 +238,9 @@ void image_gradients_of(const Network& network, const py::array& theta, const py
         check_array<T>("cotangent", cotangent, {classes, plan.parameters});
         check_array<T>("gradients", gradients, shape, true);
         const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(cotangent);
-        T* to = out<T>(gradients);
+        T *to = out<T>(gradients), *kept = record_of<T>(network, record, classes, each);
         const py::gil_scoped_release release;
-        image_gradients<T>(plan, weights, from, along, classes, each, to, threads);
+        image_gradients<T>(plan, weights, from, along, classes, each, kept, to, threads);
     });
 }
 
@@ -275,11 +293,16 @@ void bind_convnet(py::module_& module) {
              py::arg("bias"), py::arg("gamma"), py::arg("beta"), py::arg("linear_weight"), py::arg("linear_bias"),
              py::arg("statistics"))
         .def("class_gradients", &class_gradients_of, array("theta"), array("images"), array("labels"),
-             array("gradients"), py::kw_only(), py::arg("threads"),
-             "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c].")
-        .def("image_gradients", &image_gradients_of, array("theta"), array("images"), array("cotangent"),
-             array("gradients"), py::kw_only(), py::arg("threads"),
-             "Writes d/d images of <cotangent [C, P], class gradients>; the class is the position.")
+             array("gradients"), py::kw_only(), py::arg("record") = py::none(), py::arg("threads"),
+             "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is "
+             "given.")
+        .def(
+            "image_gradients", &image_gradients_of, array("theta"), array("images"), array("cotangent"),
+            array("gradients"), py::kw_only(), py::arg("record") = py::none(), py::arg("threads"),
+            "Writes d/d images of <cotangent [C, P], class gradients>, from the record of class_gradients where one is "
+            "given; the class is the position.")
+        .def("record_size", &record_size_of, py::arg("classes"), py::arg("each"), py::arg("of_double"),
+             "Elements of the record of images [classes, each, ...] in float32 or float64.")
         .def("train", &train_on, array("theta"), array("images"), array("labels"), array("order"), py::kw_only(),
              py::arg("batch"), py::arg("lr"), py::arg("momentum"), py::arg("weight_decay"), py::arg("threads"),
              "Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N].")

@@ -419,3 +419,36 @@ for features, classes, channels in ((2**16, 2**16, 1), (2**16, 2**15, 2), (8, 2*
 def test_a_network_too_large_for_64_bits_is_refused() -> None:
     done = run_apart(TOO_LARGE, timeout=60)
     assert (done.returncode, done.stdout.count("refused")) == (0, 3), done.stderr
+
+
+@pytest.mark.parametrize("job", ["class_gradients", "image_gradients"])
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda a: a[1:], lambda a: a.astype(np.float64), lambda a: np.repeat(a, 2)[::2], read_only, lambda a: a.tolist()],
+    ids=["short", "another dtype", "apart", "read-only", "a list"],
+)
+def test_a_record_that_does_not_fit_is_refused_and_nothing_is_written(job: str, spoil: Callable[[np.ndarray], Any]) -> None:
+    network = compiled.extension.ConvNet(**plan())
+    call = arguments(job)
+    record = np.zeros(network.record_size(CLASSES, EACH, False), np.float32)
+    with pytest.raises(ValueError, match="record"):
+        getattr(network, job)(**call, record=spoil(record))
+    assert np.isnan(call["gradients"]).all()
+    assert not record.any()
+
+
+def test_a_record_stands_for_the_passes_that_wrote_it() -> None:
+    network = compiled.extension.ConvNet(**plan())
+    record = np.full(network.record_size(CLASSES, EACH, False), np.nan, np.float32)
+    call = arguments("image_gradients")
+    network.image_gradients(**call)
+    expected = call["gradients"].copy()
+    network.class_gradients(**arguments("class_gradients"), record=record)
+    network.image_gradients(**(call | {"images": call["images"].copy()}), record=record)
+    np.testing.assert_allclose(call["gradients"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("classes", "each"), [(-1, 1), (1, 0), (2**40, 1), (1, 2**40)])
+def test_the_size_of_an_impossible_record_is_refused(classes: int, each: int) -> None:
+    with pytest.raises(ValueError, match=r"classes|each"):
+        compiled.extension.ConvNet(**plan()).record_size(classes, each, False)

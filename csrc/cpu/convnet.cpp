@@ -37,10 +37,11 @@ const ConvNetKernels<T>& kernels() {
     return choose<T>(baseline::convnet_kernels_float, baseline::convnet_kernels_double);
 }
 
-constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
-constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
-constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
-constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
+constexpr int64_t kMostParts = 8;     // pieces that the images of one class or batch are cut into
+constexpr int64_t kEnoughTasks = 16;  // beyond which more pieces keep no more threads busy
+static const int64_t kFewestImages =
+    getenv("FF") ? atoi(getenv("FF")) : 8;  // of a piece: below, weights cost more than images
+constexpr int64_t kPieceOfSum = 32768;      // elements of a vector [P] that one task adds up
 
 int64_t parts_of(int64_t groups, int64_t each) {
     const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups));
@@ -69,11 +70,12 @@ void pack_weights(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, cons
 // One part of the gradient of a run of images, into `gradient` [P].
 template <class T>
 void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, const T* packed,
-                 const T* images, const int64_t* index, const int64_t* labels, int64_t count, T scale, T* gradient) {
+                 const T* images, const int64_t* index, const int64_t* labels, int64_t count, T scale, T* record,
+                 T* gradient) {
     const int64_t sums_size = kernel.sums_size(plan);
     T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
     std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
-    kernel.add_gradient(plan, theta, packed, images, index, labels, count, scale, sums, sums + sums_size);
+    kernel.add_gradient(plan, theta, packed, images, index, labels, count, scale, sums, record, sums + sums_size);
     kernel.unpack_gradient(plan, sums, gradient);
 }
 
@@ -87,23 +89,38 @@ int64_t image_size(const ConvNetPlan& plan) {
     return plan.channels * plan.height * plan.width;
 }
 
+// A record: the packed weights, then what each part of each class leaves. Where that of a task begins:
+template <class T>
+int64_t place_in_record(const ConvNetPlan& plan, int64_t parts, int64_t each, int64_t task) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    return kernel.packed_size(plan) + task * kernel.record_size(plan, (each + parts - 1) / parts);
+}
+
 }  // namespace
 
 template <class T>
+int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each) {
+    const int64_t parts = parts_of(classes, each);
+    return place_in_record<T>(plan, parts, each, classes * parts);
+}
+
+template <class T>
 void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
-                     int64_t each, T* out, int threads) {
+                     int64_t each, T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
     const int64_t parts = parts_of(classes, each), size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan);
-    T* packed = shared_buffer().at_least<T>(packed_size + (parts > 1 ? classes * parts * size : 0));
-    T* partial = packed + packed_size;  // [C, parts, P]
+    T* shared = shared_buffer().at_least<T>((record ? 0 : packed_size) + (parts > 1 ? classes * parts * size : 0));
+    T* packed = record ? record : shared;
+    T* partial = record ? shared : shared + packed_size;  // [C, parts, P]
     pack_weights(kernel, plan, theta, packed, threads);
     const T scale = T(1) / static_cast<T>(each);
     parallel_for(classes * parts, threads, [&](int64_t task) {
         const int64_t c = task / parts, part = task % parts;
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         gradient_of<T>(kernel, plan, theta, packed, images + (c * each + begin) * image_size(plan), nullptr, labels + c,
-                       end - begin, scale, parts > 1 ? partial + task * size : out + c * size);
+                       end - begin, scale, record ? record + place_in_record<T>(plan, parts, each, task) : nullptr,
+                       parts > 1 ? partial + task * size : out + c * size);
     });
     if (parts == 1) return;
     for (int64_t c = 0; c < classes; ++c) {
@@ -115,23 +132,45 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
 
 template <class T>
 void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
-                     int64_t each, T* out, int threads) {
+                     int64_t each, T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t parts = parts_of(classes, each);
+    const int64_t parts = parts_of(classes, each), pieces = kernel.pack_pieces(plan);
     const int64_t packed_size = kernel.packed_size(plan);
-    T* packed = shared_buffer().at_least<T>(packed_size);
-    pack_weights(kernel, plan, theta, packed, threads);
+    // Classes whose cotangents are packed together, where several parts share one; else each task packs its own.
+    const int64_t together = parts > 1 ? std::min(classes, (threads + parts - 1) / parts) : 0;
+    T* shared = shared_buffer().at_least<T>((record ? 0 : packed_size) + together * packed_size);
+    T* packed = record ? record : shared;
+    T* directions = record ? shared : shared + packed_size;
+    if (!record) pack_weights(kernel, plan, theta, packed, threads);
     const T scale = T(1) / static_cast<T>(each);
-    parallel_for(classes * parts, threads, [&](int64_t task) {
-        const int64_t c = task / parts, part = task % parts;
+    const auto along = [&](int64_t c) { return cotangent + c * plan.parameters; };
+    const auto part_of_class = [&](int64_t c, int64_t part, const T* direction, T* workspace) {
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         const int64_t offset = (c * each + begin) * image_size(plan);
-        T* direction = own_buffer().at_least<T>(packed_size + kernel.workspace_size(plan));
-        const T* along = cotangent + c * plan.parameters;
-        for (int64_t piece = 0; piece < kernel.pack_pieces(plan); ++piece) kernel.pack(plan, along, piece, direction);
-        kernel.image_gradients(plan, theta, packed, along, direction, images + offset, c, end - begin, scale,
-                               out + offset, direction + packed_size);
-    });
+        kernel.image_gradients(plan, theta, packed, along(c), direction, images + offset, c, end - begin, scale,
+                               record ? record + place_in_record<T>(plan, parts, each, c * parts + part) : nullptr,
+                               out + offset, workspace);
+    };
+    if (parts == 1) {
+        parallel_for(classes, threads, [&](int64_t c) {
+            T* direction = own_buffer().at_least<T>(packed_size + kernel.workspace_size(plan));
+            for (int64_t piece = 0; piece < pieces; ++piece) kernel.pack(plan, along(c), piece, direction);
+            part_of_class(c, 0, direction, direction + packed_size);
+        });
+        return;
+    }
+    for (int64_t first = 0; first < classes; first += together) {
+        const int64_t some = std::min(together, classes - first);
+        parallel_for(some * pieces, threads, [&](int64_t task) {
+            const int64_t c = task / pieces;
+            kernel.pack(plan, along(first + c), task % pieces, directions + c * packed_size);
+        });
+        parallel_for(some * parts, threads, [&](int64_t task) {
+            const int64_t c = task / parts;
+            part_of_class(first + c, task % parts, directions + c * packed_size,
+                          own_buffer().at_least<T>(kernel.workspace_size(plan)));
+        });
+    }
 }
 
 template <class T>
@@ -151,7 +190,7 @@ void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* la
             pack_weights<T>(kernel, plan, theta, packed, threads);
             parallel_for(parts, threads, [&](int64_t part) {
                 const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
-                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, end - begin, scale,
+                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, end - begin, scale, nullptr,
                                partial + part * size);
             });
             over_parameters(size, threads, [&](int64_t begin, int64_t end) {
@@ -176,12 +215,13 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
     });
 }
 
-#define FASTDC_INSTANTIATE(T)                                                                                      \
-    template void class_gradients<T>(const ConvNetPlan&, const T*, const T*, const int64_t*, int64_t, int64_t, T*, \
-                                     int);                                                                         \
-    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, int64_t, int64_t, T*, int); \
-    template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,              \
-                           const SgdOptions&, int);                                                                \
+#define FASTDC_INSTANTIATE(T)                                                                                          \
+    template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                             \
+    template void class_gradients<T>(const ConvNetPlan&, const T*, const T*, const int64_t*, int64_t, int64_t, T*, T*, \
+                                     int);                                                                             \
+    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, int64_t, int64_t, T*, T*, int); \
+    template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,                  \
+                           const SgdOptions&, int);                                                                    \
     template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)

@@ -5,10 +5,15 @@
 // cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says where each
 // parameter lies.
 //
-//     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]      [C,
-//     P] image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
-//     [C, n, ...] train             SGD with momentum and weight decay over batches in a given order theta [P] logits
-//     of images                                                                                  [N, K]
+//     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
+//     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
+//                                                                                                         [C, n, ...]
+//     train             SGD with momentum and weight decay over batches in a given order                    theta [P]
+//     logits            of images                                                                              [N, K]
+//
+// The passes forward and back of class_gradients are also the first half of image_gradients. A record keeps what they
+// leave: class_gradients writes it and image_gradients reads it, both with the same theta, images, C and n. Without one
+// (null) image_gradients goes through those passes again.
 //
 // Images [N, channels, height, width] are planar, as torch has them. A few images at a time go through the whole
 // network and back, while their maps stay in the cache; memory does not grow with the number of images. Tasks are cut
@@ -41,13 +46,17 @@ struct SgdOptions {
     double lr, momentum, weight_decay;
 };
 
+// Elements of the record of `classes` times `each` images.
+template <class T>
+int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each);
+
 template <class T>
 void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
-                     int64_t each, T* out, int threads);
+                     int64_t each, T* record, T* out, int threads);
 
 template <class T>
 void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
-                     int64_t each, T* out, int threads);
+                     int64_t each, T* record, T* out, int threads);
 
 // `order` [epochs, N] holds the positions of the images in the order in which they are drawn.
 template <class T>
@@ -67,16 +76,17 @@ struct ConvNetKernels {
     void (*pack)(const ConvNetPlan&, const T* theta, int64_t piece, T* packed);
 
     int64_t (*workspace_size)(const ConvNetPlan&);  // of any of the passes
-    // Gradients by the weights in the layout of the stages; to be cleared before the first pass, and unpacked after the
-    // last.
+    int64_t (*record_size)(const ConvNetPlan&, int64_t count);
+    // Records may be null. Gradients by the weights in the layout of the stages; to be cleared before the first pass,
+    // and unpacked after the last.
     int64_t (*sums_size)(const ConvNetPlan&);
     void (*add_gradient)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, const int64_t* index,
-                         const int64_t* labels, int64_t count, T scale, T* sums, T* workspace);
+                         const int64_t* labels, int64_t count, T scale, T* sums, T* record, T* workspace);
     void (*unpack_gradient)(const ConvNetPlan&, const T* sums, T* gradient);
 
     void (*image_gradients)(const ConvNetPlan&, const T* theta, const T* packed, const T* direction,
-                            const T* packed_direction, const T* images, int64_t label, int64_t count, T scale, T* out,
-                            T* workspace);
+                            const T* packed_direction, const T* images, int64_t label, int64_t count, T scale,
+                            T* record, T* out, T* workspace);
     void (*logits)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, int64_t count, T* out,
                    T* workspace);
     // velocity = momentum velocity + sum of gradients + weight_decay theta; theta -= lr velocity; elements [begin,

@@ -1,164 +1,39 @@
 // Compiled once per instruction set, into namespace FASTDC_INSTRUCTION_SET: see instruction_set.h.
 #include "cpu/convnet.h"
-#include "cpu/first_conv.h"
-#include "cpu/linear_loss.h"
-#include "cpu/norm_act_pool.h"
-#include "cpu/winograd.h"
+#include "cpu/convnet_memory.h"
 
 namespace fastdc {
 namespace {
-
-// Images that go through the network together: enough rows for the products, few enough for the cache.
-constexpr int64_t kMostImages = 8;
-constexpr int64_t kMostPlaneBytes = 4 << 20;  // of the transformed maps of such a group
-
-// Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
-template <class T>
-struct Arena {
-    T* begin;
-    int64_t used = 0;
-
-    T* take(int64_t count) {
-        constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-        T* result = begin ? begin + used : nullptr;
-        used += (count + line - 1) / line * line;
-        return result;
-    }
-};
-
-// The map that block `l` normalises.
-struct Shapes {
-    explicit Shapes(const ConvNetPlan& plan) {
-        int64_t height = plan.height + 2 * (plan.padding - 1), width = plan.width + 2 * (plan.padding - 1);
-        for (int64_t l = 0; l < plan.depth; ++l) {
-            block[l] = {height,
-                        width,
-                        plan.features,
-                        plan.groups,
-                        static_cast<Norm>(plan.norm),
-                        static_cast<Activation>(plan.activation),
-                        static_cast<Pooling>(plan.pooling),
-                        true};
-            height = pooled_height(block[l]);
-            width = pooled_width(block[l]);
-        }
-        last_height = height;
-        last_width = width;
-    }
-
-    WinogradShape convolution(int64_t l, int64_t images) const {
-        return {images, block[l].height, block[l].width, block[l].channels, block[l].channels};
-    }
-
-    BlockShape block[kMostBlocks];
-    int64_t last_height, last_width;
-};
-
-inline int64_t linear_features(const ConvNetPlan& plan, const Shapes& shapes) {
-    return plan.features * shapes.last_height * shapes.last_width;
-}
-
-// How many images go together.
-template <class T>
-inline int64_t group_size(const ConvNetPlan& plan, const Shapes& shapes) {
-    if (plan.depth == 1) return kMostImages;
-    const int64_t bytes =
-        planes_size<T>(shapes.convolution(1, 1).tiles(), plan.features) * static_cast<int64_t>(sizeof(T));
-    const int64_t fit = kMostPlaneBytes / bytes;
-    return fit < 1 ? 1 : fit < kMostImages ? fit : kMostImages;
-}
-
-// The weights of a network in the layouts of the stages.
-template <class T>
-struct Packed {
-    Packed(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
-        Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features));
-        for (int64_t l = 1; l < plan.depth; ++l) {
-            forward[l] = arena.take(packed_weights_size<T>(plan.features, plan.features));
-            backward[l] = arena.take(packed_weights_size<T>(plan.features, plan.features));
-        }
-        linear = arena.take(plan.classes * linear_features(plan, shapes));
-        for (int64_t l = 0; l < plan.depth; ++l) {
-            const bool own = shapes.block[l].norm == Norm::kLayer;
-            gamma[l] = own ? arena.take(affine_size(shapes.block[l])) : nullptr;
-            beta[l] = own ? arena.take(affine_size(shapes.block[l])) : nullptr;
-        }
-        size = arena.used;
-    }
-
-    // Scale and shift of block l: packed, or as they stand in theta; null where there are none.
-    const T* scale_of(const ConvNetPlan& plan, const T* theta, int64_t l) const {
-        return gamma[l] ? gamma[l] : plan.gamma[l] < 0 ? nullptr : theta + plan.gamma[l];
-    }
-    const T* shift_of(const ConvNetPlan& plan, const T* theta, int64_t l) const {
-        return beta[l] ? beta[l] : plan.beta[l] < 0 ? nullptr : theta + plan.beta[l];
-    }
-
-    T* first;
-    T* forward[kMostBlocks];
-    T* backward[kMostBlocks];
-    T* linear;
-    T* gamma[kMostBlocks];
-    T* beta[kMostBlocks];
-    int64_t size;
-};
 
 template <class T>
 int64_t packed_size(const ConvNetPlan& plan) {
     return Packed<T>(plan, Shapes(plan), nullptr).size;
 }
 
+// The weights of block 0, the classifier and all norms; then those of each other block, forward and backward.
 int64_t pack_pieces(const ConvNetPlan& plan) {
-    return plan.depth;
+    return 2 * plan.depth - 1;
 }
 
 template <class T>
 void pack(const ConvNetPlan& plan, const T* theta, int64_t piece, T* buffer) {
     const Shapes shapes(plan);
     const Packed<T> packed(plan, shapes, buffer);
-    if (piece == 0) {
-        pack_first_weights(plan.channels, plan.features, theta + plan.weight[0], packed.first);
-        pack_linear_weights(plan.classes, plan.features, shapes.last_height, shapes.last_width,
-                            theta + plan.linear_weight, packed.linear);
-    } else {
-        transform_weights(theta + plan.weight[piece], plan.features, plan.features, packed.forward[piece],
-                          packed.backward[piece]);
+    if (piece > 0) {
+        const int64_t l = (piece + 1) / 2;
+        transform_weights(theta + plan.weight[l], plan.features, plan.features, piece % 2 ? packed.forward[l] : nullptr,
+                          piece % 2 ? nullptr : packed.backward[l]);
+        return;
     }
-    if (packed.gamma[piece]) {
-        const int64_t positions = shapes.block[piece].height * shapes.block[piece].width;
-        to_channels_last(theta + plan.gamma[piece], plan.features, positions, packed.gamma[piece]);
-        to_channels_last(theta + plan.beta[piece], plan.features, positions, packed.beta[piece]);
+    pack_first_weights(plan.channels, plan.features, theta + plan.weight[0], packed.first);
+    pack_linear_weights(plan.classes, plan.features, shapes.last_height, shapes.last_width, theta + plan.linear_weight,
+                        packed.linear);
+    for (int64_t l = 0; l < plan.depth && packed.gamma[l]; ++l) {
+        const int64_t positions = shapes.block[l].height * shapes.block[l].width;
+        to_channels_last(theta + plan.gamma[l], plan.features, positions, packed.gamma[l]);
+        to_channels_last(theta + plan.beta[l], plan.features, positions, packed.beta[l]);
     }
 }
-
-// Gradients by the weights in the layouts of the stages.
-template <class T>
-struct Sums {
-    Sums(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
-        Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features));
-        for (int64_t l = 0; l < plan.depth; ++l) {
-            products[l] = l ? arena.take(planes_size<T>(plan.features, plan.features)) : nullptr;
-            bias[l] = arena.take(plan.features);
-            const int64_t affine = affine_size(shapes.block[l]);
-            gamma[l] = affine ? arena.take(affine) : nullptr;
-            beta[l] = affine ? arena.take(affine) : nullptr;
-        }
-        linear = arena.take(plan.classes * linear_features(plan, shapes));
-        linear_bias = arena.take(plan.classes);
-        size = arena.used;
-    }
-
-    T* first;
-    T* products[kMostBlocks];
-    T* bias[kMostBlocks];
-    T* gamma[kMostBlocks];
-    T* beta[kMostBlocks];
-    T* linear;
-    T* linear_bias;
-    int64_t size;
-};
 
 template <class T>
 int64_t sums_size(const ConvNetPlan& plan) {
@@ -199,48 +74,6 @@ void unpack_gradient(const ConvNetPlan& plan, const T* buffer, T* gradient) {
         add_to(static_cast<const T*>(sums.linear_bias), plan.classes, gradient + plan.linear_bias);
 }
 
-// The maps of a group of images, or of their tangents: [images, h, w, C] of every block.
-template <class T>
-struct Maps {
-    Maps(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
-        for (int64_t l = 0; l < plan.depth; ++l) {
-            const int64_t size = map_size(shapes.block[l]);
-            input[l] = l ? arena.take(images * size) : nullptr;  // what block l reads, and on the way back its gradient
-            normed[l] =
-                arena.take((l ? images : 1) * size);  // what its norm reads, and its gradient; of one image in block 0
-            statistics[l] = arena.take(images * stats_size(shapes.block[l]));
-        }
-        last = arena.take(images * linear_features(plan, shapes));
-        last_gradient = arena.take(images * linear_features(plan, shapes));
-        logits = arena.take(images * plan.classes);
-        logits_gradient = arena.take(images * plan.classes);
-    }
-
-    // What block l writes: the next block's input, or what the classifier reads.
-    T* output(const ConvNetPlan& plan, int64_t l) const { return l + 1 < plan.depth ? input[l + 1] : last; }
-    T* output_gradient(const ConvNetPlan& plan, int64_t l) const {
-        return l + 1 < plan.depth ? input[l + 1] : last_gradient;
-    }
-
-    T* input[kMostBlocks];
-    T* normed[kMostBlocks];
-    T* statistics[kMostBlocks];
-    T* last;
-    T* last_gradient;
-    T* logits;
-    T* logits_gradient;
-};
-
-template <class T>
-T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
-    return plan.depth > 1 ? arena.take(planes_size<T>(shapes.convolution(1, images).tiles(), plan.features)) : nullptr;
-}
-
-template <class T>
-int64_t padded_size(const ConvNetPlan& plan, const Shapes& shapes) {
-    return first_padded_size(plan.channels, shapes.block[0].height, shapes.block[0].width);
-}
-
 // The image with a frame of zeros as wide as the first convolution's padding.
 template <class T>
 void pad_image(const ConvNetPlan& plan, const T* image, T* padded) {
@@ -254,29 +87,26 @@ void pad_image(const ConvNetPlan& plan, const T* image, T* padded) {
     }
 }
 
+// Calls body(first image, number of images) for groups of nearly the same size.
+template <class T, class Body>
+void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Body body) {
+    const int64_t most = most_together<T>(plan, shapes), groups = (count + most - 1) / most;
+    for (int64_t g = 0; g < groups; ++g) body(g * count / groups, (g + 1) * count / groups - g * count / groups);
+}
+
+// What block 0 normalises, of one padded image.
 template <class T>
-void first_forward(const ConvNetPlan& plan, const Shapes& shapes, const T* padded, const T* packed, const T* bias,
-                   T* out) {
-    first_conv_forward_padded(plan.channels, plan.features, shapes.block[0].height, shapes.block[0].width, padded,
-                              packed, bias, false, out);
+void first_map(const Weights<T>& weights, const T* padded, T* out) {
+    const BlockShape& block = weights.shapes.block[0];
+    first_conv_forward_padded(weights.plan.channels, weights.plan.features, block.height, block.width, padded,
+                              weights.packed.first, weights.bias(0), false, out);
 }
 
 template <class T>
-const T* bias_of(const ConvNetPlan& plan, const T* theta, int64_t l) {
-    return plan.bias[l] < 0 ? nullptr : theta + plan.bias[l];
-}
-
-template <class T>
-const T* frozen(const void* const* of, int64_t l) {
-    return static_cast<const T*>(of[l]);
-}
-
-template <class T>
-void block_forward(const ConvNetPlan& plan, const Shapes& shapes, const Packed<T>& packed, const T* theta, int64_t l,
-                   int64_t image, const T* normed, const Maps<T>& maps) {
-    const BlockShape& block = shapes.block[l];
-    forward(block, normed, packed.scale_of(plan, theta, l), packed.shift_of(plan, theta, l), frozen<T>(plan.mean, l),
-            frozen<T>(plan.variance, l), maps.output(plan, l) + image * pooled_size(block),
+void block_forward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps) {
+    const BlockShape& block = weights.shapes.block[l];
+    forward(block, normed, weights.scale(l), weights.shift(l), static_cast<const T*>(weights.plan.mean[l]),
+            static_cast<const T*>(weights.plan.variance[l]), maps.output(weights.plan, l) + image * pooled_size(block),
             maps.statistics[l] + image * stats_size(block));
 }
 
@@ -288,285 +118,261 @@ void add_bias_gradient(const BlockShape& block, const T* gz, T* bias) {
     }
 }
 
-// The workspace of the passes by weights and for logits.
-template <class T>
-struct GradientSpace {
-    GradientSpace(const ConvNetPlan& plan, const Shapes& shapes, T* buffer)
-        : images(group_size<T>(plan, shapes)), arena{buffer}, maps(plan, shapes, images, arena) {
-        padded = arena.take(images * padded_size<T>(plan, shapes));
-        for (int64_t l = 1; l < plan.depth; ++l) {
-            transformed[l] = arena.take(planes_size<T>(shapes.convolution(l, images).tiles(), plan.features));
-        }
-        products = take_planes(plan, shapes, images, arena);
-        gradients = take_planes(plan, shapes, images, arena);
-        scratch = arena.take(4 * plan.features);
-        labels = reinterpret_cast<int64_t*>(arena.take(images * 8 / static_cast<int64_t>(sizeof(T))));
-    }
-
-    int64_t images;
-    Arena<T> arena;
-    Maps<T> maps;
-    T* padded;
-    T* transformed[kMostBlocks];
-    T* products;
-    T* gradients;
-    T* scratch;
-    int64_t* labels;
-};
-
-// Up to the logits of `count` <= space.images images; image(i) points to the i-th one.
+// Up to the logits of `count` images; image(i) points to the i-th one.
 template <class T, class Image>
-void forward_pass(const ConvNetPlan& plan, const Shapes& shapes, const T* theta, const Packed<T>& packed, int64_t count,
-                  Image image, const GradientSpace<T>& space) {
-    const Maps<T>& maps = space.maps;
-    const int64_t padded = padded_size<T>(plan, shapes);
+void forward_pass(const Weights<T>& weights, int64_t count, Image image, const GradientSpace<T>& space,
+                  const Maps<T>& maps) {
+    const ConvNetPlan& plan = weights.plan;
+    const int64_t padded = padded_size<T>(plan, weights.shapes), features = plan.features;
     for (int64_t i = 0; i < count; ++i) {
         pad_image(plan, image(i), space.padded + i * padded);
-        first_forward<T>(plan, shapes, space.padded + i * padded, packed.first, bias_of(plan, theta, 0),
-                         maps.normed[0]);
-        block_forward<T>(plan, shapes, packed, theta, 0, i, maps.normed[0], maps);
+        first_map(weights, space.padded + i * padded, space.first);
+        block_forward(weights, 0, i, space.first, maps);
     }
     for (int64_t l = 1; l < plan.depth; ++l) {
-        const WinogradShape shape = shapes.convolution(l, count);
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t size = map_size(weights.shapes.block[l]);
         transform_input<T>(shape, maps.input[l], space.transformed[l]);
-        multiply<T>(shape.tiles(), plan.features, plan.features, space.transformed[l], packed.forward[l],
-                    space.products, false);
-        transform_output<T>(shape, space.products, bias_of(plan, theta, l), maps.normed[l]);
-        const int64_t size = map_size(shapes.block[l]);
-        for (int64_t i = 0; i < count; ++i)
-            block_forward<T>(plan, shapes, packed, theta, l, i, maps.normed[l] + i * size, maps);
+        multiply<T>(shape.tiles(), features, features, space.transformed[l], weights.packed.forward[l], space.products,
+                    false);
+        transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
+        for (int64_t i = 0; i < count; ++i) block_forward(weights, l, i, maps.normed[l] + i * size, maps);
     }
-    const T* bias = plan.linear_bias < 0 ? nullptr : theta + plan.linear_bias;
-    linear_forward<T>(count, linear_features(plan, shapes), plan.classes, maps.last, packed.linear, bias, maps.logits);
+    linear_forward<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.last, weights.packed.linear,
+                      weights.at(plan.linear_bias), maps.logits);
 }
 
+// gz, the gradient by what block l normalises; adds to the sums, which may be null.
 template <class T>
-void block_backward(const ConvNetPlan& plan, const Shapes& shapes, const Packed<T>& packed, const T* theta, int64_t l,
-                    int64_t image, T* normed, const Sums<T>& sums, const GradientSpace<T>& space) {
-    const BlockShape& block = shapes.block[l];
-    backward<T>(block, normed, packed.scale_of(plan, theta, l), packed.shift_of(plan, theta, l),
-                space.maps.statistics[l] + image * stats_size(block),
-                space.maps.output_gradient(plan, l) + image * pooled_size(block), normed, sums.gamma[l], sums.beta[l],
-                space.scratch);
-    if (plan.bias[l] >= 0) add_bias_gradient<T>(block, normed, sums.bias[l]);
+void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps,
+                    const Sums<T>* sums, T* gz, T* scratch) {
+    const BlockShape& block = weights.shapes.block[l];
+    backward<T>(block, normed, weights.scale(l), weights.shift(l), maps.statistics[l] + image * stats_size(block),
+                maps.output_gradient(weights.plan, l) + image * pooled_size(block), gz, sums ? sums->gamma[l] : nullptr,
+                sums ? sums->beta[l] : nullptr, scratch);
+    if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
 }
 
-// Adds to the sums the gradient of scale * (the sum of the losses of a run of images).
+// From the logits back to the input of block 1, after forward_pass of the same images, whose labels are in
+// space.labels; with sums, which may be null, to the weights of all blocks.
 template <class T>
-void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed_buffer, const T* images,
-                  const int64_t* index, const int64_t* labels, int64_t count, T scale, T* sums_buffer, T* workspace) {
-    const Shapes shapes(plan);
-    const Packed<T> packed(plan, shapes, const_cast<T*>(packed_buffer));
-    const Sums<T> sums(plan, shapes, sums_buffer);
-    const GradientSpace<T> space(plan, shapes, workspace);
-    const Maps<T>& maps = space.maps;
-    const int64_t image_size = plan.channels * plan.height * plan.width, padded = padded_size<T>(plan, shapes);
+void backward_pass(const Weights<T>& weights, int64_t count, T scale, const Sums<T>* sums,
+                   const GradientSpace<T>& space, const Maps<T>& maps) {
+    const ConvNetPlan& plan = weights.plan;
     const int64_t features = plan.features;
-    for (int64_t begin = 0; begin < count; begin += space.images) {
-        const int64_t group = count - begin < space.images ? count - begin : space.images;
-        const auto image = [&](int64_t i) { return images + (index ? index[begin + i] : begin + i) * image_size; };
-        forward_pass<T>(plan, shapes, theta, packed, group, image, space);
-        for (int64_t i = 0; i < group; ++i) space.labels[i] = index ? labels[index[begin + i]] : labels[0];
-        softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
-        linear_backward<T>(group, linear_features(plan, shapes), plan.classes, maps.logits_gradient, packed.linear,
-                           maps.last, maps.last_gradient, sums.linear, sums.linear_bias);
-        for (int64_t l = plan.depth - 1; l > 0; --l) {
-            const WinogradShape shape = shapes.convolution(l, group);
-            const int64_t size = map_size(shapes.block[l]), rows = shape.tiles();
-            for (int64_t i = 0; i < group; ++i) {
-                block_backward<T>(plan, shapes, packed, theta, l, i, maps.normed[l] + i * size, sums, space);
-            }
-            transform_output_adjoint<T>(shape, maps.normed[l], space.products);
+    softmax_loss<T>(count, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+    linear_backward<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
+                       weights.packed.linear, maps.last, maps.last_gradient, sums ? sums->linear : nullptr,
+                       sums ? sums->linear_bias : nullptr);
+    for (int64_t l = plan.depth - 1; l > 0; --l) {
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t size = map_size(weights.shapes.block[l]), rows = shape.tiles();
+        T* gz = space.normed_gradient ? space.normed_gradient : maps.normed[l];
+        for (int64_t i = 0; i < count; ++i) {
+            block_backward(weights, l, i, maps.normed[l] + i * size, maps, sums, gz + i * size, space.scratch);
+        }
+        transform_output_adjoint<T>(shape, gz, space.products);
+        if (sums) {
             accumulate_weight_products<T>(rows, features, features, space.transformed[l], space.products,
-                                          sums.products[l]);
-            multiply<T>(rows, features, features, space.products, packed.backward[l], space.gradients, false);
-            transform_input_adjoint<T>(shape, space.gradients, maps.input[l]);
+                                          sums->products[l]);
         }
-        for (int64_t i = 0; i < group; ++i) {
-            first_forward<T>(plan, shapes, space.padded + i * padded, packed.first, bias_of(plan, theta, 0),
-                             maps.normed[0]);
-            block_backward<T>(plan, shapes, packed, theta, 0, i, maps.normed[0], sums, space);
-            first_conv_weight_gradient_padded<T>(plan.channels, features, shapes.block[0].height, shapes.block[0].width,
-                                                 space.padded + i * padded, maps.normed[0], sums.first, nullptr);
-        }
+        multiply<T>(rows, features, features, space.products, weights.packed.backward[l], space.gradients, false);
+        transform_input_adjoint<T>(shape, space.gradients, maps.input_gradient[l]);
+    }
+    if (!sums) return;
+    const int64_t padded = padded_size<T>(plan, weights.shapes);
+    const BlockShape& block = weights.shapes.block[0];
+    for (int64_t i = 0; i < count; ++i) {
+        first_map(weights, space.padded + i * padded, space.first);
+        block_backward(weights, 0, i, space.first, maps, sums, space.first, space.scratch);
+        first_conv_weight_gradient_padded<T>(plan.channels, features, block.height, block.width,
+                                             space.padded + i * padded, space.first, sums->first, nullptr);
     }
 }
 
 template <class T>
-void logits(const ConvNetPlan& plan, const T* theta, const T* packed_buffer, const T* images, int64_t count, T* out,
+void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed, const T* images, const int64_t* index,
+                  const int64_t* labels, int64_t count, T scale, T* sums_buffer, T* record, T* workspace) {
+    const Shapes shapes(plan);
+    const Weights<T> weights(plan, shapes, theta, packed);
+    const Sums<T> sums(plan, shapes, sums_buffer);
+    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), record != nullptr, workspace);
+    const int64_t image_size = plan.channels * plan.height * plan.width;
+    Arena<T> kept{record};
+    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
+        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, true) : space.maps;
+        for (int64_t i = 0; i < group; ++i) space.labels[i] = index ? labels[index[begin + i]] : labels[0];
+        const auto image = [&](int64_t i) { return images + (index ? index[begin + i] : begin + i) * image_size; };
+        forward_pass(weights, group, image, space, maps);
+        backward_pass(weights, group, scale, &sums, space, maps);
+    });
+}
+
+template <class T>
+void logits(const ConvNetPlan& plan, const T* theta, const T* packed, const T* images, int64_t count, T* out,
             T* workspace) {
     const Shapes shapes(plan);
-    const Packed<T> packed(plan, shapes, const_cast<T*>(packed_buffer));
-    const GradientSpace<T> space(plan, shapes, workspace);
+    const Weights<T> weights(plan, shapes, theta, packed);
+    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), false, workspace);
     const int64_t image_size = plan.channels * plan.height * plan.width;
-    for (int64_t begin = 0; begin < count; begin += space.images) {
-        const int64_t group = count - begin < space.images ? count - begin : space.images;
+    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
         const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
-        forward_pass<T>(plan, shapes, theta, packed, group, image, space);
+        forward_pass(weights, group, image, space, space.maps);
         std::memcpy(out + begin * plan.classes, space.maps.logits, sizeof(T) * group * plan.classes);
+    });
+}
+
+// A product and its tangent: to = vdot U + v Udot, [36][rows, features] each, plane by plane while it is in the cache.
+template <class T>
+void multiply_tangent(int64_t rows, int64_t features, const T* v, const T* vdot, const T* packed,
+                      const T* packed_direction, T* to) {
+    for (int plane = 0; plane < kWinogradProducts; ++plane) {
+        multiply<T>(rows, features, features, vdot, packed, to, false, plane, plane + 1);
+        multiply<T>(rows, features, features, v, packed_direction, to, true, plane, plane + 1);
     }
 }
 
-// The workspace of the pass by images: maps and transformed maps twice, of the values and of their tangents.
+// What block 0 normalises, of one image, and its tangent.
 template <class T>
-struct TangentSpace {
-    TangentSpace(const ConvNetPlan& plan, const Shapes& shapes, T* buffer)
-        : images((group_size<T>(plan, shapes) + 1) / 2),
-          arena{buffer},
-          maps(plan, shapes, images, arena),
-          tangents(plan, shapes, images, arena) {
-        padded = arena.take(images * padded_size<T>(plan, shapes));
-        transformed = take_planes(plan, shapes, images, arena);
-        transformed_tangent = take_planes(plan, shapes, images, arena);
-        products = take_planes(plan, shapes, images, arena);
-        products_tangent = take_planes(plan, shapes, images, arena);
-        scratch = arena.take(8 * plan.features);
-        const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
-        first_scratch = arena.take(first_scratch_size<T>(plan.channels, height, width));
-        framed = arena.take(plan.channels * height * width);
-        labels = reinterpret_cast<int64_t*>(arena.take(images * 8 / static_cast<int64_t>(sizeof(T))));
+void first_maps(const Weights<T>& weights, const Weights<T>& along, int64_t image, const TangentSpace<T>& space) {
+    const T* padded = space.padded + image * padded_size<T>(weights.plan, weights.shapes);
+    first_map(weights, padded, space.first);
+    first_map(along, padded, space.first_tangent);
+}
+
+template <class T>
+void block_forward_tangent(const Weights<T>& weights, const Weights<T>& along, int64_t l, int64_t image,
+                           const T* normed, const T* normed_tangent, const Maps<T>& maps,
+                           const TangentSpace<T>& space) {
+    const BlockShape& block = weights.shapes.block[l];
+    forward_tangent<T>(block, normed, normed_tangent, weights.scale(l), weights.shift(l), along.scale(l),
+                       along.shift(l), maps.statistics[l] + image * stats_size(block),
+                       space.tangents.output(weights.plan, l) + image * pooled_size(block),
+                       space.statistics[l] + image * tangent_stats_size(block));
+}
+
+template <class T>
+void block_backward_tangent(const Weights<T>& weights, const Weights<T>& along, int64_t l, int64_t image,
+                            const T* normed, T* normed_tangent, const Maps<T>& maps, const TangentSpace<T>& space,
+                            T* gz) {
+    const BlockShape& block = weights.shapes.block[l];
+    const int64_t pooled = image * pooled_size(block);
+    backward_tangent<T>(block, normed, normed_tangent, weights.scale(l), weights.shift(l), along.scale(l),
+                        along.shift(l), maps.statistics[l] + image * stats_size(block),
+                        space.statistics[l] + image * tangent_stats_size(block),
+                        maps.output_gradient(weights.plan, l) + pooled,
+                        space.tangents.output_gradient(weights.plan, l) + pooled, gz, normed_tangent, space.scratch);
+}
+
+// The tangents of forward_pass along a direction of the weights, up to those of the logits' gradients; `maps` are what
+// both passes over the same images have left.
+template <class T, class Image>
+void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, int64_t count, Image image, T scale,
+                          const Maps<T>& maps, const TangentSpace<T>& space) {
+    const ConvNetPlan& plan = weights.plan;
+    const Maps<T>& tangents = space.tangents;
+    const int64_t features = plan.features, last = linear_features(plan, weights.shapes);
+    for (int64_t i = 0; i < count; ++i) {
+        pad_image(plan, image(i), space.padded + i * padded_size<T>(plan, weights.shapes));
+        first_maps(weights, along, i, space);
+        block_forward_tangent(weights, along, 0, i, space.first, space.first_tangent, maps, space);
     }
-
-    int64_t images;
-    Arena<T> arena;
-    Maps<T> maps, tangents;
-    T* padded;
-    T* transformed;
-    T* transformed_tangent;
-    T* products;
-    T* products_tangent;
-    T* scratch;
-    T* first_scratch;
-    T* framed;  // the gradient by an image with its frame
-    int64_t* labels;
-};
-
-// Both sides of the first convolution of one image.
-template <class T>
-void first_both(const ConvNetPlan& plan, const Shapes& shapes, const T* theta, const Packed<T>& packed,
-                const T* direction, const Packed<T>& packed_direction, int64_t image, const TangentSpace<T>& space) {
-    const T* padded = space.padded + image * padded_size<T>(plan, shapes);
-    first_forward<T>(plan, shapes, padded, packed.first, bias_of(plan, theta, 0), space.maps.normed[0]);
-    first_forward<T>(plan, shapes, padded, packed_direction.first, bias_of(plan, direction, 0),
-                     space.tangents.normed[0]);
+    for (int64_t l = 1; l < plan.depth; ++l) {
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t size = map_size(weights.shapes.block[l]);
+        transform_input<T>(shape, maps.input[l], space.transformed);
+        transform_input<T>(shape, tangents.input[l], space.transformed_tangent);
+        multiply_tangent<T>(shape.tiles(), features, space.transformed, space.transformed_tangent,
+                            weights.packed.forward[l], along.packed.forward[l], space.products_tangent);
+        transform_output<T>(shape, space.products_tangent, along.bias(l), tangents.normed[l]);
+        for (int64_t i = 0; i < count; ++i) {
+            block_forward_tangent(weights, along, l, i, maps.normed[l] + i * size, tangents.normed[l] + i * size, maps,
+                                  space);
+        }
+    }
+    linear_forward_tangent<T>(count, last, plan.classes, maps.last, tangents.last, weights.packed.linear,
+                              along.packed.linear, along.at(plan.linear_bias), tangents.logits);
+    softmax_tangent<T>(count, plan.classes, maps.logits, tangents.logits, scale, tangents.logits_gradient);
 }
 
+// The tangents of backward_pass down to those of the gradients by the images, out [count, channels, height, width].
 template <class T>
-void block_both(const ConvNetPlan& plan, const Shapes& shapes, const T* theta, const Packed<T>& packed,
-                const T* direction, const Packed<T>& packed_direction, int64_t l, int64_t i, const T* normed,
-                const T* normed_tangent, const TangentSpace<T>& space) {
-    const BlockShape& block = shapes.block[l];
-    block_forward<T>(plan, shapes, packed, theta, l, i, normed, space.maps);
-    forward_tangent<T>(block, normed, normed_tangent, packed.scale_of(plan, theta, l), packed.shift_of(plan, theta, l),
-                       packed_direction.scale_of(plan, direction, l), packed_direction.shift_of(plan, direction, l),
-                       space.maps.statistics[l] + i * stats_size(block),
-                       space.tangents.output(plan, l) + i * pooled_size(block),
-                       space.tangents.statistics[l] + i * tangent_stats_size(block));
-}
-
-template <class T>
-void block_backward_both(const ConvNetPlan& plan, const Shapes& shapes, const T* theta, const Packed<T>& packed,
-                         const T* direction, const Packed<T>& packed_direction, int64_t l, int64_t i, T* normed,
-                         T* normed_tangent, const TangentSpace<T>& space) {
-    const BlockShape& block = shapes.block[l];
-    const int64_t pooled = pooled_size(block);
-    backward_tangent<T>(block, normed, normed_tangent, packed.scale_of(plan, theta, l), packed.shift_of(plan, theta, l),
-                        packed_direction.scale_of(plan, direction, l), packed_direction.shift_of(plan, direction, l),
-                        space.maps.statistics[l] + i * stats_size(block),
-                        space.tangents.statistics[l] + i * tangent_stats_size(block),
-                        space.maps.output_gradient(plan, l) + i * pooled,
-                        space.tangents.output_gradient(plan, l) + i * pooled, normed, normed_tangent, space.scratch);
+void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, int64_t count, const Maps<T>& maps,
+                           const TangentSpace<T>& space, T* out) {
+    const ConvNetPlan& plan = weights.plan;
+    const Maps<T>& tangents = space.tangents;
+    const int64_t features = plan.features;
+    linear_backward_tangent<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
+                               tangents.logits_gradient, weights.packed.linear, along.packed.linear, nullptr,
+                               tangents.last_gradient);
+    for (int64_t l = plan.depth - 1; l > 0; --l) {
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t size = map_size(weights.shapes.block[l]);
+        for (int64_t i = 0; i < count; ++i) {
+            block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, tangents.normed[l] + i * size, maps,
+                                   space, space.normed_gradient + i * size);
+        }
+        transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
+        transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
+        multiply_tangent<T>(shape.tiles(), features, space.transformed, space.transformed_tangent,
+                            weights.packed.backward[l], along.packed.backward[l], space.products_tangent);
+        transform_input_adjoint<T>(shape, space.products_tangent, tangents.input_gradient[l]);
+    }
+    const int64_t height = weights.shapes.block[0].height, width = weights.shapes.block[0].width;
+    const int64_t frame = plan.padding - 1;
+    for (int64_t i = 0; i < count; ++i) {
+        first_maps(weights, along, i, space);
+        block_backward_tangent(weights, along, 0, i, space.first, space.first_tangent, maps, space, space.first);
+        first_conv_input_gradient<T>(plan.channels, features, height, width, space.first_tangent, weights.packed.first,
+                                     false, space.first_scratch, space.framed);
+        first_conv_input_gradient<T>(plan.channels, features, height, width, space.first, along.packed.first, true,
+                                     space.first_scratch, space.framed);
+        for (int64_t c = 0; c < plan.channels; ++c) {
+            for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
+                std::memcpy(out, space.framed + (c * height + y + frame) * width + frame, sizeof(T) * plan.width);
+            }
+        }
+    }
 }
 
 // Of images of one class: d/d images of <direction, d/d theta of scale * (the sum of their losses)>.
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* packed_buffer, const T* direction,
-                     const T* packed_direction_buffer, const T* images, int64_t label, int64_t count, T scale, T* out,
-                     T* workspace) {
+void image_gradients(const ConvNetPlan& plan, const T* theta, const T* packed, const T* direction,
+                     const T* packed_direction, const T* images, int64_t label, int64_t count, T scale, T* record,
+                     T* out, T* workspace) {
     const Shapes shapes(plan);
-    const Packed<T> packed(plan, shapes, const_cast<T*>(packed_buffer));
-    const Packed<T> along(plan, shapes, const_cast<T*>(packed_direction_buffer));
-    const TangentSpace<T> space(plan, shapes, workspace);
-    const Maps<T>&maps = space.maps, &tangents = space.tangents;
-    const int64_t image_size = plan.channels * plan.height * plan.width, padded = padded_size<T>(plan, shapes);
-    const int64_t features = plan.features, last = linear_features(plan, shapes);
-    const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
-    for (int64_t begin = 0; begin < count; begin += space.images) {
-        const int64_t group = count - begin < space.images ? count - begin : space.images;
-        for (int64_t i = 0; i < group; ++i) {
-            pad_image(plan, images + (begin + i) * image_size, space.padded + i * padded);
-            first_both<T>(plan, shapes, theta, packed, direction, along, i, space);
-            block_both<T>(plan, shapes, theta, packed, direction, along, 0, i, maps.normed[0], tangents.normed[0],
-                          space);
+    const Weights<T> weights(plan, shapes, theta, packed), along(plan, shapes, direction, packed_direction);
+    const int64_t most = most_together<T>(plan, shapes), image_size = plan.channels * plan.height * plan.width;
+    const TangentSpace<T> tangent_space(plan, shapes, most, workspace);
+    const GradientSpace<T> space(plan, shapes, most, true, workspace + tangent_space.arena.used);
+    Arena<T> kept{record};
+    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
+        const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
+        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, true) : space.maps;
+        if (!record) {
+            for (int64_t i = 0; i < group; ++i) space.labels[i] = label;
+            forward_pass(weights, group, image, space, maps);
+            backward_pass<T>(weights, group, scale, nullptr, space, maps);
         }
-        for (int64_t l = 1; l < plan.depth; ++l) {
-            const WinogradShape shape = shapes.convolution(l, group);
-            const int64_t size = map_size(shapes.block[l]), rows = shape.tiles();
-            transform_input<T>(shape, maps.input[l], space.transformed);
-            transform_input<T>(shape, tangents.input[l], space.transformed_tangent);
-            multiply<T>(rows, features, features, space.transformed, packed.forward[l], space.products, false);
-            multiply<T>(rows, features, features, space.transformed_tangent, packed.forward[l], space.products_tangent,
-                        false);
-            multiply<T>(rows, features, features, space.transformed, along.forward[l], space.products_tangent, true);
-            transform_output<T>(shape, space.products, bias_of(plan, theta, l), maps.normed[l]);
-            transform_output<T>(shape, space.products_tangent, bias_of(plan, direction, l), tangents.normed[l]);
-            for (int64_t i = 0; i < group; ++i) {
-                block_both<T>(plan, shapes, theta, packed, direction, along, l, i, maps.normed[l] + i * size,
-                              tangents.normed[l] + i * size, space);
-            }
-        }
-        const T* bias = plan.linear_bias < 0 ? nullptr : theta + plan.linear_bias;
-        const T* bias_tangent = plan.linear_bias < 0 ? nullptr : direction + plan.linear_bias;
-        linear_forward<T>(group, last, plan.classes, maps.last, packed.linear, bias, maps.logits);
-        linear_forward_tangent<T>(group, last, plan.classes, maps.last, tangents.last, packed.linear, along.linear,
-                                  bias_tangent, tangents.logits);
-        for (int64_t i = 0; i < group; ++i) space.labels[i] = label;
-        softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
-        softmax_tangent<T>(group, plan.classes, maps.logits, tangents.logits, space.labels, scale,
-                           tangents.logits_gradient);
-        linear_backward_tangent<T>(group, last, plan.classes, maps.logits_gradient, tangents.logits_gradient,
-                                   packed.linear, along.linear, maps.last_gradient, tangents.last_gradient);
-        for (int64_t l = plan.depth - 1; l > 0; --l) {
-            const WinogradShape shape = shapes.convolution(l, group);
-            const int64_t size = map_size(shapes.block[l]), rows = shape.tiles();
-            for (int64_t i = 0; i < group; ++i) {
-                block_backward_both<T>(plan, shapes, theta, packed, direction, along, l, i, maps.normed[l] + i * size,
-                                       tangents.normed[l] + i * size, space);
-            }
-            transform_output_adjoint<T>(shape, maps.normed[l], space.products);
-            transform_output_adjoint<T>(shape, tangents.normed[l], space.products_tangent);
-            multiply<T>(rows, features, features, space.products, packed.backward[l], space.transformed, false);
-            multiply<T>(rows, features, features, space.products_tangent, packed.backward[l], space.transformed_tangent,
-                        false);
-            multiply<T>(rows, features, features, space.products, along.backward[l], space.transformed_tangent, true);
-            transform_input_adjoint<T>(shape, space.transformed, maps.input[l]);
-            transform_input_adjoint<T>(shape, space.transformed_tangent, tangents.input[l]);
-        }
-        for (int64_t i = 0; i < group; ++i) {
-            first_both<T>(plan, shapes, theta, packed, direction, along, i, space);
-            block_backward_both<T>(plan, shapes, theta, packed, direction, along, 0, i, maps.normed[0],
-                                   tangents.normed[0], space);
-            first_conv_input_gradient<T>(plan.channels, features, height, width, tangents.normed[0], packed.first,
-                                         false, space.first_scratch, space.framed);
-            first_conv_input_gradient<T>(plan.channels, features, height, width, maps.normed[0], along.first, true,
-                                         space.first_scratch, space.framed);
-            const int64_t frame = plan.padding - 1;
-            T* to = out + (begin + i) * image_size;
-            for (int64_t c = 0; c < plan.channels; ++c) {
-                for (int64_t y = 0; y < plan.height; ++y, to += plan.width) {
-                    std::memcpy(to, space.framed + (c * height + y + frame) * width + frame, sizeof(T) * plan.width);
-                }
-            }
-        }
-    }
+        forward_tangent_pass(weights, along, group, image, scale, maps, tangent_space);
+        backward_tangent_pass(weights, along, group, maps, tangent_space, out + begin * image_size);
+    });
+}
+
+template <class T>
+int64_t record_size(const ConvNetPlan& plan, int64_t count) {
+    const Shapes shapes(plan);
+    Arena<T> kept{nullptr};
+    for_groups<T>(plan, shapes, count, [&](int64_t, int64_t group) { Maps<T>(plan, shapes, group, kept, true); });
+    return kept.used;
 }
 
 template <class T>
 int64_t workspace_size(const ConvNetPlan& plan) {
     const Shapes shapes(plan);
-    const int64_t gradient = GradientSpace<T>(plan, shapes, nullptr).arena.used;
-    const int64_t tangent = TangentSpace<T>(plan, shapes, nullptr).arena.used;
-    return gradient > tangent ? gradient : tangent;
+    const int64_t most = most_together<T>(plan, shapes);
+    return TangentSpace<T>(plan, shapes, most, nullptr).arena.used +
+           GradientSpace<T>(plan, shapes, most, true, nullptr).arena.used;
 }
 
 template <class T>
@@ -591,8 +397,9 @@ void sum(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, i
 
 template <class T>
 constexpr ConvNetKernels<T> kernels_of() {
-    return {packed_size<T>,     pack_pieces,        pack<T>,   workspace_size<T>, sums_size<T>, add_gradient<T>,
-            unpack_gradient<T>, image_gradients<T>, logits<T>, update<T>,         sum<T>};
+    return {packed_size<T>,     pack_pieces,  pack<T>,         workspace_size<T>,
+            record_size<T>,     sums_size<T>, add_gradient<T>, unpack_gradient<T>,
+            image_gradients<T>, logits<T>,    update<T>,       sum<T>};
 }
 
 }  // namespace

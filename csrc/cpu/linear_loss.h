@@ -339,10 +339,9 @@ T softmax_loss(int64_t n, int64_t classes, const T* logits, const int64_t* label
     return static_cast<T>(loss * scale);
 }
 
-// The labels drop out of the derivative; they are taken so that the call looks like the one of softmax_loss.
+// The labels drop out of the derivative.
 template <class T>
-void softmax_tangent(int64_t n, int64_t classes, const T* logits, const T* logitsdot, const int64_t* /*labels*/,
-                     T scale, T* glogitsdot) {
+void softmax_tangent(int64_t n, int64_t classes, const T* logits, const T* logitsdot, T scale, T* glogitsdot) {
     for (int64_t m = 0; m < n; ++m, logits += classes, logitsdot += classes, glogitsdot += classes) {
         T largest;
         const T sum = linear_exponentials(classes, logits, &largest, glogitsdot);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastdc import compiled
+from fastdc.distance import layerwise_distance
 from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, class_numbers
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
@@ -21,6 +23,8 @@ _INSTANCE, _GROUP, _LAYER, _BATCH, _NO_NORM = range(5)
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
 _MOST_BLOCKS = 16  # kMostBlocks in csrc/cpu/convnet.h
 _DTYPES = (torch.float32, torch.float64)
+_RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
+_thread = threading.local()
 
 
 class NativeEngine(Engine):
@@ -61,19 +65,40 @@ class NativeEngine(Engine):
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
         self._check_images(theta, images, 5)
-        labels = class_numbers(images) if classes is None else classes
-        gradients = torch.empty(len(images), self.layout.size, dtype=theta.dtype)
-        self._network(images).class_gradients(
-            _array(theta), _array(images), _array(labels), _array(gradients), threads=torch.get_num_threads()
-        )
-        return gradients
+        return self._class_gradients(theta, images, class_numbers(images) if classes is None else classes)
 
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
         self._check_images(theta, images, 5)
+        return self._image_gradients(theta, images, cotangent)
+
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+        """As any engine does it, a few classes at a time, so that what both passes need of the images is computed once."""
+        self._check_images(theta, synthetic, 5)
+        each, of_double = synthetic.shape[1], theta.dtype == torch.float64
+        per_class = self._network(synthetic).record_size(1, each, of_double) * theta.element_size()
+        if per_class > _RECORD:
+            return super().match(theta, synthetic, real, metric)
+        together = _RECORD // per_class
+        distances, gradients = [], []
+        for classes in torch.arange(len(synthetic)).split(together):
+            some = slice(int(classes[0]), int(classes[-1]) + 1)
+            record = _memory_for(self._network(synthetic).record_size(len(classes), each, of_double), theta)
+            gradient = self._class_gradients(theta, synthetic[some], classes, record)  # [G, P]
+            distance, cotangent = layerwise_distance(gradient, real[some], self.layout, metric)  # [G], [G, P]
+            distances.append(distance)
+            gradients.append(self._image_gradients(theta, synthetic[some], cotangent, record))
+        return torch.cat(distances), torch.cat(gradients)
+
+    def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, record: np.ndarray | None = None) -> Tensor:
+        gradients = torch.empty(len(images), self.layout.size, dtype=theta.dtype)
+        arrays = [_array(tensor) for tensor in (theta, images, classes, gradients)]
+        self._network(images).class_gradients(*arrays, record=record, threads=torch.get_num_threads())
+        return gradients
+
+    def _image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, record: np.ndarray | None = None) -> Tensor:
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        self._network(images).image_gradients(
-            _array(theta), _array(images), _array(cotangent), _array(gradients), threads=torch.get_num_threads()
-        )
+        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
+        self._network(images).image_gradients(*arrays, record=record, threads=torch.get_num_threads())
         return gradients
 
     def train(
@@ -157,6 +182,15 @@ class NativeEngine(Engine):
             linear_bias=offsets["classifier.bias"],
             statistics=[_array(value) for value in statistics if value is not None],
         )
+
+
+def _memory_for(size: int, like: Tensor) -> np.ndarray:
+    """Elements of any content, of the dtype of `like`; each thread keeps its own from call to call, so that it is mapped once."""
+    dtype = _array(like).dtype
+    kept: np.ndarray | None = getattr(_thread, "memory", None)
+    if kept is None or kept.dtype != dtype or len(kept) < size:
+        kept = _thread.memory = np.empty(size, dtype)
+    return kept[:size]
 
 
 def _changed(module: ConvNet) -> bool:
