@@ -22,6 +22,7 @@ from PIL import Image
 
 import fastdc
 from fastdc import cli
+from fastdc.arguments import parse
 from fastdc.cli import Condense, Evaluate, main
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import ENGINES
@@ -272,8 +273,8 @@ def test_flags_may_be_written_with_an_equals_sign(tmp_path: Path) -> None:
 
 def test_a_flag_takes_back_what_the_file_switches_on() -> None:
     Path("options.toml").write_text("quiet = true\n")
-    assert cli._parse(["info", "--config", "options.toml"]).quiet
-    assert not cli._parse(["info", "--config", "options.toml", "--no-quiet"]).quiet
+    assert parse(cli.COMMANDS, ["info", "--config", "options.toml"], "").quiet
+    assert not parse(cli.COMMANDS, ["info", "--config", "options.toml", "--no-quiet"], "").quiet
 
 
 TOML = """
