@@ -1,11 +1,9 @@
-"""The command line: fastdc condense | evaluate | show | info | selfcheck."""
+"""The command line: fastdc condense | select | evaluate | show | info | selfcheck."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
-import itertools
+import inspect
 import json
 import os
 import re
@@ -20,20 +18,23 @@ from typing import Any, Protocol
 
 import tyro
 
+from fastdc.arguments import parse
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
 from fastdc.config import CondenseConfig, check_count
-from fastdc.coresets import random as random_coreset
+from fastdc.coresets import SELECTIONS
+from fastdc.coresets.whole_set import EPOCHS
 from fastdc.data import ImageData, load_dataset
 from fastdc.devices import resolve_device
-from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, RunError, UsageError, unknown_name
+from fastdc.errors import FastdcError, Interrupted, RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation, evaluate
-from fastdc.info import report
+from fastdc.info import report, versions
+from fastdc.run import open_run
 from fastdc.selfcheck import HEADER, selfcheck, unusable
 from fastdc.storage import write_atomically
 
-_BASELINES = ("random", "none")
+_BASELINES = (*SELECTIONS, "none")
 _DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
 
 
@@ -65,7 +66,8 @@ class Condense(CondenseConfig, _Common):
     epochs: int | None = None
     """Epochs of training each of them; None: the paper's 300, and 1000 on mnist."""
     baseline: str = "random"
-    """What to evaluate beside the result: random (real images, as many), or none."""
+    """What to evaluate beside the result: as many real images chosen by random, herding, k_center or forgetting (by the network
+    of --model), or none."""
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 
@@ -75,16 +77,75 @@ class Condense(CondenseConfig, _Common):
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
         train, test = load_dataset(self.dataset, self.data_root)
-        out = Path(self.out if self.out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', self.dataset)}-ipc{self.ipc}")
+        out = _folder(self.out, f"{self.dataset}-ipc{self.ipc}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        baseline = _baseline(self.baseline, train, self.ipc, self.seed)
-        condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
+        CondenseConfig(**options).resolved()  # what cannot be used is refused before a baseline takes its time
+        baseline = _baseline(self.baseline, train, self.ipc, protocol, self.quiet)
+        condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         evaluations = _evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, callbacks)
         content = {"dataset": train.name, **dataclasses.asdict(protocol), "results": {k: _as_json(v) for k, v in evaluations.items()}}
         write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(_Common):
+    """Choose a few real images per class, and write them with a picture; `fastdc evaluate` tests them."""
+
+    coreset: str
+    """How: random, herding, k_center or forgetting."""
+    ipc: int
+    """Images per class to choose."""
+    dataset: str = "digits"
+    """digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    data_root: str | None = None
+    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    out: str | None = None
+    """Folder for the result; None: runs/DATASET-CORESET-ipcN."""
+    features: str = "network"
+    """For herding and k_center: network (what its last linear layer reads), or pixels."""
+    model: str = "convnet"
+    """Network to train on the whole set, for the features or to see what it forgets."""
+    epochs: int = EPOCHS
+    """Epochs of training it."""
+    seed: int = 0
+    """Decides random choices, initial weights and the order of batches."""
+    engine: str = "auto"
+    """Who trains: auto, native, torch or reference."""
+    device: str = "auto"
+    """Where: auto, cpu, cuda or cuda:N."""
+    cache: str | None = None
+    """Folder where trained networks are kept; None: ~/.cache/fastdc/networks."""
+
+    def run(self) -> None:
+        """Choose, write."""
+        if self.coreset not in SELECTIONS:
+            raise unknown_name("coreset", self.coreset, SELECTIONS)
+        options, surplus = self._options()
+        if surplus:
+            raise UsageError(f"coreset {self.coreset!r} takes no {', '.join(surplus)}; leave it out, or choose another coreset.")
+        train, _ = load_dataset(self.dataset, self.data_root)
+        config = {"dataset": train.name, "coreset": self.coreset, **options}
+        origin = {"fingerprint": train.fingerprint, **versions()}
+        with open_run(_folder(self.out, f"{self.dataset}-{self.coreset}-ipc{self.ipc}")) as run:
+            run.check(config, origin)
+            unrecorded = _taken(self.coreset, {"cache": self.cache, "progress": not self.quiet})
+            chosen = SELECTIONS[self.coreset](train, **options, **unrecorded)
+            run.claim(config, origin)
+            chosen.save(run.result)
+            chosen.save_grid(run.picture)
+        print(chosen)
+        print(f"written to {run.path}")
+
+    def _options(self) -> tuple[dict[str, Any], list[str]]:
+        """The options that decide the choice; and the names of those given that this coreset does not take."""
+        of_any = {name for selection in SELECTIONS.values() for name in inspect.signature(selection).parameters}
+        fields = [field for field in dataclasses.fields(self) if field.name in of_any]
+        taken = _taken(self.coreset, {field.name: getattr(self, field.name) for field in fields})
+        surplus = [field.name for field in fields if field.name not in taken and getattr(self, field.name) != field.default]
+        return {name: value for name, value in taken.items() if name != "cache"}, surplus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +171,8 @@ class Evaluate(_Common):
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""
     baseline: str = "none"
-    """What to evaluate beside it: random (real images, as many per class), or none."""
+    """What to evaluate beside it: as many real images chosen by random, herding, k_center or forgetting (by the network of
+    --model), or none."""
 
     def run(self) -> None:
         """Evaluate, print."""
@@ -118,7 +180,7 @@ class Evaluate(_Common):
         condensed, name = _read_condensed(self.condensed, self.dataset, self.data_root)
         train, test = load_dataset(name, self.data_root)
         protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
-        baseline = _baseline(self.baseline, train, condensed.ipc, self.seed)
+        baseline = _baseline(self.baseline, train, condensed.ipc, protocol, self.quiet)
         _evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, ())
 
 
@@ -183,6 +245,7 @@ class _Command(Protocol):
 
 COMMANDS: dict[str, Callable[..., _Command]] = {
     "condense": Condense,
+    "select": Select,
     "evaluate": Evaluate,
     "show": Show,
     "info": Info,
@@ -196,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _raise_interrupted)
     debug = "--debug" in given
     try:
-        command = _parse(given)
+        command = parse(COMMANDS, given, _DESCRIPTION)
         debug = command.debug
         command.run()
     except KeyboardInterrupt as stop:
@@ -231,72 +294,6 @@ def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
     raise Interrupted("stopped; the same command again continues from the last checkpoint.", signum)
 
 
-def _parse(given: list[str]) -> _Command:
-    if given and given[0].startswith("-") and given[0] not in ("-h", "--help"):
-        raise UsageError(f"{given[0]!r} stands before the command; expected one of {', '.join(COMMANDS)} first, then its options.")
-    if not given or given[0].startswith("-"):
-        return tyro.extras.subcommand_cli_from_dict(COMMANDS, args=given or ["--help"], prog="fastdc", description=_DESCRIPTION)
-    name, arguments = given[0], given[1:]
-    if name not in COMMANDS:
-        raise unknown_name("command", name, COMMANDS)
-    command = COMMANDS[name]
-    arguments = [*_config_arguments(command, arguments), *arguments]
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(command, args=arguments, prog=f"fastdc {name}")
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        raise UsageError(f"{_in_one_line(complaint.getvalue())} See fastdc {name} --help.") from None
-
-
-def _in_one_line(box: str) -> str:
-    """The complaint of the parser and its first suggestion, without the box drawn around them."""
-    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
-    sections = [section.split("\n") for section in "\n".join(lines).strip().split("\n\n")]
-    text = " ".join(sections[0]).rstrip(".") + "."
-    hints = [section for section in sections[1:] if section[0].startswith("Perhaps you meant") and len(section) > 1]
-    return f"{text} Perhaps you meant {hints[0][1]}." if hints else text
-
-
-def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
-    """The options of the file that --config names, as flags."""
-    path = next((value for flag, value in itertools.pairwise(arguments) if flag == "--config"), None)
-    path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
-    if path is None:
-        return []
-    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed"}
-    flags: list[str] = []
-    for key, value in _read_config(Path(path)).items():
-        name = key.replace("-", "_")
-        if name not in names:
-            raise unknown_name(f"option in {path}", key, names)
-        if value is True:
-            flags.append(f"--{name}")
-        elif value is not False and value is not None:
-            flags += [f"--{name}", str(value)]
-    return flags
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        text = path.read_text()
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        options = content.get("config", content) if isinstance(content, dict) else None  # config.json of a run has this key
-        if not isinstance(options, dict):
-            raise ValueError("expected keys with values")
-        return options
-    except FileNotFoundError:
-        raise MissingFileError(f"{path} is missing; expected a TOML or JSON file with options.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
-
-
 @dataclass(frozen=True)
 class _Protocol:
     model: str
@@ -313,7 +310,7 @@ def _evaluate_all(
     results = {}
     for subject, images in subjects.items():
         results[subject] = evaluate(images, test, **dataclasses.asdict(protocol), progress=not quiet)
-        print(f"{subject:<9}  {results[subject]}", flush=True)
+        print(f"{subject:<10}  {results[subject]}", flush=True)
         for callback in callbacks:
             callback(Evaluated(subject, results[subject]))
     return results
@@ -328,14 +325,24 @@ def _check_baseline(name: str) -> None:
         raise unknown_name("baseline", name, _BASELINES)
 
 
-def _baseline(name: str, train: ImageData, ipc: int, seed: int) -> dict[str, CondensedDataset]:
+def _baseline(name: str, train: ImageData, ipc: int, protocol: _Protocol, quiet: bool) -> dict[str, CondensedDataset]:
     """What to evaluate beside a condensed set; chosen before long work, so that it cannot fail after it."""
     fewest = int(train.class_counts.min())
     if name == "none" or ipc < 1:
         return {}
     if ipc > fewest:
-        raise UsageError(f"ipc is {ipc}, but a class has {fewest} images to draw the random baseline from; --baseline none goes without.")
-    return {"random": random_coreset(train, ipc, seed=seed)}
+        raise UsageError(f"ipc is {ipc}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
+    given = {"model": protocol.model, "seed": protocol.seed, "engine": protocol.engine, "device": protocol.device, "progress": not quiet}
+    return {name: SELECTIONS[name](train, ipc, **_taken(name, given))}
+
+
+def _taken(coreset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a coreset takes."""
+    return {key: given[key] for key in inspect.signature(SELECTIONS[coreset]).parameters if key in given}
+
+
+def _folder(out: str | None, name: str) -> Path:
+    return Path(out if out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', name)}")
 
 
 def _condensed_file(path: str) -> Path:

@@ -20,7 +20,7 @@ from fastdc.callbacks import Callback, CheckpointWritten, Ended, Event, Iteratio
 from fastdc.checkpoint import State
 from fastdc.condensed import CondensedDataset
 from fastdc.config import CondenseConfig
-from fastdc.coresets import random as random_coreset
+from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData, as_image_data, check_every_class
 from fastdc.devices import exact_arithmetic, resolve_device
 from fastdc.engines import Sgd, make_engine, resolve_engine

@@ -18,16 +18,16 @@ from fastdc.config import check_count
 from fastdc.data import ImageData, as_image_data
 from fastdc.data.image_data import normalise
 from fastdc.devices import exact_arithmetic, resolve_device
-from fastdc.engines import Sgd, make_engine, resolve_engine
+from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
 from fastdc.progress import progress_bar
+from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, derive_seed, make_generator
 
 _AUGMENTED = ("mnist",)  # the sets that the paper evaluates with augmentation, and for longer
 _EPOCHS, _EPOCHS_AUGMENTED = 300, 1000
-_LR, _LR_DROP, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.1, 0.9, 5e-4
 _TEST_BLOCK = 1000  # test images normalised at once
 
 
@@ -126,11 +126,7 @@ class _Trial:
         self.condensed, self.test, self.family, self.engine, self.seed = condensed, test, family, engine, seed
         augmented = test.name in _AUGMENTED
         self.augment = crop_scale_or_rotate if augmented else None
-        epochs = epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS
-        later = epochs // 2
-        self.stretches = [
-            Sgd(count, lr, _MOMENTUM, _WEIGHT_DECAY) for count, lr in ((epochs - later, _LR), (later, _LR * _LR_DROP)) if count
-        ]
+        self.stretches = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
         self._over = False
 

@@ -46,11 +46,16 @@ class RunFolder:
             UsageError: a run with another configuration is here; the text names the fields that differ.
             DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
+        self.check(config, origin)
+        if not self._config.exists():
+            text = json.dumps({"config": dict(config), **origin}, indent=2)
+            write_atomically(self._config, text.encode())
+
+    def check(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+        """Raise as `claim` does where another run is here; write nothing."""
         if not self._config.exists():
             if self.checkpoint.exists():
                 raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")
-            text = json.dumps({"config": dict(config), **origin}, indent=2)
-            write_atomically(self._config, text.encode())
             return
         try:
             content = json.loads(self._config.read_text())

@@ -1,11 +1,14 @@
-"""The paper's loop lengths by images per class."""
+"""The paper's schedules: loop lengths by images per class, and the SGD by which networks are trained to be tested."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from fastdc.engines import Sgd
+
 # ipc, matching steps per network, epochs of training the network between two of them
 _PAPER = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
+_LR, _LR_DROP, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.1, 0.9, 5e-4
 
 
 def paper_schedule(ipc: int) -> tuple[int, int]:
@@ -19,3 +22,13 @@ def paper_schedule(ipc: int) -> tuple[int, int]:
     """
     ipcs, steps, epochs = zip(*_PAPER, strict=True)
     return round(float(np.interp(ipc, ipcs, steps))), round(float(np.interp(ipc, ipcs, epochs)))
+
+
+def paper_training(epochs: int) -> list[Sgd]:
+    """The stretches of a training from scratch: batch 256, momentum, weight decay, a tenth of the learning rate in the second half.
+
+    >>> [(sgd.epochs, round(sgd.lr, 3), sgd.momentum) for sgd in paper_training(7)]
+    [(4, 0.01, 0.9), (3, 0.001, 0.9)]
+    """
+    later = epochs // 2
+    return [Sgd(count, lr, _MOMENTUM, _WEIGHT_DECAY) for count, lr in ((epochs - later, _LR), (later, _LR * _LR_DROP)) if count]

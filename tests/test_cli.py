@@ -22,7 +22,8 @@ from PIL import Image
 
 import fastdc
 from fastdc import cli
-from fastdc.cli import Condense, Evaluate, main
+from fastdc.arguments import parse
+from fastdc.cli import Condense, Evaluate, Select, main
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import ENGINES
 
@@ -153,6 +154,69 @@ def write_npz(path: Path, each: int) -> None:
     np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
 
 
+# select
+
+
+SELECT = ("select", "--coreset", "herding", "--ipc", "2", "--model", "mlp:width=8", "--epochs", "2", "--cache", "cache")
+
+
+def test_select_writes_what_the_function_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SELECT, "--seed", "3", "--out", "chosen"]) == 0
+    output = capsys.readouterr().out
+    assert "20 images 1x8x8 of 10 classes" in output
+    assert "written to chosen" in output
+    assert {path.name for path in (tmp_path / "chosen").iterdir()} - {".lock"} == {"config.json", "condensed.safetensors", "condensed.png"}
+    chosen = CondensedDataset.load(tmp_path / "chosen" / "condensed.safetensors")
+    expected = fastdc.coresets.herding("digits", 2, model="mlp:width=8", epochs=2, seed=3, cache=tmp_path / "cache")
+    assert torch.equal(chosen.images, expected.images)
+    assert chosen.provenance == expected.provenance
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("coreset", fastdc.coresets.SELECTIONS)
+def test_every_coreset_is_selected_by_name_and_evaluated(coreset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [] if coreset == "random" else SELECT[5:]
+    assert main(["select", "--coreset", coreset, "--ipc", "1", *flags]) == 0
+    folder = tmp_path / "runs" / f"digits-{coreset}-ipc1"
+    assert CondensedDataset.load(folder / "condensed.safetensors").provenance["coreset"] == coreset
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--model", "mlp:width=8", *EVALUATE]) == 0
+    assert capsys.readouterr().out.startswith("condensed ")
+
+
+def test_select_again_gives_the_same_and_with_other_flags_harms_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SELECT, "--out", "chosen"]) == 0
+    written = (tmp_path / "chosen" / "condensed.safetensors").read_bytes()
+    assert main(["select", "--config", "chosen/config.json", "--cache", "cache", "--out", "chosen"]) == 0
+    assert (tmp_path / "chosen" / "condensed.safetensors").read_bytes() == written
+    capsys.readouterr()
+    assert main([*SELECT, "--out", "chosen", "--seed", "9"]) == 2
+    assert "seed (0 there, 9 now)" in complaint(capsys)
+    assert (tmp_path / "chosen" / "condensed.safetensors").read_bytes() == written
+
+
+def test_select_does_not_write_over_a_condensation(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = (finished / "condensed.safetensors").read_bytes()
+    assert main([*SELECT, "--out", str(finished)]) == 2
+    assert "holds a run that differs in" in complaint(capsys)
+    assert not (tmp_path / "cache").exists()  # refused before the work
+    assert (finished / "condensed.safetensors").read_bytes() == written
+
+
+@pytest.mark.parametrize("baseline", ["herding", "forgetting"])
+def test_a_baseline_is_chosen_by_the_network_of_the_command(
+    finished: Path, baseline: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["evaluate", str(finished), "--baseline", baseline, "--model", "mlp:width=8", "--seed", "3", *EVALUATE]) == 0
+    _, line = capsys.readouterr().out.splitlines()
+    train, test = fastdc.load_dataset("digits")
+    chosen = fastdc.coresets.SELECTIONS[baseline](train, 1, model="mlp:width=8", seed=3)
+    assert line.split(maxsplit=1) == [baseline, str(fastdc.evaluate(chosen, test, model="mlp:width=8", networks=2, epochs=1, seed=3))]
+    assert main(["condense", "--ipc", "1", "--baseline", baseline, *CONDENSE, *EVALUATE, "--out", "run"]) == 0
+    assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]) == {"condensed", baseline}
+
+
 # evaluate, show, info
 
 
@@ -243,6 +307,10 @@ def parameters(function: Any, *without: str) -> dict[str, inspect.Parameter]:
     [
         ("condense", {*parameters(fastdc.condense, "data", "callbacks", "progress"), "dataset", "quiet", "data_root"}),
         ("evaluate", {*parameters(fastdc.evaluate, "condensed", "test", "progress"), "dataset", "quiet", "data_root"}),
+        *(
+            ("select", {*parameters(coreset, "data", "progress"), "dataset", "quiet", "data_root", "out"})
+            for coreset in fastdc.coresets.SELECTIONS.values()
+        ),
     ],
 )
 def test_every_parameter_of_the_function_is_a_flag(command: str, names: set[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +323,7 @@ def test_the_defaults_of_flags_are_those_of_the_functions() -> None:
     for command, function, without in (
         (Condense, fastdc.condense, ("data", "ipc", "out", "callbacks", "progress")),
         (Evaluate, fastdc.evaluate, ("condensed", "test", "progress")),
+        *((Select, coreset, ("data", "ipc", "progress")) for coreset in fastdc.coresets.SELECTIONS.values()),
     ):
         defaults = {field.name: field.default for field in dataclasses.fields(command)}
         for name, parameter in parameters(function, *without).items():
@@ -272,8 +341,8 @@ def test_flags_may_be_written_with_an_equals_sign(tmp_path: Path) -> None:
 
 def test_a_flag_takes_back_what_the_file_switches_on() -> None:
     Path("options.toml").write_text("quiet = true\n")
-    assert cli._parse(["info", "--config", "options.toml"]).quiet
-    assert not cli._parse(["info", "--config", "options.toml", "--no-quiet"]).quiet
+    assert parse(cli.COMMANDS, ["info", "--config", "options.toml"], "").quiet
+    assert not parse(cli.COMMANDS, ["info", "--config", "options.toml", "--no-quiet"], "").quiet
 
 
 TOML = """
@@ -376,6 +445,9 @@ def test_a_value_of_another_type_in_a_file_gets_a_sentence(capsys: pytest.Captur
         (["condense", "--ipc", "1", "--distance", "cosin"], "'cosine'"),
         (["condense", "--ipc", "1", "--init", "nois"], "'noise'"),
         (["condense", "--ipc", "1", "--baseline", "randon"], "'random'"),
+        (["condense", "--ipc", "1", "--baseline", "k-center"], "'k_center'"),
+        (["select", "--ipc", "1", "--coreset", "hering"], "'herding'"),
+        (["select", "--ipc", "1", "--coreset", "random", "--featurs", "pixels"], "--features"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -412,6 +484,16 @@ def test_an_unknown_name_is_answered_with_the_nearest(
         (["condense", "--ipc", "1", *CONDENSE, "--networks", "0"], "networks is 0"),
         (["condense", "--ipc", "1", "--tensorboard", "--iterations", "0"], "iterations is 0"),
         (["condense", "--ipc", "1", *CONDENSE, "--epochs", "0"], "epochs is 0"),
+        (["condense", "--ipc", "1", "--baseline", "herding", "--lr-images", "nan"], "lr_images is nan"),
+        (["select", "--ipc", "1"], "--coreset"),
+        (["select", "--coreset", "random"], "--ipc"),
+        (["select", "--coreset", "random", "--ipc", "500"], "expected a whole number from 1 to 139"),
+        (["select", "--coreset", "herding", "--ipc", "0"], "ipc is 0"),
+        (["select", "--coreset", "herding", "--ipc", "1", "--features", "pixel"], "Did you mean 'pixels'"),
+        (["select", "--coreset", "k_center", "--ipc", "1", "--epochs", "0"], "epochs is 0"),
+        (["select", "--coreset", "forgetting", "--ipc", "1", "--model", "convet"], "'convnet'"),
+        (["select", "--coreset", "forgetting", "--ipc", "1", "--features", "pixels"], "coreset 'forgetting' takes no features"),
+        (["select", "--coreset", "random", "--ipc", "1", "--epochs", "3", "--model", "mlp"], "coreset 'random' takes no model, epochs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

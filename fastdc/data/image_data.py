@@ -109,6 +109,11 @@ class ImageData:
         """How many images each class has, int64 [num_classes]."""
         return torch.bincount(self.labels, minlength=self.num_classes)
 
+    @property
+    def class_members(self) -> tuple[Tensor, ...]:
+        """For each class the positions of its images in their order, int64 [images of the class]."""
+        return torch.argsort(self.labels, stable=True).cpu().split(self.class_counts.tolist())
+
     @cached_property
     def fingerprint(self) -> str:
         """A short hash of all that is drawn from it: two sets with the same one hold the same images and labels in the same

@@ -29,8 +29,7 @@ class ClassSampler:
         device: torch.device | str = "cpu",
     ) -> None:
         self.data, self.generator, self.dtype, self.device = data, generator, dtype, device
-        by_class = torch.argsort(data.labels, stable=True).cpu()  # [N], class by class
-        self._members = by_class.split(data.class_counts.tolist())
+        self._members = data.class_members
 
     def indices(self, batch: int) -> list[Tensor]:
         """For each class the positions of min(batch, images it has) different images, in random order."""

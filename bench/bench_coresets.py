@@ -1,0 +1,88 @@
+"""Coresets at FashionMNIST's size: the choice by given features, 60,000 x 2,048 in ten classes; and features of a network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastdc
+from fastdc.coresets.features import network_features
+from fastdc.coresets.herding import match_mean
+from fastdc.coresets.k_center import farthest_first
+from fastdc.data import ImageData
+from fastdc.models import build
+
+CLASSES, EACH, FEATURES = 10, 6000, 2048
+IPCS = [1, 10, 50]
+PICKS: dict[str, Callable[[Tensor, int], Tensor]] = {"herding": match_mean, "k_center": farthest_first}
+
+# A choice of all ten classes, whose features are made class by class as the coresets make them.
+CHOICE = """
+import resource, sys, torch
+from fastdc.coresets.herding import match_mean
+from fastdc.coresets.k_center import farthest_first
+name, ipc = sys.argv[1], int(sys.argv[2])
+for c in range(10):
+    features = torch.randn(6000, 2048)
+    if name != "features alone":
+        {"herding": match_mean, "k_center": farthest_first}[name](features, ipc)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@lru_cache
+def features() -> Tensor:
+    """Features of one class [n, F]; the time of a choice does not depend on their values."""
+    return torch.randn(EACH, FEATURES, generator=torch.Generator().manual_seed(0))
+
+
+@lru_cache
+def images() -> ImageData:
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (CLASSES * EACH, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    return ImageData.of(pixels, torch.arange(len(pixels)) % CLASSES)
+
+
+@pytest.mark.parametrize("ipc", IPCS)
+@pytest.mark.parametrize("name", ["random", *PICKS])
+def bench_choice(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
+    benchmark.group = f"choice of {ipc} images in each of ten classes, features given"
+    if name == "random":
+        data = images()
+        timed(lambda: fastdc.coresets.random(data, ipc))
+        return
+    rows, pick = features(), PICKS[name]
+    assert len(set(pick(rows, ipc).tolist())) == ipc
+    timed(lambda: [pick(rows, ipc) for _ in range(CLASSES)], rounds=1)
+    if ipc == 50:
+        assert benchmark.stats.stats.median < 60
+
+
+@pytest.mark.benchmark(group="features of 1,000 images, default network")
+def bench_features(timed: Any) -> None:
+    data, module = images(), build("convnet", 1, CLASSES, (28, 28)).eval()
+    index = torch.arange(1000)
+    assert network_features(module, data, index).shape == (1000, FEATURES)
+    timed(lambda: network_features(module, data, index))
+
+
+def bench_memory_of_a_choice_is_that_of_one_class(capsys: pytest.CaptureFixture[str]) -> None:
+    def peak_mib(name: str, ipc: int) -> float:
+        command = [sys.executable, "-W", "ignore", "-c", CHOICE, name, str(ipc)]
+        return float(subprocess.run(command, check=True, capture_output=True, env=os.environ).stdout)
+
+    idle = peak_mib("features alone", 1)
+    rows = {(name, ipc): peak_mib(name, ipc) for name in PICKS for ipc in IPCS}
+    with capsys.disabled():
+        print(f"\npeak memory of a choice, MiB (the interpreter with the features of one class: {idle:.0f})")
+        for (name, ipc), peak in rows.items():
+            print(f"  {name:<9}  ipc {ipc:>3}  {peak:6.0f}")
+    assert max(rows.values()) < idle + EACH * FEATURES * 4 / 2**20

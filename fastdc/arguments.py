@@ -1,0 +1,93 @@
+"""From arguments to a command: flags, the file that --config names, and complaints in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+
+Command = TypeVar("Command")
+
+
+def parse(commands: dict[str, Callable[..., Command]], given: list[str], description: str) -> Command:
+    """The command that the arguments name, made with their options and those of the file that --config names.
+
+    Raises:
+        UsageError: an unknown command, option or value; the text is one line.
+        DataError: a file that cannot be read.
+        SystemExit: --help was printed.
+    """
+    if given and given[0].startswith("-") and given[0] not in ("-h", "--help"):
+        raise UsageError(f"{given[0]!r} stands before the command; expected one of {', '.join(commands)} first, then its options.")
+    if not given or given[0].startswith("-"):
+        return tyro.extras.subcommand_cli_from_dict(commands, args=given or ["--help"], prog="fastdc", description=description)
+    name, arguments = given[0], given[1:]
+    if name not in commands:
+        raise unknown_name("command", name, commands)
+    command = commands[name]
+    arguments = [*_config_arguments(command, arguments), *arguments]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, args=arguments, prog=f"fastdc {name}")
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise UsageError(f"{_in_one_line(complaint.getvalue())} See fastdc {name} --help.") from None
+
+
+def _in_one_line(box: str) -> str:
+    """The complaint of the parser and its first suggestion, without the box drawn around them."""
+    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
+    sections = [section.split("\n") for section in "\n".join(lines).strip().split("\n\n")]
+    text = " ".join(sections[0]).rstrip(".") + "."
+    hints = [section for section in sections[1:] if section[0].startswith("Perhaps you meant") and len(section) > 1]
+    return f"{text} Perhaps you meant {hints[0][1]}." if hints else text
+
+
+def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
+    """The options of the file that --config names, as flags."""
+    path = next((value for flag, value in itertools.pairwise(arguments) if flag == "--config"), None)
+    path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
+    if path is None:
+        return []
+    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed"}
+    flags: list[str] = []
+    for key, value in _read_config(Path(path)).items():
+        name = key.replace("-", "_")
+        if name not in names:
+            raise unknown_name(f"option in {path}", key, names)
+        if value is True:
+            flags.append(f"--{name}")
+        elif value is not False and value is not None:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        options = content.get("config", content) if isinstance(content, dict) else None  # config.json of a run has this key
+        if not isinstance(options, dict):
+            raise ValueError("expected keys with values")
+        return options
+    except FileNotFoundError:
+        raise MissingFileError(f"{path} is missing; expected a TOML or JSON file with options.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None

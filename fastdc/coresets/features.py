@@ -1,0 +1,98 @@
+"""Features of real images, one class at a time, and the choice of images by their distances."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets.choice import check_ipc, chosen_images
+from fastdc.coresets.whole_set import WholeSetOptions, train_on_whole_set
+from fastdc.data import ImageData, as_image_data
+from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.errors import UsageError, unknown_name
+from fastdc.progress import progress_bar
+
+FEATURES = ("network", "pixels")
+BLOCK = 256  # rows of features that are widened to float64 at once
+_IMAGES = 64  # that go through the network at once
+
+# Features [n, F] of one class and a count -> positions [count] of different rows, in the order in which they are chosen
+Pick = Callable[[Tensor, int], Tensor]
+
+
+def choose_by_features(coreset: str, pick: Pick, data: Any, ipc: int, features: str, options: WholeSetOptions) -> CondensedDataset:
+    """Let `pick` choose `ipc` images of each class by their features.
+
+    Args:
+        coreset: the name of the choice.
+        pick: makes it.
+        data: as `fastdc.condense` takes it.
+        ipc: images per class.
+        features: "network" or "pixels".
+        options: of the network, and seed, device and progress.
+
+    Raises:
+        UsageError: an argument that cannot be used, or an ipc above what a class has.
+        DataError: a class without an image.
+        RunError: a weight of the network is not finite.
+    """
+    if features not in FEATURES:
+        raise unknown_name("features", features, FEATURES)
+    options.check()
+    where = resolve_device(options.device)
+    real = as_image_data(data)
+    check_ipc(real, ipc)
+    network = train_on_whole_set(real, options) if features == "network" else None
+    positions = []
+    with exact_arithmetic(), progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
+        for members in real.class_members:
+            rows = network_features(network.module, real, members) if network is not None else pixel_features(real, members).to(where)
+            positions.append(members[pick(rows, ipc).cpu()])
+            bar.update()
+    return chosen_images(real, positions, coreset=coreset, ipc=ipc, seed=options.seed, options={"features": features}, network=network)
+
+
+def pixel_features(real: ImageData, index: Tensor) -> Tensor:
+    """The normalised pixels of the images at `index` [n], float32 [n, channels * H * W]."""
+    return real.normalised(index).flatten(1)
+
+
+def network_features(module: nn.Module, real: ImageData, index: Tensor) -> Tensor:
+    """What the last nn.Linear of a network reads for the images at `index` [n], float32 [n, F] on the network's device.
+
+    Raises:
+        UsageError: a network without nn.Linear, or whose last one does not read one row for each image.
+    """
+    linear = next((part for part in reversed(list(module.modules())) if isinstance(part, nn.Linear)), None)
+    if linear is None:
+        raise UsageError(f"{type(module).__name__} has no nn.Linear whose input could be the features; use features='pixels'.")
+    weight, read, rows = next(module.parameters()), [], []
+    handle = linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    try:
+        with torch.no_grad():
+            for part in index.split(_IMAGES):
+                read.clear()
+                module(real.normalised(part, weight.dtype).to(weight.device))
+                if len(read) != 1 or len(read[0]) != len(part):
+                    raise UsageError(
+                        f"the last nn.Linear of {type(module).__name__} does not read one row for each image; use features='pixels'."
+                    )
+                rows.append(read[0].flatten(1).float())
+    finally:
+        handle.remove()
+    return torch.cat(rows)
+
+
+def mean_of(features: Tensor, block: int = BLOCK) -> Tensor:
+    """The mean of features [n, F], float64 [F], without a copy of them all."""
+    return torch.stack([part.double().sum(0) for part in features.split(block)]).sum(0) / len(features)
+
+
+def squared_distances(features: Tensor, point: Tensor, block: int = BLOCK) -> Tensor:
+    """|f - point|^2 for each of features [n, F], float64 [n], in double, a block of rows at a time."""
+    point = point.double()
+    return torch.cat([(part.double() - point).square_().sum(1) for part in features.split(block)])

@@ -1,0 +1,239 @@
+"""A network trained on the whole set, of which herding, k-center and forgetting make their choice; trained once, then kept.
+
+Training is that of the paper's evaluation (`fastdc.schedule.paper_training`), without augmentation. Images stay uint8 and are
+normalised batch by batch: each batch is one `Engine.train` of a single step without momentum, and momentum is added here,
+
+    theta_{t+1}  =  theta_t - lr (gradient + weight_decay theta_t)  +  momentum (theta_t - theta_{t-1}),
+
+which at a constant learning rate is SGD with a velocity. So any engine serves, and memory does not grow with the set. As in
+the evaluation momentum starts at zero, and again where the learning rate drops.
+
+The weights of a network that has a name are kept in a file called after the hash of all that decides them. A file that is
+damaged, or holds something else, is made anew. A user's function has no name that says what it makes: its networks are not kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastdc.config import check_count
+from fastdc.coresets.forgetting_events import forgetting_events
+from fastdc.data import ImageData
+from fastdc.data.named import DEFAULT_ROOT
+from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
+from fastdc.engines.base import batches
+from fastdc.errors import DataError, RunError, UsageError
+from fastdc.models import ModelFactory
+from fastdc.models.network import NetworkFamily
+from fastdc.models.registry import describe
+from fastdc.progress import progress_bar
+from fastdc.schedule import paper_training
+from fastdc.seeding import check_seed, derive_seed, make_generator
+from fastdc.storage import load_tensors, save_tensors
+
+EPOCHS = 20
+DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"
+KIND = "network trained on the whole set"
+_FORMAT = 1  # of the training: a change of what it gives needs another number
+_BLOCK = 1000  # images normalised at once to be classified
+_FORGETTING, _NETWORK = "forgetting", "network."  # names in the file: the counts, and what begins the name of each weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeSetOptions:
+    """How a network is trained on the whole set, and where it is kept."""
+
+    model: str | ModelFactory = "convnet"
+    """A name, or a function (channels, num_classes, (height, width)) -> nn.Module."""
+    epochs: int = EPOCHS
+    """Epochs of training; the learning rate drops after half of them."""
+    seed: int = 0
+    """Decides initial weights and the order of batches."""
+    engine: str = "auto"
+    """Who trains: auto, native, torch or reference."""
+    device: str = "auto"
+    """Where: auto, cpu, cuda or cuda:N."""
+    cache: str | Path | None = None
+    """The folder where networks are kept; None: ~/.cache/fastdc/networks."""
+    progress: bool = True
+    """Show a progress bar when stderr is a terminal."""
+
+    def check(self) -> None:
+        """Raise a UsageError where a number or the folder cannot be used; names are checked where they are used."""
+        check_count("epochs", self.epochs)
+        check_seed(self.seed)
+        if not isinstance(self.cache, str | Path | None):
+            raise UsageError(f"cache is {self.cache!r}; expected the path of a folder, or None.")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A network trained on the whole set, with the record of its training."""
+
+    module: nn.Module
+    """The network after its last epoch, ready to classify."""
+    origin: dict[str, Any]
+    """All that decided its weights, as plain types."""
+    losses: tuple[float, ...]
+    """The mean cross-entropy over the whole set after each epoch."""
+    accuracies: tuple[float, ...]
+    """The accuracy on the whole set after each epoch, a fraction of 1."""
+    forgetting: Tensor
+    """How often each image was forgotten from one epoch to the next, float64 [N]; infinity where it was never right."""
+    seconds: float
+    """What the training took when it was done."""
+
+
+def train_on_whole_set(real: ImageData, options: WholeSetOptions) -> TrainedNetwork:
+    """Train a network on all images of `real`, or take it from the cache.
+
+    After each epoch the network classifies the whole set, which gives the loss, the accuracy and what it has forgotten.
+
+    Args:
+        real: the training set.
+        options: model, epochs, seed, engine, device, cache and progress.
+
+    Raises:
+        UsageError: an option that cannot be used.
+        RunError: a weight is not finite.
+
+    Example:
+        >>> from fastdc import load_dataset
+        >>> from fastdc.models import build
+        >>> options = WholeSetOptions(model=lambda *shape: build("mlp:width=32", *shape), epochs=4)
+        >>> network = train_on_whole_set(load_dataset("digits")[0], options)
+        >>> network.forgetting.shape, network.losses[0] > network.losses[3]
+        (torch.Size([1437]), True)
+    """
+    options.check()
+    where = resolve_device(options.device)
+    family = NetworkFamily(options.model, real.channels, real.num_classes, real.image_size, where)
+    module = family.fresh(seed := derive_seed(options.seed, "whole set network"))
+    engine = resolve_engine(options.engine, module)
+    origin = _origin(real, options, engine, module)
+    file = _file(options, origin)
+    kept = _read(file, origin, module) if file is not None else None
+    if kept is not None:
+        return kept
+    trained = _Training(real, make_engine(engine, family.fresh(seed)), family, options).result(origin)
+    if file is not None:
+        _write(file, trained)
+    return trained
+
+
+class _Training:
+    """One training on the whole set, by whatever engine."""
+
+    def __init__(self, real: ImageData, engine: Engine, family: NetworkFamily, options: WholeSetOptions) -> None:
+        self.real, self.engine, self.family, self.options = real, engine, family, options
+        self.theta = engine.layout.flatten(engine.module)  # [P]
+        self.losses: list[float] = []
+        self.accuracies: list[float] = []
+
+    def result(self, origin: dict[str, Any]) -> TrainedNetwork:
+        """Train, classify after each epoch, and put the weights into the module."""
+        started, stretches = time.monotonic(), paper_training(self.options.epochs)
+        steps = self.options.epochs * math.ceil(len(self.real) / stretches[0].batch)
+        with exact_arithmetic(), progress_bar(steps, "training on the whole set", "batch", shown=self.options.progress) as bar:
+            forgetting = forgetting_events(self._classified(epoch, bar) for epoch, _ in enumerate(self._epochs(stretches, bar), 1))
+        module = self.engine.module
+        self.engine.layout.assign(module, self.theta)
+        return TrainedNetwork(module, origin, tuple(self.losses), tuple(self.accuracies), forgetting, time.monotonic() - started)
+
+    def _epochs(self, stretches: list[Sgd], bar: Any) -> Iterator[None]:
+        """Train theta; one item after each epoch."""
+        seed, real, theta = self.options.seed, self.real, self.theta
+        order, within_batches = make_generator(seed, "whole set order"), make_generator(seed, "whole set batch")
+        dropout = (derive_seed(seed, "whole set dropout", epoch) for epoch in range(self.options.epochs))
+        for stretch in stretches:
+            one_epoch, one_step = dataclasses.replace(stretch, epochs=1), dataclasses.replace(stretch, epochs=1, momentum=0.0)
+            before = theta.clone()
+            for _ in range(stretch.epochs):
+                with self.family.seeded_training(next(dropout)):
+                    for index in batches(len(real), one_epoch, order):
+                        images, labels = real.normalised(index, theta.dtype).to(theta.device), real.labels[index].to(theta.device)
+                        now = theta.clone()
+                        self.engine.train(theta, images, labels, one_step, within_batches)
+                        theta.add_(now - before, alpha=stretch.momentum)
+                        before = now
+                        bar.update()
+                yield
+
+    def _classified(self, epoch: int, bar: Any) -> Tensor:
+        """Whether each image is classified rightly, bool [N]; takes note of loss and accuracy."""
+        if not torch.isfinite(self.theta).all():
+            raise RunError(f"a weight of the network is not finite after epoch {epoch} on the whole set; choose another model or seed.")
+        right, loss = [], 0.0
+        for start in range(0, len(self.real), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            logits = self.engine.logits(self.theta, self.real.normalised(block, self.theta.dtype).to(self.theta.device))
+            labels = self.real.labels[block].to(self.theta.device)
+            right.append((logits.argmax(1) == labels).cpu())
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        result = torch.cat(right)
+        self.losses.append(loss / len(self.real))
+        self.accuracies.append(result.double().mean().item())
+        bar.set_postfix(loss=f"{self.losses[-1]:.4g}", accuracy=f"{100 * self.accuracies[-1]:.1f}%", refresh=False)
+        return result
+
+
+def _origin(real: ImageData, options: WholeSetOptions, engine: str, module: nn.Module) -> dict[str, Any]:
+    weight = next(module.parameters())
+    return {
+        "format": _FORMAT,
+        "fingerprint": real.fingerprint,
+        "num_classes": real.num_classes,
+        "model": describe(options.model),
+        "epochs": options.epochs,
+        "seed": options.seed,
+        "training": [dataclasses.asdict(stretch) for stretch in paper_training(options.epochs)],
+        "engine": engine,
+        "device": weight.device.type,
+        "dtype": str(weight.dtype),
+    }
+
+
+def _file(options: WholeSetOptions, origin: dict[str, Any]) -> Path | None:
+    if not isinstance(options.model, str):
+        return None
+    name = hashlib.blake2b(json.dumps(origin, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return Path(options.cache if options.cache is not None else DEFAULT_CACHE).expanduser() / f"{name}.safetensors"
+
+
+def _read(file: Path, origin: dict[str, Any], module: nn.Module) -> TrainedNetwork | None:
+    """The network of this origin, its weights put into `module`; None where there is no such file, or a damaged one."""
+    try:
+        tensors, content = load_tensors(file, KIND)
+        if content["origin"] != origin:
+            return None
+        forgetting = tensors.pop(_FORGETTING)
+        module.load_state_dict({name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items()})
+        losses, accuracies, seconds = tuple(content["losses"]), tuple(content["accuracies"]), content["seconds"]
+        return TrainedNetwork(module.eval(), origin, losses, accuracies, forgetting, seconds)
+    except (DataError, KeyError, RuntimeError):
+        return None
+
+
+def _write(file: Path, network: TrainedNetwork) -> None:
+    """Keep the network; where that cannot be done, the work goes on without."""
+    weights = {_NETWORK + name: tensor for name, tensor in network.module.state_dict().items()}
+    content = {"origin": network.origin, "losses": network.losses, "accuracies": network.accuracies, "seconds": network.seconds}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, KIND, {_FORGETTING: network.forgetting, **weights}, content)
+    except (OSError, RunError) as error:
+        warnings.warn(f"the network trained on the whole set cannot be kept and will be trained again next time: {error}", stacklevel=2)
