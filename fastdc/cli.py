@@ -21,9 +21,10 @@ from typing import Any, Protocol
 import tyro
 
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
+from fastdc.checks import check_count
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
-from fastdc.config import CondenseConfig, check_count
+from fastdc.config import CondenseConfig
 from fastdc.coresets import random as random_coreset
 from fastdc.data import ImageData, load_dataset
 from fastdc.devices import resolve_device
