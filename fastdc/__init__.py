@@ -1,6 +1,6 @@
 """fastdc learns a few synthetic images per class that stand in for a whole training set."""
 
-from fastdc import callbacks, coresets
+from fastdc import callbacks, coresets, methods
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, load_dataset
@@ -29,4 +29,5 @@ __all__ = [
     "evaluate",
     "load_dataset",
     "match_loss",
+    "methods",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ class State:
     """All that the rest of a run depends on, its configuration and data aside.
 
     `iteration` networks are behind, and `step` matching steps with the present one, whose weights are `theta`; before its
-    first step there is none. `losses` adds up the distances of these steps. `sampler` and `training` give the real images
-    and the order of the network's batches.
+    first step there is none. `losses` adds up the losses of these steps. `sampler` and `training` give the real images
+    and the order of the network's batches. What else its method keeps lies in `path`, where it ends with the present network,
+    and in `learned`, where it lasts.
     """
 
     images: Tensor  # [C, n, channels, H, W], normalised
@@ -31,6 +32,8 @@ class State:
     iteration: int = 0
     step: int = 0
     losses: float = 0.0
+    path: dict[str, Tensor] = field(default_factory=dict)
+    learned: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
@@ -48,6 +51,8 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
     }
     if state.theta is not None:
         tensors["theta"] = state.theta
+    for group, values in (("path", state.path), ("learned", state.learned)):
+        tensors |= {f"{group}.{name}": value for name, value in values.items()}
     save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes})
 
 
@@ -67,5 +72,9 @@ def load_checkpoint(path: Path, state: State) -> int:
     state.sampler.set_state(tensors["sampler"])
     state.training.set_state(tensors["training"])
     state.theta = tensors["theta"].to(device) if "theta" in tensors else None
+    state.path, state.learned = (
+        {name.removeprefix(group): value.to(device) for name, value in tensors.items() if name.startswith(group)}
+        for group in ("path.", "learned.")
+    )
     state.iteration, state.step, state.losses = content["iteration"], content["step"], tensors["losses"].item()
     return content["metrics_bytes"]

@@ -20,9 +20,10 @@ import tyro
 
 from fastdc.arguments import parse
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
+from fastdc.checks import check_count
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
-from fastdc.config import CondenseConfig, check_count
+from fastdc.config import CondenseConfig
 from fastdc.coresets import SELECTIONS
 from fastdc.coresets.whole_set import EPOCHS
 from fastdc.data import ImageData, load_dataset

@@ -23,10 +23,11 @@ from fastdc.config import CondenseConfig
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData, as_image_data, check_every_class
 from fastdc.devices import exact_arithmetic, resolve_device
-from fastdc.engines import Sgd, make_engine, resolve_engine
+from fastdc.engines import make_engine, resolve_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.info import versions
+from fastdc.methods import Problem, make_method
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.progress import progress_bar
@@ -151,8 +152,7 @@ class _Condensation:
         self.config, self.real, self.family, self.run = config, real, family, run
         self.callbacks, self.progress = callbacks, progress
         assert config.matching_steps is not None
-        assert config.model_epochs is not None
-        self.steps, self.epochs = config.matching_steps, config.model_epochs
+        self.steps = config.matching_steps
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
         self.state = State(
             images=(images := self._initial_images()),
@@ -161,6 +161,8 @@ class _Condensation:
             training=make_generator(config.seed, "training"),
         )
         self.sampler = ClassSampler(real, self.state.sampler, device=family.device)
+        self.method = make_method(config.method, Problem(config, self.engine, family, self.sampler))
+        self.state.learned = self.method.learned()
 
     def result(self) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one."""
@@ -194,30 +196,32 @@ class _Condensation:
         return self._finish()
 
     def _matching_step(self) -> float:
-        """One matching step of all classes, then the training of the network unless this was its last; returns the loss."""
-        state, config, engine = self.state, self.config, self.engine
+        """One matching step of all classes, then what the method does between two steps of one network; returns the loss."""
+        state, method = self.state, self.method
         if state.theta is None:
-            state.theta = engine.layout.flatten(self.family.fresh(derive_seed(config.seed, "network", state.iteration)))  # [P]
-        theta = state.theta
-        if batch_norms(engine.module):
-            engine.freeze_statistics(theta, torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)]))
-        parts = [engine.class_gradients(theta, images, classes) for classes, images in self.sampler.draw(config.batch_real)]
-        distance, gradient = engine.match(theta, state.images, torch.cat(parts), config.distance)  # [C], [C, n, channels, H, W]
+            method.begin(state)
+        self._freeze_statistics()
+        losses, gradient = method.step(state)  # [C] or [], [C, n, channels, H, W]
         state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
-        state.images.sub_(state.velocity, alpha=config.lr_images)
-        self._check_finite(distance)
-        loss = distance.sum().item()
+        state.images.sub_(state.velocity, alpha=self.config.lr_images)
+        self._check_finite(losses)
+        loss = losses.sum().item()
         state.losses += loss
         if state.step + 1 < self.steps:
-            labels = torch.arange(self.real.num_classes, device=theta.device).repeat_interleave(config.ipc)
-            with self.family.seeded_training(derive_seed(config.seed, "dropout", state.iteration, state.step)):
-                engine.train(theta, state.images.flatten(0, 1), labels, Sgd(self.epochs, config.lr_model), state.training)
-            if not torch.isfinite(theta).all():
+            method.advance(state)
+            if state.theta is not None and not torch.isfinite(state.theta).all():
                 raise self._not_finite("a weight of the network, trained on the images of all classes,")
             state.step += 1
         else:
-            state.theta, state.step, state.iteration = None, 0, state.iteration + 1
+            state.theta, state.path, state.step, state.iteration = None, {}, 0, state.iteration + 1
         return loss
+
+    def _freeze_statistics(self) -> None:
+        """Take the statistics of batch norms, for the passes of a matching step, from real images."""
+        if batch_norms(self.engine.module):
+            assert self.state.theta is not None
+            images = torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)])
+            self.engine.freeze_statistics(self.state.theta, images)
 
     def _end_iteration(self, seconds: float) -> None:
         state = self.state
@@ -245,6 +249,7 @@ class _Condensation:
                 "config": dataclasses.asdict(self.config),
                 "seed": self.config.seed,
                 "versions": versions(),
+                **self.method.provenance(self.state),
             },
         )
         if self.run is not None:
@@ -269,19 +274,21 @@ class _Condensation:
         shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 
-    def _check_finite(self, distance: Tensor) -> None:
-        """Raise where a distance, or an image that its gradient has moved, is not finite."""
-        good = torch.isfinite(distance) & torch.isfinite(self.state.images.flatten(1)).all(1)  # [C]
+    def _check_finite(self, losses: Tensor) -> None:
+        """Raise where a loss [C] or [], an image that its gradient has moved, or what else is learned is not finite."""
+        good = torch.isfinite(losses) & torch.isfinite(self.state.images.flatten(1)).all(1)  # [C]
         if not good.all():
             name = self.real.class_names[int((~good).nonzero()[0])]
-            raise self._not_finite("the distance or an image", f", class {name!r}")
+            raise self._not_finite("the distance or an image", f", class {name!r}" if losses.dim() else "")
+        for name, value in self.state.learned.items():
+            if not torch.isfinite(value).all():
+                raise self._not_finite(f"what the method learns beside the images ({name})")
 
     def _not_finite(self, what: str, where: str = "") -> RunError:
-        state, config = self.state, self.config
+        state = self.state
         kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
         return RunError(
-            f"{what} is not finite at iteration {state.iteration + 1}, step {state.step + 1}{where}. Lower lr_images "
-            f"({config.lr_images:g}) or lr_model ({config.lr_model:g}), or choose another distance than {config.distance}.{kept}"
+            f"{what} is not finite at iteration {state.iteration + 1}, step {state.step + 1}{where}. Lower {self.method.remedy()}.{kept}"
         )
 
     def _tell(self, event: Event) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-import torch
-
+from fastdc.checks import check_count, check_rate
 from fastdc.distance import METRICS
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.schedule import paper_schedule
+from fastdc.methods import check_method, method_class
 from fastdc.seeding import check_seed
 
-METHODS = ("dc",)
 INITS = ("noise", "real")
-_LARGEST_RATE = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +22,9 @@ class CondenseConfig:
     ipc: int
     """Images per class to learn."""
     model: str = "convnet"
-    """Network to match gradients on, such as convnet:width=64,norm=batch or mlp."""
+    """Network to learn the images with, such as convnet:width=64,norm=batch or mlp."""
     method: str = "dc"
-    """Way of learning the images: dc (gradient matching)."""
+    """Way of learning the images: dc (gradient matching), dd, parameter_matching, curriculum; dd:unroll=20 for its options."""
     iterations: int = 1000
     """Random networks to match on, one after another."""
     matching_steps: int | None = None
@@ -61,28 +58,21 @@ class CondenseConfig:
         for name in counts:
             check_count(name, getattr(self, name), optional=name in ("matching_steps", "model_epochs"))
         for name in ("lr_images", "lr_model"):
-            _check_rate(name, getattr(self, name))
-        for kind, name, known in (("method", self.method, METHODS), ("init", self.init, INITS), ("metric", self.distance, METRICS)):
+            check_rate(name, getattr(self, name))
+        for kind, name, known in (("init", self.init, INITS), ("metric", self.distance, METRICS)):
             if name not in known:
                 raise unknown_name(kind, name, known)
+        method = check_method(self.method)
         check_engine(self.engine)
         check_seed(self.seed)
-        steps, epochs = paper_schedule(self.ipc)
+        steps, epochs = method_class(method).loop_lengths(self.ipc)
+        if epochs is None and self.model_epochs is not None:
+            raise UsageError(
+                f"model_epochs is {self.model_epochs}, but method {method!r} trains no network between matching steps; leave it out."
+            )
         return dataclasses.replace(
             self,
+            method=method,
             matching_steps=steps if self.matching_steps is None else self.matching_steps,
             model_epochs=epochs if self.model_epochs is None else self.model_epochs,
         )
-
-
-def check_count(name: str, value: object, *, optional: bool = False) -> None:
-    """Raise a UsageError unless `value` is a whole number of 1 or more, or None where that is allowed."""
-    if optional and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
-
-
-def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_RATE:
-        raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdc.augment import crop_scale_or_rotate
+from fastdc.checks import check_count
 from fastdc.condensed import CondensedDataset
-from fastdc.config import check_count
 from fastdc.data import ImageData, as_image_data
 from fastdc.data.image_data import normalise
 from fastdc.devices import exact_arithmetic, resolve_device

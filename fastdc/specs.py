@@ -1,4 +1,4 @@
-"""The grammar of names with options: `name` or `name:key=value,key=value`, for models and engines."""
+"""The grammar of names with options: `name` or `name:key=value,key=value`, for models, engines and methods."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def parse_options(cls: type[Options], spec: str, options: dict[str, str]) -> Options:
-    """Make the options dataclass `cls` (fields of type int, bool or str, perhaps None) from the text of a spec."""
+    """Make the options dataclass `cls` (fields of type int, float, bool or str, perhaps None) from the text of a spec."""
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, text in options.items():
@@ -44,7 +44,7 @@ def parse_options(cls: type[Options], spec: str, options: dict[str, str]) -> Opt
     return cls(**values)
 
 
-def _parse_value(key: str, text: str, hint: Any, spec: str) -> int | bool | str:
+def _parse_value(key: str, text: str, hint: Any, spec: str) -> int | float | bool | str:
     kinds = getattr(hint, "__args__", (hint,))
     if bool in kinds:
         if text.lower() not in _BOOLEANS:
@@ -55,6 +55,11 @@ def _parse_value(key: str, text: str, hint: Any, spec: str) -> int | bool | str:
             return int(text)
         except ValueError:
             raise UsageError(f"{key}={text} in {spec!r} is not a whole number.") from None
+    if float in kinds:
+        try:
+            return float(text)
+        except ValueError:
+            raise UsageError(f"{key}={text} in {spec!r} is not a number.") from None
     return text
 
 

@@ -4,7 +4,7 @@ import torch
 
 FLOAT64_ENGINES = 1e-9  # fast engine against reference: 1.2e-15 over all ConvNet variants and the MLP
 FLOAT64_CLOSED_FORM = 1e-10  # closed-form cotangent against autograd: 2.8e-16
-FLOAT32_ENGINES = 2e-5  # the same engines in float32, smooth activation: 4.9e-7
+FLOAT32_ENGINES = 2e-5  # the same engines in float32, smooth activation: 4.9e-7; images after whole runs: 2.2e-6
 NATIVE_FLOAT64 = 1e-9  # native engine against reference, every case and job: 1.7e-14; images without contrast: 3.3e-13
 NATIVE_FLOAT32_LOSS = 1e-5  # matching loss in float32 against reference in float64, smooth activation: 4.6e-8
 NATIVE_FLOAT32_IMAGES = 1e-4  # its gradient by the images: 1.6e-6
@@ -14,6 +14,8 @@ NATIVE_RUN = 1e-3  # images after three iterations in float32, native engine aga
 NATIVE_INSTRUCTION_SETS = {torch.float64: 1e-9, torch.float32: 1e-4}  # one against another: 3.3e-15, 1.7e-6
 FLOAT32_TRAINING = 1e-4  # weights after a few epochs of SGD, torch engine against torch.optim: 3.8e-7
 WHOLE_SET_TRAINING = 1e-3  # change of the weights in five epochs of 600 images, any engine, against torch.optim: 5.7e-5
+UNROLLED_FLOAT64 = 1e-9  # gradients through unrolled SGD against double backward: 7.5e-14
+UNROLLED_FINITE_DIFFERENCES = 1e-6  # slopes against central differences, step 1e-4 or 1e-5: 1.4e-7
 GOLDEN_RUN = 1e-3  # images after three iterations in float32, ReLU inputs near zero may change sign: 4.3e-7
 # Distance or cotangent of that dtype, of any backend but the reference, against the definition in float64; cpp and triton agree.
 DISTANCE = {

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdc.config import check_count
+from fastdc.checks import check_count
 from fastdc.coresets.forgetting_events import forgetting_events
 from fastdc.data import ImageData
 from fastdc.data.named import DEFAULT_ROOT

@@ -1,4 +1,4 @@
-"""The engine protocol: the four jobs that gradient matching and evaluation ask of a network, on one flat vector of weights."""
+"""The engine protocol: the jobs that ways of learning images and evaluation ask of a network, on one flat vector of weights."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ class Engine(ABC):
 
         Returns:
             Gradients [C, n, channels, H, W].
+        """
+
+    @abstractmethod
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Second derivatives of the loss times a vector: what going back through a step of SGD asks for.
+
+        With L the mean cross-entropy over all images, and g its gradient by the weights: the gradients of <vector, g>.
+
+        Args:
+            theta: weights [P].
+            images: normalised images [C, n, channels, H, W]; the class is the position.
+            vector: a direction among the weights [P].
+
+        Returns:
+            Its gradient by the weights, the Hessian times the vector [P]; and by the images [C, n, channels, H, W].
         """
 
     @abstractmethod

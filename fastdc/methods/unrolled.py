@@ -1,0 +1,68 @@
+"""SGD on the synthetic images, and the way back through all of its steps without a graph.
+
+With S the images, L the mean cross-entropy over all of them, g its gradient by the weights and H its Hessian, the way there is
+
+    theta_{k+1}  =  theta_k - a_k g(theta_k, S),        k = 0 .. K-1
+
+and the way back, from lambda_K = d loss / d theta_K for any loss of theta_K,
+
+    d loss / d S    =  sum over k of  -a_k d/dS < lambda_{k+1}, g(theta_k, S) >
+    d loss / d a_k  =  -< lambda_{k+1}, g(theta_k, S) >
+    lambda_k        =  lambda_{k+1} - a_k H(theta_k, S) lambda_{k+1}
+
+Only the weights of each step are kept, [K + 1, P]; what else is in memory is an engine's, whatever K is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastdc.engines import Engine
+
+
+def descend(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Tensor:
+    """The weights before, between and after K steps of SGD, each on all images.
+
+    Args:
+        engine: computes the gradients.
+        theta: weights to start from [P].
+        images: normalised images [C, n, channels, H, W].
+        rates: the learning rate of each step [K].
+
+    Returns:
+        Weights [K + 1, P].
+    """
+    thetas = theta.new_empty(len(rates) + 1, len(theta))
+    thetas[0] = theta
+    for k, rate in enumerate(rates.tolist()):
+        gradient = engine.class_gradients(thetas[k], images).mean(0)  # [P]
+        torch.sub(thetas[k], gradient, alpha=rate, out=thetas[k + 1])
+    return thetas
+
+
+def go_back(engine: Engine, thetas: Tensor, images: Tensor, rates: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of a loss of the last weights by the images and the learning rates.
+
+    Args:
+        engine: computes the gradients.
+        thetas: weights [K + 1, P], as `descend` gives them for the same images and rates.
+        images: normalised images [C, n, channels, H, W].
+        rates: the learning rate of each step [K].
+        cotangent: d loss / d thetas[K], [P].
+
+    Returns:
+        The gradient by the images [C, n, channels, H, W], and by the rates [K].
+    """
+    by_rates = torch.empty_like(rates)
+    gradient = torch.zeros_like(images)
+    for k in reversed(range(len(rates))):
+        rate = rates[k].item()
+        by_rates[k] = torch.dot(cotangent, thetas[k + 1] - thetas[k]) / rate
+        if k == 0:  # the Hessian is not asked for
+            weighted = (cotangent * (-rate / len(images))).expand(len(images), -1)  # [C, P]: the loss is the mean over classes
+            return gradient + engine.image_gradients(thetas[0], images, weighted), by_rates
+        by_weights, by_images = engine.hessian_products(thetas[k], images, cotangent)
+        gradient.sub_(by_images, alpha=rate)
+        cotangent = torch.sub(cotangent, by_weights, alpha=rate)
+    return gradient, by_rates

@@ -1,0 +1,441 @@
+"""Ways of learning the images: their gradients, their runs, what is kept of them, and methods of a user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_engines import VARIANTS, chunked, make_pair, relative
+from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, UNROLLED_FINITE_DIFFERENCES, UNROLLED_FLOAT64
+from torch import Tensor
+from torch.func import functional_call
+
+import fastdc
+from fastdc import compiled, methods, run
+from fastdc.callbacks import CheckpointWritten, Event, IterationDone
+from fastdc.checkpoint import State
+from fastdc.config import CondenseConfig
+from fastdc.data import ClassSampler
+from fastdc.distance import layerwise_distance
+from fastdc.engines import Engine, make_engine
+from fastdc.errors import RunError, UsageError
+from fastdc.methods import Method, Problem, check_method, make_method
+from fastdc.methods.unrolled import descend, go_back
+from fastdc.models.network import NetworkFamily
+
+SMOOTH = "convnet:width=8,activation=swish"
+SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
+RUNS = ["dc", "dd:unroll=3", "dd:unroll=2,networks=fixed", "parameter_matching:unroll=2", "curriculum", "curriculum:unroll=2"]
+
+needs_native = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
+ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
+
+
+def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Method, State]:
+    """A method on digits in float64, and the state before the first step of its first network."""
+    train, _ = fastdc.load_dataset("digits")
+    config = CondenseConfig(ipc=2, model=model, method=method, batch_real=8, **options).resolved()
+    family = NetworkFamily(model, 1, 10, (8, 8), torch.device("cpu"))
+    module = family.fresh(3).double()
+    images = torch.randn(10, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(2), torch.Generator())
+    problem = Problem(config, make_engine(engine, module), family, ClassSampler(train, state.sampler, torch.float64))
+    learner = make_method(config.method, problem)
+    state.learned = learner.learned()
+    learner.begin(state)
+    assert state.theta is not None
+    state.theta, state.path = state.theta.double(), {name: value.double() for name, value in state.path.items()}
+    return learner, state
+
+
+# Products with the Hessian
+
+
+@pytest.mark.parametrize("spec", VARIANTS)
+@pytest.mark.parametrize("chunk", [1, 5, 7, 100])
+def test_hessian_products_equal_the_reference_for_any_chunk(spec: str, chunk: int) -> None:
+    reference, module, theta = make_pair(spec)
+    images, vector = torch.randn(3, 4, 1, 28, 28, dtype=torch.float64), torch.randn_like(theta)
+    expected = reference.hessian_products(theta, images, vector)
+    found = chunked(module, theta, images, chunk).hessian_products(theta, images, vector)
+    for value, other in zip(found, expected, strict=True):
+        assert value.shape == other.shape
+        assert not value.requires_grad
+        assert relative(value, other) < FLOAT64_ENGINES
+
+
+@needs_native
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
+def test_hessian_products_of_the_native_engine_equal_the_reference(spec: str) -> None:
+    reference, module, theta = make_pair(spec)
+    images, vector = torch.randn(3, 4, 1, 28, 28, dtype=torch.float64), torch.randn_like(theta)
+    expected = reference.hessian_products(theta, images, vector)
+    found = make_engine("native", module).hessian_products(theta, images, vector)
+    assert all(relative(*pair) < FLOAT64_ENGINES for pair in zip(found, expected, strict=True))
+
+
+def test_hessian_products_are_derivatives_of_class_gradients() -> None:
+    reference, _, theta = make_pair(SMOOTH, (1, 8, 8))
+    images, vector, move = torch.randn(3, 4, 1, 8, 8).double(), torch.randn_like(theta), torch.randn(3, 4, 1, 8, 8).double()
+    step = 1e-5
+    by_weights, by_images = reference.hessian_products(theta, images, vector)
+    ahead, behind = (reference.class_gradients(theta + sign * step * vector, images).mean(0) for sign in (1, -1))
+    assert relative(by_weights, (ahead - behind) / (2 * step)) < UNROLLED_FINITE_DIFFERENCES
+    ahead, behind = (reference.class_gradients(theta, images + sign * step * move).mean(0) for sign in (1, -1))
+    assert relative((by_images * move).sum(), (ahead - behind).dot(vector) / (2 * step)) < UNROLLED_FINITE_DIFFERENCES
+
+
+def test_hessian_products_in_float32_agree_with_float64() -> None:
+    reference, module, theta = make_pair(SMOOTH)
+    images, vector = torch.randn(3, 4, 1, 28, 28, dtype=torch.float64), torch.randn_like(theta)
+    expected = reference.hessian_products(theta, images, vector)
+    found = make_engine("torch", module.float()).hessian_products(theta.float(), images.float(), vector.float())
+    assert all(relative(value.double(), other) < FLOAT32_ENGINES for value, other in zip(found, expected, strict=True))
+
+
+# The way back through the training
+
+
+def plain_unroll(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Tensor:
+    """The weights after SGD on the images, as a graph that autograd goes back through."""
+    labels = torch.arange(len(images)).repeat_interleave(images.shape[1])
+    for rate in rates:
+        loss = F.cross_entropy(functional_call(engine.module, engine.layout.views(theta), (images.flatten(0, 1),)), labels)
+        theta = theta - rate * torch.autograd.grad(loss, theta, create_graph=True)[0]
+    return theta
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        *((spec, name) for spec in ("convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=16") for name in ("reference", "torch")),
+        pytest.param("convnet:width=8", "native", marks=needs_native),
+        pytest.param("convnet:width=8,norm=batch", "native", marks=needs_native),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_way_back_equals_double_backward_through_the_unrolled_training(spec: str, name: str, steps: int) -> None:
+    _, module, theta = make_pair(spec, (1, 8, 8))
+    engine = make_engine(name, module)
+    images, rates = torch.randn(10, 3, 1, 8, 8, dtype=torch.float64), torch.rand(steps, dtype=torch.float64)
+    cotangent = torch.randn_like(theta)
+    leaves = images.clone().requires_grad_(), rates.clone().requires_grad_()
+    last = plain_unroll(engine, theta.clone().requires_grad_(), *leaves)
+    expected = torch.autograd.grad(last, leaves, cotangent)
+    thetas = descend(engine, theta, images, rates)
+    found = go_back(engine, thetas, images, rates, cotangent)
+    assert relative(thetas[-1], last.detach()) < UNROLLED_FLOAT64
+    for value, other in zip(found, expected, strict=True):
+        assert not value.requires_grad
+        assert relative(value, other) < UNROLLED_FLOAT64
+
+
+def of_unit_size(value: Tensor) -> Tensor:
+    return value / value.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
+    learner, state = digits_problem("dd:unroll=4,step_size=0.3,lr_step_sizes=0.5", engine=engine, iterations=8)
+    state.iteration = 2  # a quarter is behind, three quarters of the step are left
+    logs = state.learned["log_step_sizes"].clone().requires_grad_()
+    images = state.images.clone().requires_grad_()
+    real = list(ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8))
+    theta = plain_unroll(learner.problem.engine, state.theta.clone().requires_grad_(), images, logs.exp())
+    views = learner.problem.engine.layout.views(theta)
+    loss = torch.stack(
+        [
+            F.cross_entropy(
+                functional_call(learner.problem.engine.module, views, (some.flatten(0, 1),)), c.repeat_interleave(some.shape[1])
+            )
+            for c, some in real
+        ]
+    ).mean()
+    by_images, by_logs = torch.autograd.grad(loss, (images, logs))
+    losses, gradient = learner.step(state)
+    assert losses.shape == (10,)
+    assert relative(losses.sum(), loss.detach()) < UNROLLED_FLOAT64
+    assert relative(gradient, 0.75 * of_unit_size(by_images)) < UNROLLED_FLOAT64
+    assert relative(state.learned["log_step_sizes"], logs.detach() - 0.5 * 0.75 * of_unit_size(by_logs)) < UNROLLED_FLOAT64
+    assert torch.equal(images.detach(), state.images)
+
+
+@pytest.mark.parametrize("distance", ["layerwise_cosine", "cosine", "mse"])
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("parameter_matching:unroll=3", 0),
+        ("parameter_matching:unroll=3,compare=parameters", 0),
+        ("curriculum:unroll=2", 2),
+        ("curriculum:unroll=2,compare=parameters", 2),
+    ],
+)
+def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, step: int, distance: str) -> None:
+    learner, state = digits_problem(method, distance=distance, lr_model=0.3)
+    for _ in range(step):
+        learner.step(state)
+        state.step += 1
+
+    def loss_at(images: Tensor) -> tuple[Tensor, Tensor]:
+        generator = learner.problem.sampler.generator
+        before = generator.get_state()
+        result = learner.step(dataclasses.replace(state, images=images, path=dict(state.path)))
+        generator.set_state(before)
+        return result
+
+    loss, gradient = loss_at(state.images)
+    assert loss.shape == ()
+    for seed in range(3):
+        move = torch.randn(state.images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        size = 1e-4
+        slope = (loss_at(state.images + size * move)[0] - loss_at(state.images - size * move)[0]) / (2 * size)
+        error = (gradient * move).sum() - 20 * slope  # the gradient is multiplied by the number of images
+        assert abs(error) < UNROLLED_FINITE_DIFFERENCES * gradient.norm()
+
+
+def test_parameter_matching_of_one_step_is_gradient_matching_of_all_classes_at_once() -> None:
+    learner, state = digits_problem("parameter_matching:unroll=1")
+    engine, theta = learner.problem.engine, state.theta
+    real = ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
+    target = torch.cat([engine.class_gradients(theta, images, classes) for classes, images in real]).mean(0)
+    loss, gradient = learner.step(state)
+    synthetic = engine.class_gradients(theta, state.images).mean(0)
+    distance, cotangent = layerwise_distance(synthetic[None], target[None], engine.layout)
+    assert relative(loss, distance[0]) < UNROLLED_FLOAT64
+    assert relative(gradient, 2 * engine.image_gradients(theta, state.images, cotangent.expand(10, -1))) < UNROLLED_FLOAT64
+
+
+def test_a_step_of_dc_is_its_four_calls() -> None:
+    learner, state = digits_problem("dc", engine="torch")
+    engine, theta = learner.problem.engine, state.theta
+    ((classes, images),) = ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
+    real = engine.class_gradients(theta, images, classes)
+    synthetic = engine.class_gradients(theta, state.images)
+    distance, cotangent = layerwise_distance(synthetic, real, engine.layout)
+    gradient = engine.image_gradients(theta, state.images, cotangent)
+    losses, found = learner.step(state)
+    assert relative(losses, distance) < FLOAT64_ENGINES
+    assert relative(found, gradient) < FLOAT64_ENGINES
+
+
+# The paths
+
+
+def test_the_curriculum_takes_both_sides_further_and_parameter_matching_trains_its_real_side_once() -> None:
+    learner, state = digits_problem("curriculum:unroll=2", lr_model=0.1)
+    start = state.theta
+    assert torch.equal(state.path["real"], start)
+    lengths = []
+    for _ in range(3):
+        learner.step(state)
+        lengths.append([(side - start).norm().item() for side in (state.theta, state.path["real"])])
+    assert all(later > earlier for a, b in itertools.pairwise(lengths) for earlier, later in zip(a, b, strict=True))
+    assert torch.equal(state.path["start"], start)
+
+    learner, state = digits_problem("parameter_matching:unroll=2")
+    real, theta = [], state.theta.clone()
+    for state.step in range(3):
+        learner.step(state)
+        real.append(state.path["real"])
+        assert torch.equal(state.theta, theta)
+    assert real[0] is real[1] is real[2]
+
+
+@pytest.mark.parametrize(("networks", "same"), [("random", False), ("fixed", True)])
+def test_dd_takes_a_fresh_network_or_a_fixed_one(networks: str, same: bool) -> None:
+    learner, state = digits_problem(f"dd:networks={networks}")
+    weights = []
+    for state.iteration in range(2):
+        learner.begin(state)
+        weights.append(state.theta)
+    assert torch.equal(*weights) == same
+
+
+# Whole runs
+
+
+@pytest.mark.parametrize(
+    ("method", "iterations"), [("dc", 30), ("dd:unroll=5", 60), ("parameter_matching:unroll=3", 60), ("curriculum", 12)]
+)
+def test_every_method_learns_images_that_teach(method: str, iterations: int) -> None:
+    train, test = fastdc.load_dataset("digits")
+    losses = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, IterationDone):
+            losses.append(event.loss)
+
+    options: dict[str, Any] = {"model": "convnet:width=16", "batch_real": 32, "progress": False}
+    learned = fastdc.condense(train, 1, method=method, iterations=iterations, callbacks=[note], **options)
+    start = fastdc.condense(train, 1, method="dc", iterations=1, lr_images=1e-30, **options)
+    accuracies = [
+        fastdc.evaluate(images, test, networks=2, epochs=100, model="convnet:width=16", progress=False).mean for images in (learned, start)
+    ]
+    assert accuracies[0] > accuracies[1] + 0.3
+    assert sum(losses[-5:]) < 0.95 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("method", RUNS)
+def test_engines_learn_the_same_images(method: str, engine: str) -> None:
+    options = {**SHORT, "model": SMOOTH, "method": method, "iterations": 2, "matching_steps": 2}
+    images, expected = (fastdc.condense("digits", engine=name, **options).images for name in (engine, "torch:memory=1"))
+    assert relative(images, expected) < FLOAT32_ENGINES
+
+
+@pytest.fixture
+def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
+
+
+@pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch"])
+@pytest.mark.parametrize("method", RUNS)
+def test_a_run_interrupted_after_any_step_ends_in_the_same_bits(tmp_path: Path, every_step_kept: None, method: str, model: str) -> None:
+    options = {**SHORT, "method": method, "model": model}
+    whole = fastdc.condense("digits", **options)
+    written = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, CheckpointWritten):
+            written.append(event)
+            raise InterruptedError
+
+    for _ in range(8):  # of nine steps, each in a call of its own
+        with pytest.raises(InterruptedError):
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+    again = fastdc.condense("digits", out=tmp_path, **options)
+    assert len(written) == 8
+    assert torch.equal(again.images, whole.images)
+    assert again.provenance == whole.provenance
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_classes_of_unequal_size_work(method: str) -> None:
+    labels = torch.arange(3).repeat_interleave(torch.tensor([1, 9, 30]))
+    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert fastdc.condense((images, labels), **{**SHORT, "method": method}).images.isfinite().all()
+
+
+def test_the_provenance_of_dd_holds_its_step_sizes_and_its_options_in_full() -> None:
+    condensed = fastdc.condense("digits", **{**SHORT, "method": "dd:unroll=3", "matching_steps": None})
+    assert len(condensed.provenance["step_sizes"]) == 3
+    assert all(size > 0 and size != 0.1 for size in condensed.provenance["step_sizes"])
+    config = condensed.provenance["config"]
+    assert config["method"] == "dd:unroll=3,networks=random,step_size=0.1,lr_step_sizes=0.01"
+    assert (config["matching_steps"], config["model_epochs"]) == (1, None)
+    assert check_method(config["method"]) == config["method"]
+
+
+def test_a_step_size_far_too_large_stops_the_run_with_advice() -> None:
+    options = {**SHORT, "model": "mlp:width=8", "method": "dd:step_size=1e30"}
+    with pytest.raises(RunError, match=r"not finite at iteration 1, step 1, class '0'\. Lower lr_images .* step_size \(1e\+30\)"):
+        fastdc.condense("digits", **options)
+
+
+def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them() -> None:
+    options = {**SHORT, "model": "mlp:width=8", "method": "parameter_matching", "lr_model": 1e38}
+    with pytest.raises(RunError, match=r"not finite at iteration 1, step 1\. Lower lr_images .* lr_model \(1e\+38\)"):
+        fastdc.condense("digits", **options)
+
+
+# What cannot be used
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, parameter_matching"),
+        ({"method": "dc:unroll=3"}, "method 'dc' takes no options; 'dc:unroll=3' gives unroll"),
+        ({"method": "dd:unrol=3"}, "unknown option of 'dd' 'unrol'. Did you mean 'unroll'"),
+        ({"method": "dd:unroll=0"}, "unroll is 0; expected a whole number of 1 or more"),
+        ({"method": "dd:unroll=few"}, "unroll=few in 'dd:unroll=few' is not a whole number"),
+        ({"method": "dd:step_size=small"}, "step_size=small in 'dd:step_size=small' is not a number"),
+        ({"method": "dd:step_size=-1"}, "step_size is -1.0; expected a finite number above 0"),
+        ({"method": "dd:lr_step_sizes=nan"}, "lr_step_sizes is nan; expected a finite number above 0"),
+        ({"method": "dd:networks=fix"}, "unknown networks 'fix'. Did you mean 'fixed'"),
+        ({"method": "curriculum:compare=weights"}, "unknown compare 'weights'.*displacement, parameters"),
+        (
+            {"method": "dd", "model_epochs": 5},
+            "model_epochs is 5, but method 'dd:.*' trains no network between matching steps; leave it out",
+        ),
+        ({"method": 3}, "method is 3; expected one of curriculum, dc"),
+    ],
+)
+def test_a_method_that_cannot_be_used(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        fastdc.condense("digits", **{**SHORT, **options})
+
+
+# A method of one's own
+
+
+@dataclasses.dataclass(frozen=True)
+class DriftOptions:
+    speed: float = 0.5
+
+
+class Drift(Method):
+    """Moves the images by what it has learned, kept and drawn."""
+
+    Options = DriftOptions
+
+    @classmethod
+    def loop_lengths(cls, ipc: int) -> tuple[int, int | None]:
+        return 2, None
+
+    def learned(self) -> dict[str, Tensor]:
+        return {"count": torch.zeros(())}
+
+    def begin(self, state: State) -> None:
+        super().begin(state)
+        state.path = {"kept": torch.full((3,), float(state.iteration))}
+
+    def step(self, state: State) -> tuple[Tensor, Tensor]:
+        state.learned["count"] += self.options.speed
+        state.path["kept"] += torch.rand((), generator=state.training)
+        return state.path["kept"].sum(), torch.full_like(state.images, (state.learned["count"].nan_to_num() + state.path["kept"][0]).item())
+
+
+@pytest.fixture
+def drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    methods.register("drift", Drift)
+
+
+def test_a_registered_method_runs_and_what_it_keeps_survives(tmp_path: Path, drift: None, every_step_kept: None) -> None:
+    options = {**SHORT, "method": "drift:speed=2"}
+    whole = fastdc.condense("digits", **options)
+    assert whole.provenance["config"]["method"] == "drift:speed=2.0"
+
+    def stop(event: Event) -> None:
+        if isinstance(event, CheckpointWritten):
+            raise InterruptedError
+
+    for _ in range(8):
+        with pytest.raises(InterruptedError):
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+    assert torch.equal(fastdc.condense("digits", out=tmp_path, **options).images, whole.images)
+    assert not torch.equal(fastdc.condense("digits", **{**options, "method": "drift"}).images, whole.images)
+
+
+def test_what_a_method_learns_must_stay_finite(drift: None) -> None:
+    with pytest.raises(RunError, match=r"learns beside the images \(count\) is not finite at iteration 1, step 1\."):
+        fastdc.condense("digits", **{**SHORT, "method": "drift:speed=nan"})
+
+
+def test_registering_what_cannot_be_a_method_is_refused(drift: None) -> None:
+    methods.register("drift", Drift)  # again, as a notebook does
+    for name, cls, match in (
+        ("dc", Drift, "'dc' is a method of fastdc; choose another name than dc, dd"),
+        ("my method", Drift, "the name of a method is 'my method'; expected a word"),
+        ("mine", 3, "method 'mine' is 3; expected a subclass of fastdc.methods.Method"),
+        ("mine", type("Mine", (Drift,), {"Options": dict}), "Options of method 'mine' is .*dict.*; expected a frozen dataclass"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            methods.register(name, cls)
+    assert "mine" not in methods.METHODS
