@@ -100,6 +100,28 @@ def bench_whole_step(compared: Any, shape: str, model: str, ipc: int) -> None:
     compared(f"whole step, ipc {ipc}, {model}, {shape}", pair, step, rounds=1 if model == "convnet" else 3)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def bench_threads(benchmark: Any, threads: int) -> None:
+    """The whole step of the native engine alone."""
+    pair, before = Pair("28x28 grey"), torch.get_num_threads()
+    real, synthetic = pair.images(256), pair.images(10)
+    torch.set_num_threads(threads)
+    step = lambda: pair.native.match(  # noqa: E731
+        pair.theta, synthetic, pair.native.class_gradients(pair.theta, real), "layerwise_cosine"
+    )
+    benchmark.pedantic(step, rounds=3, warmup_rounds=1)
+    torch.set_num_threads(before)
+
+
+def bench_compiled_torch_engine(compared: Any) -> None:
+    """The torch engine with torch.compile in the place of the reference; it compiles before it is timed."""
+    pair = Pair("28x28 grey")
+    pair.reference = make_engine("torch:compile=true", build("convnet", pair.channels, CLASSES, pair.size))
+    images = pair.images(256)
+    pair.reference.class_gradients(pair.theta, images)
+    compared("class gradients, beside torch:compile=true", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
+
+
 @pytest.mark.parametrize("count", [100, 500])
 def bench_training(compared: Any, count: int) -> None:
     pair = Pair("28x28 grey")
