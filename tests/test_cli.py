@@ -217,6 +217,15 @@ def test_a_baseline_is_chosen_by_the_network_of_the_command(
     assert set(json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]) == {"condensed", baseline}
 
 
+def test_a_misused_command_line_is_refused_before_a_baseline_takes_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["condense", "--ipc", "1", "--baseline", "herding", "--model", "mlp:width=8", "--lr-images", "nan"]) == 2
+    assert "lr_images is nan" in complaint(capsys)
+    assert not list(tmp_path.iterdir())
+
+
 # evaluate, show, info
 
 
@@ -484,7 +493,6 @@ def test_an_unknown_name_is_answered_with_the_nearest(
         (["condense", "--ipc", "1", *CONDENSE, "--networks", "0"], "networks is 0"),
         (["condense", "--ipc", "1", "--tensorboard", "--iterations", "0"], "iterations is 0"),
         (["condense", "--ipc", "1", *CONDENSE, "--epochs", "0"], "epochs is 0"),
-        (["condense", "--ipc", "1", "--baseline", "herding", "--lr-images", "nan"], "lr_images is nan"),
         (["select", "--ipc", "1"], "--coreset"),
         (["select", "--coreset", "random"], "--ipc"),
         (["select", "--coreset", "random", "--ipc", "500"], "expected a whole number from 1 to 139"),

@@ -309,24 +309,20 @@ def trained(data: ImageData, cache: Path, **changes: Any) -> TrainedNetwork:
     return train_on_whole_set(data, WholeSetOptions(**{**SMALL, "cache": cache, **changes}))
 
 
-def parts(network: TrainedNetwork) -> tuple[Any, ...]:
-    weights = [value.tolist() for value in network.module.state_dict().values()]
-    return (
-        weights,
-        network.origin,
-        network.losses,
-        network.accuracies,
-        network.forgetting.tolist(),
-        network.seconds,
-        network.module.training,
-    )
+def same(one: TrainedNetwork, other: TrainedNetwork) -> bool:
+    """Whether two networks and the records of their training have the same bits, the time that it took aside."""
+    records = [(network.origin, network.losses, network.accuracies, network.module.training) for network in (one, other)]
+    weights = torch.equal(flat(one.module), flat(other.module))
+    return weights and torch.equal(one.forgetting, other.forgetting) and records[0] == records[1]
 
 
 @pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=8"])
 def test_a_network_is_trained_once(few: ImageData, model: str, tmp_path: Path, no_training: Callable[[], None]) -> None:
     first = trained(few, tmp_path / "made" / "here", model=model)
     no_training()
-    assert parts(trained(few, tmp_path / "made" / "here", model=model)) == parts(first)
+    again = trained(few, tmp_path / "made" / "here", model=model)
+    assert same(again, first)
+    assert again.seconds == first.seconds
 
 
 def test_all_coresets_share_one_training(tmp_path: Path, no_training: Callable[[], None]) -> None:
@@ -352,7 +348,7 @@ def test_networks_are_kept_in_the_home_folder_where_nothing_is_said(
 def test_what_decides_the_weights_decides_which_network_is_taken(few: ImageData, changes: dict[str, Any], tmp_path: Path) -> None:
     first, other = trained(few, tmp_path), trained(few, tmp_path, **changes)
     assert len(list(tmp_path.iterdir())) == 2
-    assert parts(first)[0] != parts(other)[0]
+    assert not same(first, other)
 
 
 def test_other_data_or_a_new_format_of_the_training_needs_another_network(
@@ -382,9 +378,9 @@ def test_a_damaged_file_is_made_anew(
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
-    assert parts(trained(few, tmp_path))[:5] == parts(first)[:5]
+    assert same(trained(few, tmp_path), first)
     no_training()
-    assert parts(trained(few, tmp_path))[:5] == parts(first)[:5]
+    assert same(trained(few, tmp_path), first)
 
 
 def test_a_whole_file_of_another_network_is_not_taken(few: ImageData, tmp_path: Path) -> None:
@@ -393,7 +389,7 @@ def test_a_whole_file_of_another_network_is_not_taken(few: ImageData, tmp_path: 
     trained(few, tmp_path / "other", seed=1)
     (other,) = (tmp_path / "other").iterdir()
     file.write_bytes(other.read_bytes())
-    assert parts(trained(few, tmp_path))[:5] == parts(first)[:5]
+    assert same(trained(few, tmp_path), first)
 
 
 def test_a_folder_that_cannot_be_written_costs_a_warning_and_no_network(few: ImageData, tmp_path: Path) -> None:
@@ -537,7 +533,7 @@ def test_pixels_need_no_training(digits: ImageData, name: str, no_training: Call
 
 
 def test_one_herded_image_tells_more_of_its_class_than_a_random_one() -> None:
-    """By the nearest of ten images: 78% by the herded ones, 41% to 60% by random ones of ten seeds."""
+    """By the nearest of ten images: 86% by the herded ones, 53% to 68% by random ones of ten seeds."""
     test = fastdc.load_dataset("digits")[1]
 
     def accuracy(chosen: CondensedDataset) -> float:
