@@ -25,12 +25,12 @@ class Started:
 
 @dataclass(frozen=True)
 class IterationDone:
-    """One random network was matched on."""
+    """One random network was learned with."""
 
     iteration: int
     """From 1 on."""
     loss: float
-    """The distance, summed over classes and averaged over the matching steps of the iteration."""
+    """What the method makes small, for dc the distance summed over classes; averaged over the matching steps of the iteration."""
     seconds: float
     """What the iteration took, as far as this process computed it."""
 

@@ -1,7 +1,7 @@
-"""Algorithm 1 of the paper: learn a few images per class whose gradients are those of the real images.
+"""The loop that all methods share: network after network, step after step, images moved, checkpoints written.
 
-Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021. In its symbols: S the synthetic images, T the
-real ones, K = iterations, T = matching_steps, D the distance, theta the weights of a network.
+With the method `dc` it is algorithm 1 of Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021. In its
+symbols: S the synthetic images, T the real ones, K = iterations, T = matching_steps, D the distance, theta the weights of a network.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def condense(
 ) -> CondensedDataset:
     """Learn `ipc` images per class with which a network trained from scratch does nearly as well as with all of `data`.
 
-    In each iteration a fresh random network theta; in each of its matching steps, for every class c,
+    By gradient matching: in each iteration a fresh random network theta; in each of its matching steps, for every class c,
 
         images_c  <-  images_c - lr_images * d/d images_c  D(grad L(theta, images_c), grad L(theta, real images of c))
 
@@ -72,17 +72,20 @@ def condense(
             or NHW | a map-style torch Dataset of (image, label).
         ipc: images per class.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
-        method: "dc", gradient matching.
+        method: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching"; "curriculum"; with options as in
+            "dd:unroll=20,networks=fixed"; or a name that `fastdc.methods.register` was given. Each is a file in fastdc/methods.
         iterations: K, the number of random networks.
         matching_steps: T, matching steps with each of them. None: the paper's number for this ipc, (1, 10, 20, 30, 40, 50)
-            for ipc (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above.
+            for ipc (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above; 1 with dd and parameter_matching, 10
+            with curriculum.
         model_epochs: epochs of training the network on the images between two matching steps. None: the paper's number,
-            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above.
+            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above. Methods other
+            than dc have no use for it.
         init: "noise", standard normal; or "real", copies of random real images, different ones within a class.
         lr_images: learning rate of the images.
-        lr_model: learning rate of the network.
+        lr_model: learning rate of the network; not of dd, which learns its step sizes.
         batch_real: real images of each class in a matching step; a class that has fewer gives all it has.
-        distance: "layerwise_cosine", "cosine" or "mse".
+        distance: "layerwise_cosine", "cosine" or "mse"; dd has no use for it.
         engine: "auto", "native", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
@@ -138,7 +141,7 @@ def condense(
 
 
 class _Condensation:
-    """One run: the four calls of a matching step, inside the paper's two loops, with its checkpoints."""
+    """One run: the steps of a method, inside the paper's two loops, with its checkpoints."""
 
     def __init__(
         self,
@@ -196,7 +199,7 @@ class _Condensation:
         return self._finish()
 
     def _matching_step(self) -> float:
-        """One matching step of all classes, then what the method does between two steps of one network; returns the loss."""
+        """One step of the method, then what it does between two steps of one network; returns the loss."""
         state, method = self.state, self.method
         if state.theta is None:
             method.begin(state)

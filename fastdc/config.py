@@ -36,11 +36,11 @@ class CondenseConfig:
     lr_images: float = 0.1
     """Learning rate of the images."""
     lr_model: float = 0.01
-    """Learning rate of the network between matching steps."""
+    """Learning rate of the network."""
     batch_real: int = 256
     """Real images of each class in a matching step."""
     distance: str = "layerwise_cosine"
-    """Distance of two gradients: layerwise_cosine, cosine or mse."""
+    """Distance of two gradients, or of two paths: layerwise_cosine, cosine or mse."""
     engine: str = "auto"
     """Who computes gradients: auto, native, torch, reference; torch:memory=256,compile=true for its options."""
     device: str = "auto"

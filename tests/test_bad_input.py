@@ -619,7 +619,7 @@ def test_an_image_too_small_for_any_pooling_is_not_told_to_choose_another_depth(
         case("negative seed", {"seed": -1}, "seed is -1; expected a whole number of 0 or more"),
         case("half a seed", {"seed": 0.5}, "seed is 0.5; expected a whole number"),
         case("seed None", {"seed": None}, "seed is None; expected a whole number"),
-        case("method None", {"method": None}, "method is None; expected one of dc"),
+        case("method None", {"method": None}, "method is None; expected one of curriculum, dc, dd"),
         case("init None", {"init": None}, "init is None; expected one of noise, real"),
         case("metric None", {"distance": None}, "metric is None; expected one of"),
         case("engine None", {"engine": None}, "None is no name"),

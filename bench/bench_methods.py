@@ -1,0 +1,119 @@
+"""One step of each method beside a plain double-backward Dataset Distillation: its time, and its peak memory over images per class.
+
+ConvNet of width 32, 10 classes, 28x28 grey images, 64 real ones per class, 10 steps of SGD where a method unrolls. `dd, plain` keeps
+the graph of the whole training, as authors' scripts do.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from bench_memory import peak_mib
+from torch import Tensor
+from torch.func import functional_call
+
+from fastdc.checkpoint import State
+from fastdc.config import CondenseConfig
+from fastdc.data import ClassSampler, ImageData
+from fastdc.engines import make_engine
+from fastdc.methods import Method, Problem, make_method
+from fastdc.methods.unrolled import descend, go_back
+from fastdc.models.network import NetworkFamily
+
+MODEL, CLASSES, REAL, UNROLL, RATE = "convnet:width=32", 10, 64, 10, 0.1
+METHODS = ["dc", f"dd:unroll={UNROLL}", f"parameter_matching:unroll={UNROLL}", "curriculum", "dd, plain"]
+TOLERANCE = 2e-2  # float32 with ReLU: inputs near zero change sign between two orders of summation
+
+STEP = """
+import resource, sys, torch
+from bench_methods import problem, step_of
+spec, ipc = sys.argv[1], int(sys.argv[2])
+if ipc:
+    step_of(spec, *problem(spec, ipc))()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def problem(spec: str, ipc: int) -> tuple[Method, State]:
+    """A method by the engine that `auto` takes, and the state before its first step, on images of noise."""
+    torch.manual_seed(0)
+    data = ImageData.of(torch.randint(256, (CLASSES * REAL, 1, 28, 28), dtype=torch.uint8), torch.arange(CLASSES * REAL) % CLASSES)
+    method = spec if spec != "dd, plain" else f"dd:unroll={UNROLL}"
+    config = CondenseConfig(ipc=ipc, model=MODEL, method=method, batch_real=REAL).resolved()
+    family = NetworkFamily(MODEL, 1, CLASSES, (28, 28), torch.device("cpu"))
+    images = torch.randn(CLASSES, ipc, 1, 28, 28)
+    state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(0), torch.Generator())
+    learner = make_method(config.method, Problem(config, make_engine("auto", family.fresh(0)), family, ClassSampler(data, state.sampler)))
+    state.learned = learner.learned()
+    learner.begin(state)
+    return learner, state
+
+
+def plain_gradients(learner: Method, state: State) -> tuple[Tensor, Tensor]:
+    """The gradient of the real loss by the images and by the step sizes, by autograd through all steps at once."""
+    engine, labels = learner.problem.engine, torch.arange(CLASSES)
+    images, rates = state.images.clone().requires_grad_(), torch.full((UNROLL,), RATE, requires_grad=True)
+    assert state.theta is not None
+    theta = state.theta.clone().requires_grad_()
+    module, views = engine.module, engine.layout.views
+    known = labels.repeat_interleave(images.shape[1])
+    for rate in rates:
+        loss = F.cross_entropy(functional_call(module, views(theta), (images.flatten(0, 1),)), known)
+        theta = theta - rate * torch.autograd.grad(loss, theta, create_graph=True)[0]
+    real = torch.cat([some.flatten(0, 1) for _, some in learner.problem.sampler.draw(REAL)])
+    loss = F.cross_entropy(functional_call(module, views(theta), (real,)), labels.repeat_interleave(REAL))
+    by_images, by_rates = torch.autograd.grad(loss, (images, rates))
+    return by_images, by_rates
+
+
+def step_of(spec: str, learner: Method, state: State) -> Any:
+    """What is timed: a step, always the same one."""
+    theta, path = state.theta, dict(state.path)
+
+    def step() -> object:
+        state.theta, state.path = theta, dict(path)
+        return plain_gradients(learner, state) if spec == "dd, plain" else learner.step(state)
+
+    return step
+
+
+def check_dd(ipc: int) -> float:
+    """The relative error of dd's gradient by the images against the plain one; more than rounding fails."""
+    learner, state = problem(f"dd:unroll={UNROLL}", ipc)
+    engine = learner.problem.engine
+    before = state.sampler.get_state()
+    expected, _ = plain_gradients(learner, state)
+    state.sampler.set_state(before)
+    rates = torch.full((UNROLL,), RATE, dtype=torch.float64)
+    assert state.theta is not None
+    thetas = descend(engine, state.theta, state.images, rates)
+    found, _ = go_back(engine, thetas, state.images, rates, learner.real_gradients(thetas[-1]).mean(0))
+    error = ((found - expected).norm() / expected.norm()).item()
+    assert error < TOLERANCE
+    return error
+
+
+@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.parametrize("ipc", [1, 10])
+def bench_step(timed: Any, benchmark: Any, spec: str, ipc: int) -> None:
+    extra = {"error": check_dd(ipc)} if spec.startswith("dd") else {}
+    timed(step_of(spec, *problem(spec, ipc)), group=f"one step, ipc {ipc}", **extra)
+
+
+def bench_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    script = f"import sys; sys.path.insert(0, {sys.path[0]!r})\n{STEP}"
+    rows = {
+        (spec, ipc): peak_mib(script, spec, ipc)
+        for spec, ipcs in [("dc", (0, 1, 10, 50, 100)), (METHODS[1], (1, 10, 50, 100)), (METHODS[2], (10,)), (METHODS[3], (10,)), (METHODS[4], (1, 10))]
+        for ipc in ipcs
+    }
+    with capsys.disabled():
+        print(f"\npeak memory of one step, MiB (the interpreter with its imports: {rows.pop(('dc', 0)):.0f})")
+        for (spec, ipc), peak in rows.items():
+            print(f"  {spec:<30}  ipc {ipc:>3}  {peak:6.0f}")
+    assert rows[METHODS[1], 100] < 1.1 * rows[METHODS[1], 50]
+    assert rows[METHODS[1], 10] < rows[METHODS[4], 10]
