@@ -76,11 +76,11 @@ class NativeEngine(Engine):
         self._check_images(theta, synthetic, 5)
         each, of_double = synthetic.shape[1], theta.dtype == torch.float64
         per_class = self._network(synthetic).record_size(1, each, of_double) * theta.element_size()
-        if per_class > _RECORD:
+        if per_class > _RECORD or not len(synthetic):
             return super().match(theta, synthetic, real, metric)
         together = _RECORD // per_class
         distances, gradients = [], []
-        for classes in torch.arange(len(synthetic)).split(together):
+        for classes in class_numbers(synthetic).split(together):
             some = slice(int(classes[0]), int(classes[-1]) + 1)
             record = _memory_for(self._network(synthetic).record_size(len(classes), each, of_double), theta)
             gradient = self._class_gradients(theta, synthetic[some], classes, record)  # [G, P]
