@@ -75,10 +75,10 @@ class NativeEngine(Engine):
         """As any engine does it, a few classes at a time, so that what both passes need of the images is computed once."""
         self._check_images(theta, synthetic, 5)
         each, of_double = synthetic.shape[1], theta.dtype == torch.float64
-        per_class = self._network(synthetic).record_size(1, each, of_double) * theta.element_size()
-        if per_class > _RECORD or not len(synthetic):
+        of_none, of_one = (self._network(synthetic).record_size(count, each, of_double) * theta.element_size() for count in (0, 1))
+        if of_one > _RECORD or not len(synthetic):
             return super().match(theta, synthetic, real, metric)
-        together = _RECORD // per_class
+        together = (_RECORD - of_none) // (of_one - of_none)  # 1 or more
         distances, gradients = [], []
         for classes in class_numbers(synthetic).split(together):
             some = slice(int(classes[0]), int(classes[-1]) + 1)
