@@ -510,13 +510,16 @@ class OnlyBiases(nn.Module):
 
 
 BAD_MODELS = [
-    case("unknown", "resnet1000", "unknown model 'resnet1000'.* Known: convnet"),
+    case("unknown", "resnet1000", "unknown model 'resnet1000'. Did you mean 'resnet18'.* Known: alexcifarnet"),
     case("misspelt", "convent", "unknown model 'convent'. Did you mean 'convnet'"),
     case("empty", "", "unknown model ''"),
     case("upper case", "ConvNet", "Did you mean 'convnet'"),
     case("unknown option", "convnet:widht=3", "unknown option of 'convnet' 'widht'. Did you mean 'width'"),
     case("an option of another", "mlp:depth=2", "unknown option of 'mlp' 'depth'.* Known: width"),
+    case("an option of a model without any", "lenet:width=3", "model 'lenet' takes no options; 'lenet:width=3' gives width"),
     case("unknown norm", "convnet:norm=bach", "unknown norm 'bach'. Did you mean 'batch'"),
+    case("a norm of another", "vgg11:norm=layer", "unknown norm 'layer'. .*Known: batch, instance"),
+    case("unknown downsampling", "resnet18:downsampling=avg", "unknown downsampling 'avg'. Did you mean 'avgpool'"),
     case("unknown activation", "convnet:activation=gelu", "unknown activation 'gelu'.*Known: leaky_relu, relu, sigmoid, swish"),
     case("unknown pooling", "convnet:pooling=avrg", "unknown pooling 'avrg'. Did you mean 'avg'"),
     case("no value", "convnet:width", "cannot read 'width' in 'convnet:width': expected key=value"),
@@ -532,6 +535,8 @@ BAD_MODELS = [
     case("mlp of width 0", "mlp:width=0", "mlp with width 0; expected 1 or more"),
     case("groups that do not divide", "convnet:norm=group,width=6", "4 groups, which a width of 6 does not allow"),
     case("too deep", "convnet:depth=4,width=4", "reduce a 8x8 image to nothing .*choose a depth of 3 or less, as in 'convnet:depth=3'"),
+    case("images too small", "lenet", "lenet needs images of 16x16 pixels or more, and these are 8x8; enlarge them, or choose a model"),
+    case("maps of one pixel", "resnet18", "resnet18 with instance norm and downsampling=stride needs images of 9x9 pixels or more"),
     case("None", None, "model is a NoneType; expected a name such as 'convnet', or a function"),
     case("a number", 3, "model is a int; expected a name"),
     case("a network", linear(), "model is a Sequential; expected .*a function"),

@@ -24,6 +24,16 @@ VARIANTS = [
     "convnet:width=8,norm=batch,activation=sigmoid,pooling=max",
 ]
 METRICS = ["layerwise_cosine", "cosine", "mse"]
+NETWORKS = [
+    ("lenet", (1, 28, 28)),
+    ("alexnet", (3, 16, 16)),
+    ("alexcifarnet", (3, 13, 12)),
+    ("vgg11", (1, 28, 28)),
+    ("vgg11:norm=batch", (3, 8, 8)),
+    ("resnet18", (1, 16, 16)),
+    ("resnet18:norm=batch", (3, 9, 8)),
+    ("resnet18:norm=batch,downsampling=avgpool", (1, 16, 16)),
+]
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -101,6 +111,38 @@ def test_matching_with_and_without_a_kept_graph_equals_the_reference(spec: str) 
         assert relative(gradient, expected[1]) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize(("spec", "size"), NETWORKS)
+def test_the_papers_other_networks_equal_the_reference(spec: str, size: tuple[int, int, int]) -> None:
+    reference, module, theta = make_pair(spec, size, classes=2)
+    images = torch.randn(2, 2, *size, dtype=torch.float64)
+    images[..., : size[1] // 2, :] = -0.5  # the background of real images: maxima of pooling windows are not single
+    real = torch.randn(2, reference.layout.size, dtype=torch.float64)
+    gradients, by_images = reference.class_gradients(theta, images), reference.image_gradients(theta, images, real)
+    matched = reference.match(theta, images, real, "layerwise_cosine")
+    for chunk in (2, 100):  # a class at a time, its graph kept to match; both at once
+        engine = chunked(module, theta, images, chunk)
+        assert relative(engine.class_gradients(theta, images), gradients) < FLOAT64_ENGINES
+        assert relative(engine.image_gradients(theta, images, real), by_images) < FLOAT64_ENGINES
+        for found, expected in zip(engine.match(theta, images, real, "layerwise_cosine"), matched, strict=True):
+            assert relative(found, expected) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("spec", ["lenet", "alexnet", "alexcifarnet", "convnet:width=8,norm=none,pooling=max"])
+def test_zeros_of_activations_and_ties_of_pooling_are_taken_as_the_reference_takes_them(spec: str) -> None:
+    reference, module, theta = make_pair(spec, (1, 20, 20), classes=2)
+    for parameter in reference.layout.parameters:
+        if not parameter.rows:
+            theta[parameter.offset : parameter.offset + parameter.size] = 0  # without biases, black stays exactly zero
+    images = torch.randn(2, 2, 1, 20, 20, dtype=torch.float64)
+    images[..., :14] = 0
+    real = torch.randn(2, reference.layout.size, dtype=torch.float64)
+    gradients, by_images = reference.class_gradients(theta, images), reference.image_gradients(theta, images, real)
+    for chunk in (2, 100):
+        engine = chunked(module, theta, images, chunk)
+        assert relative(engine.class_gradients(theta, images), gradients) < FLOAT64_ENGINES
+        assert relative(engine.image_gradients(theta, images, real), by_images) < FLOAT64_ENGINES
+
+
 def test_the_reference_matches_by_autograd_what_the_three_calls_compute_in_closed_form() -> None:
     reference, _, theta = make_pair("convnet:width=8")
     images = torch.randn(10, 2, 1, 28, 28, dtype=torch.float64)
@@ -170,6 +212,21 @@ def test_frozen_statistics_are_those_of_the_images() -> None:
     torch.testing.assert_close(norm.running_var, first.var((0, 2, 3)))
     assert not norm.training
     assert norm.momentum == 0.1
+
+
+@pytest.mark.parametrize("spec", ["vgg11:norm=batch", "resnet18:norm=batch,downsampling=avgpool"])
+def test_frozen_statistics_are_those_that_each_norm_sees(spec: str) -> None:
+    module = build(spec, 1, 10, (16, 16)).double()
+    engine, images = make_engine("torch", module), torch.randn(6, 1, 16, 16, dtype=torch.float64)
+    seen: dict[nn.Module, Tensor] = {}
+    for norm in batch_norms(module):
+        norm.register_forward_pre_hook(lambda norm, inputs: seen.update({norm: inputs[0]}))
+    engine.freeze_statistics(engine.layout.flatten(module), images)
+    assert len(seen) == {"vgg11": 8, "resnet18": 20}[spec.partition(":")[0]]
+    for norm, maps in seen.items():
+        torch.testing.assert_close(norm.running_mean, maps.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, maps.var((0, 2, 3)))
+        assert not norm.training
 
 
 def test_logits_equal_the_modules() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastdc.errors import UsageError, unknown_name
+from fastdc.models.parts import instance_norm, margin
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -16,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "swish": nn.SiLU,
 }
 NORMS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (width, height and width of the map) -> module
-    "instance": lambda width, *_: nn.GroupNorm(width, width),
+    "instance": lambda width, *_: instance_norm(width),
     "group": lambda width, *_: nn.GroupNorm(4, width),
     "layer": lambda width, height, breadth: nn.LayerNorm([width, height, breadth]),
     "batch": lambda width, *_: nn.BatchNorm2d(width),
@@ -73,12 +74,12 @@ class ConvNet(nn.Module):
         options = options if options is not None else ConvNetOptions()
         depth = options.depth if options.depth is not None else default_depth(image_size)
         _check(options, depth)
-        padding = 3 if channels == 1 and tuple(image_size) == (28, 28) else 1
-        height, breadth = (side + 2 * (padding - 1) for side in image_size)
+        more = margin(channels, image_size)
+        height, breadth = (side + 2 * more for side in image_size)
         blocks: list[nn.Module] = []
         for block in range(depth):
             blocks += [
-                nn.Conv2d(channels if block == 0 else options.width, options.width, 3, padding=padding if block == 0 else 1),
+                nn.Conv2d(channels if block == 0 else options.width, options.width, 3, padding=1 + more if block == 0 else 1),
                 NORMS[options.norm](options.width, height, breadth),
                 ACTIVATIONS[options.activation](),
                 POOLINGS[options.pooling](),

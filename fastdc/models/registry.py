@@ -9,14 +9,28 @@ from typing import Any
 from torch import nn
 
 from fastdc.errors import UsageError, unknown_name
+from fastdc.models.alexcifarnet import AlexCifarNet
+from fastdc.models.alexnet import AlexNet
 from fastdc.models.convnet import ConvNet, ConvNetOptions
+from fastdc.models.lenet import LeNet
 from fastdc.models.mlp import MLP, MLPOptions
+from fastdc.models.resnet import ResNet18, ResNet18Options
+from fastdc.models.vgg import VGG11, VGG11Options
 from fastdc.specs import parse_options, split_spec
 
 # (channels, num_classes, (height, width)) -> a network with fresh random weights from torch's global generator
 ModelFactory = Callable[[int, int, tuple[int, int]], nn.Module]
 
-_MODELS: dict[str, tuple[Callable[..., nn.Module], type]] = {"convnet": (ConvNet, ConvNetOptions), "mlp": (MLP, MLPOptions)}
+# A network and the dataclass of its options; None where it has none.
+_MODELS: dict[str, tuple[Callable[..., nn.Module], type | None]] = {
+    "convnet": (ConvNet, ConvNetOptions),
+    "mlp": (MLP, MLPOptions),
+    "lenet": (LeNet, None),
+    "alexnet": (AlexNet, None),
+    "alexcifarnet": (AlexCifarNet, None),
+    "vgg11": (VGG11, VGG11Options),
+    "resnet18": (ResNet18, ResNet18Options),
+}
 
 
 def as_factory(model: str | ModelFactory) -> ModelFactory:
@@ -36,6 +50,10 @@ def as_factory(model: str | ModelFactory) -> ModelFactory:
     if name not in _MODELS:
         raise unknown_name("model", name, _MODELS)
     network, cls = _MODELS[name]
+    if cls is None:
+        if options:
+            raise UsageError(f"model {name!r} takes no options; {model!r} gives {', '.join(options)}.")
+        return network
     parsed: Any = parse_options(cls, model, options)
     return partial(_construct, network, parsed)
 
