@@ -193,13 +193,13 @@ class _Helpers:
     """Other processes that do jobs of the same table while this one does; each takes its share of the threads, and a GPU in turn."""
 
     def __init__(self, config: TableConfig, workers: int) -> None:
-        self._threads = torch.get_num_threads()
+        self._config, self._threads = config, torch.get_num_threads()
         self._share = max(1, self._threads // workers)
         context = multiprocessing.get_context("spawn")
         self._processes = [context.Process(target=_help, args=(config, self._share, rank)) for rank in range(1, workers)]
 
     def __enter__(self) -> None:
-        _use_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+        _use_gpu(self._config, int(os.environ.get("LOCAL_RANK", "0")))
         if self._processes:
             torch.set_num_threads(self._share)
         for process in self._processes:
@@ -217,7 +217,7 @@ class _Helpers:
 def _help(config: TableConfig, threads: int, rank: int) -> None:
     """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
     torch.set_num_threads(threads)
-    _use_gpu(rank)
+    _use_gpu(config, rank)
     try:
         work = _Work(config)
         do_all(work.jobs, work.workshop, work.tell, lambda _: None)
@@ -225,9 +225,9 @@ def _help(config: TableConfig, threads: int, rank: int) -> None:
         sys.exit(1)
 
 
-def _use_gpu(rank: int) -> None:
-    """Let "cuda" mean a GPU of this process's own, as far as there are enough."""
-    if torch.cuda.is_available():
+def _use_gpu(config: TableConfig, rank: int) -> None:
+    """Let "cuda" without a number mean a GPU of this process's own, as far as there are enough."""
+    if resolve_device(config.device) == torch.device("cuda"):
         torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
