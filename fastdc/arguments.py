@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,18 @@ import tyro
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
 
 Command = TypeVar("Command")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The options of every command."""
+
+    quiet: bool = False
+    """Show no progress bar."""
+    debug: bool = False
+    """Show the traceback of an error."""
+    config: str | None = None
+    """A TOML or JSON file with any of these options; flags override it."""
 
 
 def parse(commands: dict[str, Callable[..., Command]], given: list[str], description: str) -> Command:
@@ -62,7 +75,7 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
     if path is None:
         return []
-    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed"}
+    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed", "table"}
     flags: list[str] = []
     for key, value in _read_config(Path(path)).items():
         name = key.replace("-", "_")
@@ -70,6 +83,8 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
             raise unknown_name(f"option in {path}", key, names)
         if value is True:
             flags.append(f"--{name}")
+        elif isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
         elif value is not False and value is not None:
             flags += [f"--{name}", str(value)]
     return flags

@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | select | evaluate | show | info | selfcheck."""
+"""The command line: fastdc condense | select | evaluate | show | table | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import tyro
 
+from fastdc.arguments import Common as _Common
 from fastdc.arguments import parse
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
 from fastdc.checks import check_count
@@ -34,19 +35,10 @@ from fastdc.info import report, versions
 from fastdc.run import open_run
 from fastdc.selfcheck import HEADER, selfcheck, unusable
 from fastdc.storage import write_atomically
+from fastdc.tables.command import Table
 
 _BASELINES = (*SELECTIONS, "none")
 _DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Common:
-    quiet: bool = False
-    """Show no progress bar."""
-    debug: bool = False
-    """Show the traceback of an error."""
-    config: str | None = None
-    """A TOML or JSON file with any of these options; flags override it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +241,7 @@ COMMANDS: dict[str, Callable[..., _Command]] = {
     "select": Select,
     "evaluate": Evaluate,
     "show": Show,
+    "table": Table,
     "info": Info,
     "selfcheck": Selfcheck,
 }

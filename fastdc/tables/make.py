@@ -1,0 +1,235 @@
+"""From the name of a table to its files: table.md, table.csv and, where the paper has a plot, table.png."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from fastdc.checks import check_count
+from fastdc.coresets.choice import check_ipc
+from fastdc.data import load_dataset
+from fastdc.devices import resolve_device
+from fastdc.engines import check_engine
+from fastdc.errors import FastdcError, RunError, UsageError, unknown_name
+from fastdc.evaluate import Evaluation
+from fastdc.info import versions
+from fastdc.methods import METHODS
+from fastdc.models import as_factory
+from fastdc.run import RunFolder
+from fastdc.seeding import check_seed
+from fastdc.specs import split_spec
+from fastdc.storage import write_atomically, write_error
+from fastdc.tables.definitions import TABLES, Setting
+from fastdc.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
+from fastdc.tables.paper import paper_figures
+from fastdc.tables.plot import can_plot, plot_by_ipc
+from fastdc.tables.queue import do_all
+from fastdc.tables.recipe import Definition, with_options
+from fastdc.tables.report import FilledTable
+from fastdc.tables.scale import Scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """Which table to make, of what, how and where."""
+
+    table: str
+    """A name of `TABLES`."""
+    dataset: str
+    """As `fastdc.load_dataset` takes it."""
+    out: Path
+    """The folder of the table; several processes may share it."""
+    scale: Scale
+    """How much to spend."""
+    scale_name: str = "own"
+    """What the caption calls the scale."""
+    data_root: str | None = None
+    """Where datasets are kept."""
+    model: str = "convnet"
+    """The ConvNet to use, or to vary."""
+    ipc: tuple[int, ...] | None = None
+    """Images per class; None: the table's own."""
+    seed: int = 0
+    """Of the first image set; the others count on."""
+    engine: str = "auto"
+    """As `fastdc.condense` takes it."""
+    device: str = "auto"
+    """Likewise."""
+    progress: bool = True
+    """Show progress bars when stderr is a terminal."""
+
+    def check(self) -> None:
+        """Raise a UsageError where an option cannot be used, data aside."""
+        if self.table not in TABLES:
+            raise unknown_name("table", self.table, TABLES)
+        for ipc in self.ipc or ():
+            check_count("ipc", ipc)
+        if self.ipc is not None and (not self.ipc or len(set(self.ipc)) < len(self.ipc)):
+            raise UsageError(f"ipc is {self.ipc}; expected one number or more, each once.")
+        if split_spec(self.model)[0] != "convnet":
+            raise UsageError(f"model is {self.model!r}; expected the ConvNet that the tables use and vary, such as 'convnet:width=32'.")
+        as_factory(self.model)
+        check_seed(self.seed)
+        check_engine(self.engine)
+        resolve_device(self.device)
+
+
+def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
+    """Do what is still to be done of a table, together with whoever else does it, and write its files.
+
+    Args:
+        config: which table; another call with the same one continues it.
+        workers: processes to do it with, this one among them.
+
+    Raises:
+        UsageError: an option that cannot be used, or the folder holds another table.
+        DataError: a dataset or a file that cannot be used.
+        RunError: the folder cannot be written, or some of the cells failed: the files are written without these.
+    """
+    config.check()
+    check_count("workers", workers)
+    work = _Work(config)
+    work.claim()
+    with _Helpers(config, workers):
+        failures = do_all(work.jobs, work.workshop, work.tell, _say)
+    table = work.write(failures)
+    if failures:
+        job, reason = next(iter(failures.items()))
+        raise RunError(
+            f"{len(failures)} of {len(work.jobs)} image sets failed, {job.name} first: {reason} The same command tries them again."
+        )
+    return table
+
+
+class _Work:
+    """A table in the making: its definition for the dataset, its jobs, its folder."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self.config = config
+        kind = TABLES[config.table]
+        self.train, test = load_dataset(config.dataset, config.data_root)
+        self.ipcs = config.ipc or kind.ipcs
+        check_ipc(self.train, max(self.ipcs))
+        width = config.scale.width
+        sized = config.model if width is None or "width" in split_spec(config.model)[1] else with_options(config.model, width=width)
+        self.definition: Definition = kind.define(Setting(sized, self.train.channels, self.ipcs))
+        self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
+        self.workshop = Workshop(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
+
+    def claim(self) -> None:
+        """Make the folder this table's, or check that it is."""
+        config = self.config
+        content = {
+            "table": config.table,
+            "dataset": self.train.name,
+            "model": config.model,
+            "ipc": list(self.ipcs),
+            "seed": config.seed,
+            "engine": config.engine,
+            **dataclasses.asdict(config.scale),
+        }
+        try:
+            config.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(config.out, error) from None
+        with self._locked():
+            RunFolder(config.out).claim(content, {"fingerprint": self.train.fingerprint, **versions()})
+
+    def tell(self, job: Job, model: str, outcome: Outcome) -> None:
+        """Print a line about what was just done."""
+        states = [self.workshop.outcome(job, model) is not None for job in self.jobs for model in job.models]
+        result = outcome if isinstance(outcome, Evaluation) else f"left out: {outcome.reason}"
+        _say(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
+
+    def write(self, failures: Mapping[Job, str]) -> FilledTable:
+        """Write the table's files from what is done."""
+        config = self.config
+        plots = self.definition.relative_to is not None
+        caption = f"{self.train.name}, scale {config.scale_name}: {config.scale}; seed {config.seed}, fastdc {versions()['fastdc']}."
+        if plots and not can_plot():
+            caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
+        outcomes = {cell: self._outcome(cell.recipe, cell.model, failures) for cell in self.definition.cells}
+        figures = paper_figures(self.definition.figures, self.train.name)
+        plot = "table.png" if plots and can_plot() else None
+        table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
+        with self._locked():
+            if plot is not None:
+                write_atomically(config.out / plot, plot_by_ipc(table))
+            write_atomically(config.out / "table.csv", table.csv().encode())
+            write_atomically(config.out / "table.md", table.markdown().encode())
+        return table
+
+    def _outcome(self, recipe: object, model: str, failures: Mapping[Job, str]) -> Outcome:
+        """All networks of all image sets of a recipe, or the first reason why there are none."""
+        accuracies: list[float] = []
+        for job in (job for job in self.jobs if job.recipe == recipe):
+            outcome = self.workshop.outcome(job, model)
+            if outcome is None:
+                return Skipped(f"failed: {failures[job]}")
+            if isinstance(outcome, Skipped):
+                return outcome
+            accuracies += outcome.accuracies
+        return Evaluation(tuple(accuracies))
+
+    def _pictures(self) -> dict[str, str]:
+        """The pictures of the learned images of the first seed."""
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in METHODS]
+        files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
+        return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
+
+    def _locked(self) -> FileLock:
+        return FileLock(self.config.out / ".lock")
+
+
+class _Helpers:
+    """Other processes that do jobs of the same table while this one does; each takes its share of the threads, and a GPU in turn."""
+
+    def __init__(self, config: TableConfig, workers: int) -> None:
+        self._config, self._threads = config, torch.get_num_threads()
+        self._share = max(1, self._threads // workers)
+        context = multiprocessing.get_context("spawn")
+        self._processes = [context.Process(target=_help, args=(config, self._share, rank)) for rank in range(1, workers)]
+
+    def __enter__(self) -> None:
+        _use_gpu(self._config, int(os.environ.get("LOCAL_RANK", "0")))
+        if self._processes:
+            torch.set_num_threads(self._share)
+        for process in self._processes:
+            process.start()
+
+    def __exit__(self, *_: object) -> None:
+        """End those that still run: in a regular end nothing is left to do, in another what they did is kept."""
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+        torch.set_num_threads(self._threads)
+
+
+def _help(config: TableConfig, threads: int, rank: int) -> None:
+    """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
+    torch.set_num_threads(threads)
+    _use_gpu(config, rank)
+    try:
+        work = _Work(config)
+        do_all(work.jobs, work.workshop, work.tell, lambda _: None)
+    except (KeyboardInterrupt, FastdcError):
+        sys.exit(1)
+
+
+def _use_gpu(config: TableConfig, rank: int) -> None:
+    """Let "cuda" without a number mean a GPU of this process's own, as far as there are enough."""
+    if resolve_device(config.device) == torch.device("cuda"):
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,60 @@
+"""Scales: how much of the paper's protocol a table spends, from seconds to the whole of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastdc.checks import check_count
+from fastdc.errors import unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The sizes that a table can be made with; all else is as in `fastdc.condense` and `fastdc.evaluate`."""
+
+    iterations: int
+    """Random networks to match on, for each image set."""
+    batch_real: int
+    """Real images of each class in a matching step."""
+    sets: int
+    """Image sets that are made of each kind, with seeds one above the other."""
+    networks: int
+    """Networks trained and tested on each image set."""
+    epochs: int | None
+    """Epochs of training each of them; None: the paper's 300, and 1000 on mnist."""
+    whole_set_epochs: int
+    """Epochs of training a network on the whole set: for herding, k-center, forgetting and the whole set's accuracy."""
+    width: int | None
+    """Width of a ConvNet whose width is not given; None: the paper's 128."""
+
+    def __str__(self) -> str:
+        epochs = "the paper's epochs" if self.epochs is None else f"{self.epochs} epochs"
+        return (
+            f"{self.iterations} iterations, {self.batch_real} real images per class and step, {self.sets} image set(s) x {self.networks} "
+            f"network(s) of {epochs}, {self.whole_set_epochs} epochs on the whole set, ConvNet width {self.width or 128} unless given"
+        )
+
+
+SCALES: Mapping[str, Scale] = {
+    "tiny": Scale(iterations=2, batch_real=8, sets=1, networks=2, epochs=2, whole_set_epochs=1, width=8),
+    "laptop": Scale(iterations=100, batch_real=64, sets=1, networks=5, epochs=None, whole_set_epochs=5, width=32),
+    "paper": Scale(iterations=1000, batch_real=256, sets=5, networks=20, epochs=None, whole_set_epochs=300, width=None),
+}
+
+
+def scale_called(name: str, changes: Mapping[str, int]) -> Scale:
+    """The scale called `name`, with some of its sizes changed.
+
+    Raises:
+        UsageError: an unknown name, or a size below 1.
+
+    >>> scale_called("paper", {"networks": 5}).networks
+    5
+    """
+    if name not in SCALES:
+        raise unknown_name("scale", name, SCALES)
+    for key, value in changes.items():
+        check_count(key, value)
+    return dataclasses.replace(SCALES[name], **changes)

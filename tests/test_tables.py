@@ -1,0 +1,455 @@
+"""The paper's tables: their definitions, a table from end to end, and what happens where it is stopped, shared or refused."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import io
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+
+import fastdc
+from fastdc.cli import main
+from fastdc.condensed import CondensedDataset
+from fastdc.data import load_dataset
+from fastdc.errors import DataError, FastdcError, RunError, UsageError
+from fastdc.evaluate import Evaluation
+from fastdc.models.paper import PAPER_NETWORKS
+from fastdc.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table, plot, queue
+from fastdc.tables.definitions import Setting
+from fastdc.tables.job import Skipped, jobs_of
+from fastdc.tables.paper import paper_figures
+from fastdc.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
+from fastdc.tables.scale import scale_called
+
+WAYS = ["random", "herding", "k_center", "forgetting", "dc"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TableConfig:
+    return TableConfig(table="coresets", dataset="digits", out=tmp_path / "table", scale=SCALES["tiny"], ipc=(1,), progress=False)
+
+
+class Counted:
+    """Stands for what computes: notes who was called for what, and gives random images and made-up accuracies at once."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.calls: Counter[tuple[str, ...]] = Counter()
+        self.fail_at: dict[tuple[str, ...], BaseException] = {}
+        self._counting = threading.Lock()
+        patch.setattr(job, "condense", self.condense)
+        patch.setattr(job, "evaluate", self.evaluate)
+        patch.setattr(job, "train_on_whole_set", self.train)
+        patch.setattr(job.Workshop, "_accuracy", lambda *_: 0.9)
+        self._random = fastdc.coresets.random
+        for name in WAYS[:-1]:
+            patch.setitem(job.SELECTIONS, name, self._selection(name))
+
+    def note(self, *call: str) -> None:
+        with self._counting:
+            self.calls[call] += 1
+        if call in self.fail_at:
+            raise self.fail_at[call]
+
+    def condense(self, data: Any, ipc: int, *, model: str, method: str, distance: str, out: Path, seed: int, **_: Any) -> CondensedDataset:
+        self.note(method, model, str(ipc), distance)
+        images = self._random(data, ipc, seed=seed)
+        images.save_grid(out / "condensed.png")
+        return images
+
+    def evaluate(self, images: CondensedDataset, test: Any, *, model: str, networks: int, seed: int, **_: Any) -> Evaluation:
+        self.note("evaluate", model, str(images.ipc))
+        return Evaluation((0.5 + 0.01 * images.ipc,) * networks)
+
+    def train(self, data: Any, options: Any) -> Any:
+        self.note(WHOLE_SET, options.model)
+        return object.__new__(job.TrainedNetwork)
+
+    def _selection(self, name: str) -> Any:
+        def select(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
+            self.note(name, str(ipc))
+            return self._random(data, ipc, seed=seed)
+
+        return select
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    monkeypatch.setattr(job, "SELECTIONS", dict(job.SELECTIONS))
+    return Counted(monkeypatch)
+
+
+# definitions
+
+
+def defined(table: str, *ipcs: int, channels: int = 1) -> Definition:
+    kind = TABLES[table]
+    return kind.define(Setting("convnet:width=8", channels, ipcs or kind.ipcs))
+
+
+def test_coresets_are_the_columns_of_table_1() -> None:
+    table = defined("coresets")
+    assert table.rows == ("1", "10", "50")
+    assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "DC", "whole set")
+    assert [cell.recipe.way for cell in table.cells] == [*WAYS, WHOLE_SET] * 3
+    assert [cell.recipe.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
+    assert len(jobs_of(table, range(2))) == 2 * (15 + 1)  # the whole set once for all rows
+
+
+@pytest.mark.parametrize(("channels", "model"), [(1, "lenet"), (3, "alexcifarnet")])
+def test_dd_takes_the_network_that_fits_the_channels(channels: int, model: str) -> None:
+    table = defined("dd", channels=channels)
+    assert (table.rows, table.columns) == (("1", "10"), ("DD", "DC"))
+    assert {(cell.recipe.model, cell.model) for cell in table.cells} == {(model, model)}
+    assert [cell.recipe.way for cell in table.cells] == ["dd", "dc"] * 2
+
+
+def test_cross_architecture_condenses_once_for_each_row() -> None:
+    table = defined("cross-architecture")
+    names = tuple(network.name for network in PAPER_NETWORKS)
+    assert table.rows == table.columns == names
+    jobs = jobs_of(table, [0])
+    assert len(jobs) == 6
+    assert all(len(each.models) == 6 for each in jobs)
+    assert "convnet:width=8" in jobs[0].models
+    assert "convnet:width=8" in {each.recipe.model for each in jobs}
+    vgg = next(cell for cell in table.cells if (cell.row, cell.column) == ("VGG", "VGG"))
+    assert (vgg.recipe.model, vgg.model) == ("vgg11:norm=batch", "vgg11")
+
+
+def test_rows_of_other_ipcs_are_told_from_the_paper_s() -> None:
+    assert defined("cross-architecture", 1, 10).rows[::6] == ("MLP", "MLP, ipc 10")
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [
+        ("activation", ("sigmoid", "relu", "leaky_relu")),
+        ("pooling", ("none", "max", "avg")),
+        ("norm", ("none", "batch", "layer", "instance", "group")),
+        ("width", ("32", "64", "128", "256")),
+        ("depth", ("1", "2", "3", "4")),
+    ],
+)
+def test_an_ablation_varies_one_option_of_rows_and_columns(table: str, values: tuple[str, ...]) -> None:
+    made = defined(table)
+    assert made.rows == made.columns == values
+    for cell in made.cells:
+        for value, model in ((cell.row, cell.recipe.model), (cell.column, cell.model)):
+            assert f"{table}={value}" in model
+            assert (table == "width") == ("width=8" not in model)
+            assert fastdc.models.build(model, 1, 10, (28, 28)) is not None
+
+
+def test_distance_varies_the_distance() -> None:
+    table = defined("distance", 1, 2)
+    assert table.rows == ("layerwise_cosine", "cosine", "mse")
+    assert table.columns == ("ipc 1", "ipc 2")
+    assert {(cell.row, cell.column) for cell in table.cells} == {(cell.recipe.distance, f"ipc {cell.recipe.ipc}") for cell in table.cells}
+
+
+def test_no_two_image_sets_of_a_table_share_a_folder() -> None:
+    for table in TABLES:
+        jobs = jobs_of(defined(table, 1, 2), range(2))
+        assert len({each.name for each in jobs}) == len(jobs)
+
+
+def test_the_paper_scale_is_the_paper_s() -> None:
+    paper = SCALES["paper"]
+    assert (paper.iterations, paper.batch_real, paper.sets, paper.networks, paper.epochs, paper.width) == (1000, 256, 5, 20, None, None)
+
+
+def test_the_paper_s_figures_stand_in_cells_of_their_tables() -> None:
+    for table, datasets in (("coresets", 4), ("dd", 2), ("cross-architecture", 1)):
+        kinds = {name: paper_figures(table, name) for name in ("mnist", "fashion-mnist", "svhn", "cifar10")}
+        assert sum(bool(figures) for figures in kinds.values()) == datasets
+        for figures in filter(None, kinds.values()):
+            cells = {(cell.row, cell.column) for cell in defined(table).cells}
+            assert {(row, column) for row, columns in figures.items() for column in columns} <= cells
+    assert paper_figures("cross-architecture", "mnist")["ResNet"]["VGG"] == (83.4,)
+    assert paper_figures("norm", "mnist") == {}
+
+
+# from end to end
+
+
+def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["table", "coresets", "--scale", "tiny", "--ipc", "1", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("]")[0] for line in lines[:6]] == [f"[{i}/6" for i in range(1, 7)]
+    assert lines[-1] == f"written to {tmp_path / 'out'}"
+    assert {"cells", "networks", "config.json", "table.md", "table.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    folder = tmp_path / "out" / "cells" / "dc-convnet_width=8-ipc1-seed0"
+    condensed = fastdc.condense("digits", 1, model="convnet:width=8", iterations=2, batch_real=8)
+    assert torch.equal(CondensedDataset.load(folder / "condensed.safetensors").images, condensed.images)
+    result = fastdc.evaluate(condensed, "digits", model="convnet:width=8", networks=2, epochs=2)
+    assert tuple(json.loads((folder / "evaluation-convnet_width=8.json").read_text())["accuracies"]) == result.accuracies
+    assert len(list((tmp_path / "out" / "networks").glob("*.safetensors"))) == 1  # one training for four cells
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("table.*")}
+    again = Counted(monkeypatch)
+    assert main(command) == 0
+    assert not again.calls
+    assert {path: path.read_bytes() for path in before} == before
+    assert "[" not in capsys.readouterr().out.split("|")[0]
+
+
+def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
+    train, test = load_dataset("digits")
+    shop = job.Workshop(tmp_path, train, test, scale_called("tiny", {"whole_set_epochs": 2}), "auto", "cpu", False)
+    one = job.Job(Recipe(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
+    shop.path(one).mkdir(parents=True)
+    shop.do(one, lambda *_: None)
+    options = job.WholeSetOptions(model="mlp:width=16", epochs=2, cache=tmp_path / "networks", device="cpu")
+    network = job.train_on_whole_set(train, options).module
+    expected = (network(test.normalised(slice(None))).argmax(1) == test.labels).double().mean().item()
+    assert shop.outcome(one, "mlp:width=16") == Evaluation((expected,))
+
+
+# what is done is not done again, and nothing twice
+
+
+def test_a_table_made_again_calls_nothing(config: TableConfig, counted: Counted) -> None:
+    make_table(config)
+    assert set(counted.calls.values()) == {1, 5}  # every image set once; five of them are tested with the same network
+    assert counted.calls["evaluate", "convnet:width=8", "1"] == 5
+    counted.calls.clear()
+    table = make_table(config)
+    assert not counted.calls
+    assert all(isinstance(outcome, Evaluation) for outcome in table.outcomes.values())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=lambda error: type(error).__name__)
+def test_a_table_that_was_killed_goes_on(config: TableConfig, counted: Counted, error: BaseException) -> None:
+    counted.fail_at = {("k_center", "1"): error}
+    with pytest.raises(type(error)):
+        make_table(config)
+    assert not (config.out / "table.md").exists()
+    assert counted.calls["dc", "convnet:width=8", "1", "layerwise_cosine"] == 0
+    counted.fail_at = {}
+    make_table(config)
+    assert counted.calls["random", "1"] == counted.calls["herding", "1"] == 1
+    assert counted.calls["k_center", "1"] == 2
+    assert counted.calls["evaluate", "convnet:width=8", "1"] == 5
+    assert (config.out / "table.md").exists()
+
+
+def test_a_failed_cell_leaves_the_others_and_is_tried_again(config: TableConfig, counted: Counted) -> None:
+    counted.fail_at = {("herding", "1"): RunError("a weight is not finite.")}
+    with pytest.raises(RunError, match=r"1 of 6 image sets failed, herding-.*not finite\. The same command tries them again"):
+        make_table(config)
+    assert "1. failed: a weight is not finite." in (config.out / "table.md").read_text()
+    counted.fail_at = {}
+    make_table(config)
+    assert "failed" not in (config.out / "table.md").read_text()
+    assert counted.calls["herding", "1"] == 2
+    assert counted.calls["random", "1"] == 1
+
+
+def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: Counted) -> None:
+    config = dataclasses.replace(config, scale=scale_called("tiny", {"sets": 3}))
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            make_table(config)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert all(counted.calls[way, "1"] == 3 for way in WAYS[:-1])
+    assert counted.calls["dc", "convnet:width=8", "1", "layerwise_cosine"] == counted.calls[WHOLE_SET, "convnet:width=8"] == 3
+    assert counted.calls["evaluate", "convnet:width=8", "1"] == 15
+
+
+def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = config.out / "cells" / "random-convnet_width=8-ipc1-seed0"
+    folder.mkdir(parents=True)
+    other = FileLock(folder / ".claim", thread_local=False)
+    other.acquire()
+
+    def sleep(seconds: float) -> None:
+        assert counted.calls["random", "1"] == 0
+        assert counted.calls["herding", "1"] == 1
+        other.release()
+
+    monkeypatch.setattr(queue.time, "sleep", sleep)
+    make_table(config)
+    assert counted.calls["random", "1"] == 1
+
+
+def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureFixture[str]) -> None:
+    make_table(dataclasses.replace(config, scale=scale_called("tiny", {"sets": 2})), workers=2)
+    lines = [line.split("] ")[1] for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(lines) == len(set(lines)) == 12
+
+
+# what is written
+
+
+def filled(table: str, outcomes: dict[tuple[str, str], Any], dataset: str = "fashion-mnist") -> FilledTable:
+    cells = tuple(Cell(row, column, Recipe("dc", "convnet", 1), "convnet") for row, column in outcomes)
+    definition = dataclasses.replace(defined(table), cells=cells)
+    return FilledTable(
+        definition, dict(zip(cells, outcomes.values(), strict=True)), paper_figures(definition.figures, dataset), "caption", {}
+    )
+
+
+def test_ours_and_the_paper_s_figures_stand_side_by_side() -> None:
+    outcomes = {("1", "Random"): Evaluation((0.5, 0.52)), ("1", "DC"): Skipped("too small."), ("7", "Random"): Evaluation((0.6,))}
+    table = filled("coresets", {**outcomes, ("7", "DC"): Skipped("too small.")})
+    text = table.markdown()
+    assert "| images per class | Random | DC |" in text
+    assert "| 1 | 51.0 +- 1.0 (paper 51.4 +- 3.8) | left out [1] (paper 70.5 +- 0.6) |" in text
+    assert "| 7 | 60.0 +- 0.0 | left out [1] |" in text
+    assert "2 of 4 cells were left out:\n\n1. too small." in text
+    rows = list(csv.DictReader(io.StringIO(table.csv())))
+    assert [row["mean"] for row in rows] == ["51.00", "", "60.00", ""]
+    assert (rows[0]["networks"], rows[0]["std"], rows[0]["paper_mean"], rows[0]["paper_std"]) == ("2", "1.00", "51.4", "3.8")
+    assert (rows[1]["paper_mean"], rows[1]["reason"]) == ("70.5", "too small.")
+
+
+def test_the_table_by_ipc_is_also_relative_to_the_whole_set() -> None:
+    table = filled("ipc", {("1", "DC"): Evaluation((0.4,)), ("1", "whole set"): Evaluation((0.8,))})
+    assert "| images per class | DC | whole set | DC / whole set, % |" in table.markdown()
+    assert "| 1 | 40.0 +- 0.0 (paper 70.5 +- 0.6) | 80.0 +- 0.0 (paper 93.5 +- 0.1) | 50.0 |" in table.markdown()
+    assert next(csv.DictReader(io.StringIO(table.csv())))["relative"] == "50.00"
+
+
+def test_the_caption_says_dataset_and_scale_and_the_learned_images_are_shown(config: TableConfig, counted: Counted) -> None:
+    make_table(dataclasses.replace(config, scale_name="tiny"))
+    text = (config.out / "table.md").read_text()
+    assert "digits, scale tiny: 2 iterations, 8 real images" in text
+    assert "(cells/dc-convnet_width=8-ipc1-seed0/condensed.png)" in text
+    assert text.count("condensed.png") == 1
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["without matplotlib", "with matplotlib"])
+def test_the_plot_is_drawn_where_matplotlib_is(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    if there and importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed")
+    monkeypatch.setattr("fastdc.tables.make.can_plot", lambda: there)
+    make_table(dataclasses.replace(config, table="ipc", ipc=(1, 3)))
+    text = (config.out / "table.md").read_text()
+    assert (config.out / "table.png").exists() == there == ("(table.png)" in text) != ("fastdc-torch[plot]" in text)
+    if there:
+        assert Image.open(config.out / "table.png").format == "PNG"
+    assert plot.can_plot() == (importlib.util.find_spec("matplotlib") is not None)
+
+
+def test_several_sets_and_networks_are_pooled(config: TableConfig, counted: Counted) -> None:
+    table = make_table(dataclasses.replace(config, scale=scale_called("tiny", {"sets": 3, "networks": 4})))
+    networks = {cell.column: len(outcome.accuracies) for cell, outcome in table.outcomes.items() if isinstance(outcome, Evaluation)}
+    assert networks == {"Random": 12, "Herding": 12, "K-Center": 12, "Forgetting": 12, "DC": 12, "whole set": 3}
+
+
+# what cannot be done
+
+
+def test_networks_that_the_images_do_not_fit_are_left_out_with_their_reason(config: TableConfig, counted: Counted) -> None:
+    table = make_table(dataclasses.replace(config, table="depth"))
+    left_out = {(cell.row, cell.column) for cell, outcome in table.outcomes.items() if isinstance(outcome, Skipped)}
+    assert left_out == {(row, column) for row in "1234" for column in "1234" if "4" in (row, column)}
+    text = (config.out / "table.md").read_text()
+    assert "7 of 16 cells were left out:" in text
+    assert "4 poolings reduce a 8x8 image to nothing" in text
+    assert len(counted.calls) == 3 + 3  # depth 4 neither condenses nor is tested
+    assert counted.calls["dc", "convnet:width=8,depth=4", "1", "layerwise_cosine"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"table": "coreset"}, "unknown table 'coreset'. Did you mean 'coresets'?"),
+        ({"ipc": (1, 500)}, "ipc is 500; expected a whole number from 1 to 139, the number of images of class"),
+        ({"ipc": (0,)}, "ipc is 0; expected a whole number of 1 or more"),
+        ({"ipc": (1, 1)}, "each once"),
+        ({"ipc": ()}, "expected one number or more"),
+        ({"model": "mlp"}, "model is 'mlp'; expected the ConvNet"),
+        ({"model": "convnet:breadth=3"}, "unknown option of 'convnet' 'breadth'"),
+        ({"dataset": "digit"}, "unknown dataset 'digit'. Did you mean 'digits'?"),
+        ({"engine": "nativ"}, "unknown engine"),
+        ({"device": "gpu"}, "unknown device"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+    ids=str,
+)
+def test_bad_options_get_a_sentence_and_write_nothing(config: TableConfig, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_table(dataclasses.replace(config, **changes))
+    assert text in str(caught.value)
+    assert not config.out.exists()
+
+
+def test_bad_flags_get_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    for flags, text in (
+        (["coresets", "--scale", "huge"], "unknown scale 'huge'. Known: laptop, paper, tiny."),
+        (["coresets", "--networks", "0"], "networks is 0; expected a whole number of 1 or more."),
+        (["coresets", "--workers", "0"], "workers is 0; expected a whole number of 1 or more."),
+        (["figure"], "unknown table 'figure'."),
+    ):
+        assert main(["table", *flags]) == 2
+        assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_keeps_to_its_table(config: TableConfig, counted: Counted) -> None:
+    make_table(config)
+    before = (config.out / "table.md").read_bytes()
+    with pytest.raises(UsageError, match=r"differs in ipc \(\[1\] there, \[2\] now\)"):
+        make_table(dataclasses.replace(config, ipc=(2,)))
+    assert (config.out / "table.md").read_bytes() == before
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(config: TableConfig) -> None:
+    config.out.write_text("mine")
+    with pytest.raises(RunError, match="cannot be written"):
+        make_table(config)
+    assert config.out.read_text() == "mine"
+
+
+def test_a_damaged_result_is_named(config: TableConfig, counted: Counted) -> None:
+    make_table(config)
+    file = config.out / "cells" / "random-convnet_width=8-ipc1-seed0" / "evaluation-convnet_width=8.json"
+    file.write_text('{"accuracies"')
+    with pytest.raises(DataError, match="remove it to have it made anew"):
+        make_table(config)
+    file.unlink()
+    make_table(config)
+    assert counted.calls["random", "1"] == 1  # the images are still there
+
+
+def test_options_come_from_a_file_too(tmp_path: Path, counted: Counted) -> None:
+    (tmp_path / "options.toml").write_text('scale = "tiny"\nipc = [1, 2]\nnetworks = 3\n')
+    assert main(["table", "distance", "--config", str(tmp_path / "options.toml"), "--out", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out" / "config.json").read_text())["config"]
+    assert (content["ipc"], content["networks"], content["width"]) == ([1, 2], 3, 8)
+
+
+def test_every_error_of_a_table_is_meant_to_be_read() -> None:
+    with pytest.raises(FastdcError):
+        scale_called("paper", {"sets": 0})
