@@ -33,10 +33,9 @@ VARIANTS = (
 def resources(dtype: str, metric: str, architecture: int) -> list[dict[str, Any]]:
     """What each configuration of `layerwise_distance_kernel` takes: registers of a thread, bytes of stack, local and shared memory."""
     import triton
+    from fastdc.kernels.layerwise_distance import METRICS, layerwise_distance_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-
-    from fastdc.kernels.layerwise_distance import METRICS, layerwise_distance_kernel
 
     pointers = {
         "synthetic": f"*{dtype}",
