@@ -50,5 +50,19 @@ FASTDC_INLINE void store(T* to, Vector value) {
     std::memcpy(to, &value, sizeof value);
 }
 
+// Adds the sum of some registers, or of their products, to sums in memory.
+template <int count, class T, class Vector>
+FASTDC_INLINE void accumulate(T* sums, const Vector* values) {
+    Vector sum = values[0];
+    for (int k = 1; k < count; ++k) sum += values[k];
+    store(sums, load<Vector>(sums) + sum);
+}
+template <int count, class T, class Vector>
+FASTDC_INLINE void accumulate_products(T* sums, const Vector* left, const Vector* right) {
+    Vector sum = left[0] * right[0];
+    for (int k = 1; k < count; ++k) sum += left[k] * right[k];
+    store(sums, load<Vector>(sums) + sum);
+}
+
 }  // namespace
 }  // namespace fastdc

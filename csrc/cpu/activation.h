@@ -1,0 +1,148 @@
+// Activations and their derivatives on registers: act(y), its slope, and what the tangent of backward needs.
+//
+// Included by files that are compiled once per instruction set, hence without external linkage (see instruction_set.h).
+#pragma once
+
+#include <cstdint>
+
+#include "block_shape.h"
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+// x in every lane. Subtracting zero, unlike adding it, is no operation for the compiler.
+template <class Vector, class T>
+FASTDC_INLINE Vector fill(T x) {
+    return x - Vector{};
+}
+
+// Mask vectors choose between values; a comparison with NaN is false, and each use below says which side NaN takes.
+template <class Vector, class Mask>
+FASTDC_INLINE Vector choose(Mask mask, Vector yes, Vector no) {
+    return mask ? yes : no;
+}
+
+template <class T>
+struct Exponential;
+
+template <>
+struct Exponential<float> {
+    using Bits = uint32_t;
+    static constexpr float kLimit = 87.0f;        // beyond, 2^k would leave the normal numbers
+    static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    static constexpr float kLog2High = 0.693359375f;  // short enough for exact products with k
+    static constexpr float kLog2Low = -2.12194440e-4f;
+    static constexpr int kMantissa = 23;
+    static constexpr Bits kBias = 127;
+
+    template <class Vector>
+    static FASTDC_INLINE Vector polynomial(Vector x) {  // Cephes expf
+        Vector p = x * 1.9875691500e-4f + 1.3981999507e-3f;
+        p = p * x + 8.3334519073e-3f;
+        p = p * x + 4.1665795894e-2f;
+        p = p * x + 1.6666665459e-1f;
+        p = p * x + 5.0000001201e-1f;
+        return p * (x * x) + x + 1.0f;
+    }
+};
+
+template <>
+struct Exponential<double> {
+    using Bits = uint64_t;
+    static constexpr double kLimit = 708.0;
+    static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+    static constexpr double kLog2High = 6.93145751953125e-1;
+    static constexpr double kLog2Low = 1.42860682030941723212e-6;
+    static constexpr int kMantissa = 52;
+    static constexpr Bits kBias = 1023;
+
+    template <class Vector>
+    static FASTDC_INLINE Vector polynomial(Vector x) {  // Taylor: the next term is below 5e-18 for |x| <= log(2) / 2
+        Vector p = x * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
+        p = p * x + 1.0 / 39916800.0;
+        p = p * x + 1.0 / 3628800.0;
+        p = p * x + 1.0 / 362880.0;
+        p = p * x + 1.0 / 40320.0;
+        p = p * x + 1.0 / 5040.0;
+        p = p * x + 1.0 / 720.0;
+        p = p * x + 1.0 / 120.0;
+        p = p * x + 1.0 / 24.0;
+        p = p * x + 1.0 / 6.0;
+        p = p * x + 0.5;
+        return p * (x * x) + x + 1.0;
+    }
+};
+
+// exp(x) for |x| up to kLimit and at the limit beyond; NaN for NaN.
+template <class T, class Vector>
+FASTDC_INLINE Vector exponential(Vector x) {
+    using Table = Exponential<T>;
+    using Bits = typename VectorOf<typename Table::Bits, static_cast<int>(sizeof(Vector) / sizeof(T))>::type;
+    x = choose(x > Table::kLimit, fill<Vector>(Table::kLimit), x);
+    x = choose(x < -Table::kLimit, fill<Vector>(-Table::kLimit), x);
+    const Vector rounded = x * static_cast<T>(1.44269504088896340736) + Table::kRound;
+    const Vector k = rounded - Table::kRound;
+    const Vector rest = (x - k * Table::kLog2High) - k * Table::kLog2Low;
+    // The low bits of `rounded` are k in two's complement; the shift drops the others. NaN survives in the polynomial.
+    const Bits power = ((Bits)rounded + Table::kBias) << Table::kMantissa;
+    return Table::template polynomial<Vector>(rest) * (Vector)power;
+}
+
+// An activation at y: its value, and products with its first two derivatives, all as torch has them at kinks and at
+// NaN.
+template <class T, class Vector, Activation activation>
+struct Activated;
+
+template <class T, class Vector>
+struct Activated<T, Vector, Activation::kRelu> {
+    Vector y;
+    explicit FASTDC_INLINE Activated(Vector at) : y(at) {}
+    FASTDC_INLINE Vector value() const { return choose(y < T(0), Vector{}, y); }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return choose(y <= T(0), Vector{}, g); }
+    FASTDC_INLINE Vector times_curvature(Vector) const { return Vector{}; }
+};
+
+template <class T, class Vector>
+struct Activated<T, Vector, Activation::kLeakyRelu> {
+    Vector y;
+    explicit FASTDC_INLINE Activated(Vector at) : y(at) {}
+    FASTDC_INLINE Vector value() const { return choose(y > T(0), y, y * T(0.01)); }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return choose(y > T(0), g, g * T(0.01)); }
+    FASTDC_INLINE Vector times_curvature(Vector) const { return Vector{}; }
+};
+
+template <class T, class Vector>
+struct Activated<T, Vector, Activation::kSigmoid> {
+    Vector a;  // sigmoid(y)
+    Vector b;  // 1 - a, without its cancellation
+    explicit FASTDC_INLINE Activated(Vector y) {
+        Vector e = exponential<T>(-y);
+        e = choose(y > Exponential<T>::kLimit, Vector{}, e);  // exact zeros, which a huge y of swish multiplies
+        a = T(1) / (e + T(1));
+        b = e * a;
+        a = choose(y < -Exponential<T>::kLimit, Vector{}, a);
+    }
+    FASTDC_INLINE Vector value() const { return a; }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return a * b * g; }
+    FASTDC_INLINE Vector times_curvature(Vector g) const { return a * b * (b - a) * g; }
+};
+
+template <class T, class Vector>
+struct Activated<T, Vector, Activation::kSwish> {
+    Vector y;
+    Activated<T, Vector, Activation::kSigmoid> sigmoid;
+    explicit FASTDC_INLINE Activated(Vector at) : y(at), sigmoid(at) {}
+    FASTDC_INLINE Vector value() const { return y * sigmoid.a; }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return (y * sigmoid.b + T(1)) * sigmoid.a * g; }
+    FASTDC_INLINE Vector times_curvature(Vector g) const {
+        return sigmoid.a * sigmoid.b * (y * (sigmoid.b - sigmoid.a) + T(2)) * g;
+    }
+};
+
+constexpr bool is_curved(Activation activation) {
+    return activation == Activation::kSigmoid || activation == Activation::kSwish;
+}
+
+}  // namespace
+}  // namespace fastdc

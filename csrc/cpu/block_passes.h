@@ -1,0 +1,339 @@
+// The passes of norm_act_pool.h: what is done at each window and register of channels, forward, backward and for
+// tangents.
+//
+// Included by files that are compiled once per instruction set, hence without external linkage (see instruction_set.h).
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+#include "block_shape.h"
+#include "pooling_window.h"
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+// What the passes distinguish among norms; those that write no gz take kMoving for kFixed.
+enum class Affine {
+    kMoving,   // by channel, statistics of the map: instance, group
+    kFixed,    // by channel, statistics given: batch, none
+    kElement,  // by element, statistics of the map: layer
+};
+
+constexpr Affine reading(Affine affine) {
+    return affine == Affine::kFixed ? Affine::kMoving : affine;
+}
+
+// gamma, beta and their like of layer norm, in either order. Torch's is the slow one: out of line, or its many copies
+// would take longer to compile than all else.
+template <class T, int lanes>
+__attribute__((noinline)) void gather(const T* from, int64_t stride, T* to) {
+    for (int i = 0; i < lanes; ++i) to[i] = from[i * stride];
+}
+template <class T, int lanes>
+__attribute__((noinline)) void scatter_add(const T* from, int64_t stride, T* to) {
+    for (int i = 0; i < lanes; ++i) to[i * stride] += from[i];
+}
+
+template <class T>
+struct ElementOrder {
+    int64_t channels;
+    int64_t positions;
+    bool channels_last;
+
+    template <class Vector>
+    FASTDC_INLINE Vector get(const T* from, int64_t position, int64_t c) const {
+        if (__builtin_expect(channels_last, 1)) return load<Vector>(from + position * channels + c);
+        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
+        T values[lanes];
+        gather<T, lanes>(from + c * positions + position, positions, values);
+        return load<Vector>(values);
+    }
+    template <class Vector>
+    FASTDC_INLINE void add(T* to, int64_t position, int64_t c, Vector value) const {
+        if (__builtin_expect(channels_last, 1)) {
+            T* at = to + position * channels + c;
+            store(at, load<Vector>(at) + value);
+            return;
+        }
+        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
+        T values[lanes];
+        store(values, value);
+        scatter_add<T, lanes>(values, positions, to + c * positions + position);
+    }
+};
+
+// The map and its norm, which all passes read.
+template <class T, class VectorType, Activation activation_, Affine affine_>
+struct Primal {
+    using Vector = VectorType;
+    static constexpr Activation activation = activation_;
+    static constexpr Affine affine = affine_;
+
+    const T* z;
+    const T* stats;
+    const T* gamma;  // of kElement only, as is beta
+    const T* beta;
+    ElementOrder<T> order;
+
+    FASTDC_INLINE Primal(const BlockShape& shape, const T* z_, const T* gamma_, const T* beta_, const T* stats_)
+        : z(z_),
+          stats(stats_),
+          gamma(gamma_),
+          beta(beta_),
+          order{shape.channels, shape.height * shape.width, shape.affine_channels_last} {}
+
+    FASTDC_INLINE Vector r(int64_t c) const { return load<Vector>(stats + order.channels + c); }
+    FASTDC_INLINE Vector s(int64_t c) const { return load<Vector>(stats + 2 * order.channels + c); }
+
+    template <int count>
+    FASTDC_INLINE void read(const int64_t* position, int64_t c, Vector* d, Vector* y) const {
+        const Vector mean = load<Vector>(stats + c), scale = s(c);
+        const Vector shift = load<Vector>(stats + 3 * order.channels + c);
+        for (int k = 0; k < count; ++k) {
+            d[k] = load<Vector>(z + position[k] * order.channels + c) - mean;
+            if constexpr (affine == Affine::kElement) {
+                y[k] = d[k] * scale * order.template get<Vector>(gamma, position[k], c) +
+                       order.template get<Vector>(beta, position[k], c);
+            } else {
+                y[k] = d[k] * scale + shift;
+            }
+        }
+    }
+};
+
+template <class T, class Map>
+struct ForwardPass {
+    using Vector = typename Map::Vector;
+    Map map;
+    T* p;
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        using Act = Activated<T, Vector, Map::activation>;
+        Vector d[count], y[count];
+        map.template read<count>(position, c, d, y);
+        T* to = p + out * map.order.channels + c;
+        if constexpr (take == Take::kMax) {
+            const auto winner = find_winner<T, Map::activation, count>(y);
+            if constexpr (Map::activation == Activation::kSwish) {
+                store(to, winner.value);
+            } else {
+                store(to, Act(winner.value).value());
+            }
+        } else if constexpr (take == Take::kAverage) {
+            Vector sum = Act(y[0]).value();
+            for (int k = 1; k < count; ++k) sum += Act(y[k]).value();
+            store(to, sum * T(0.25));
+        } else {
+            for (int k = 0; k < count; ++k) store(to + k * map.order.channels, Act(y[k]).value());
+        }
+    }
+};
+
+// zdot, and the tangents that follow from it. In kElement, ndot first and ydot from it.
+template <class T, class Map>
+struct Tangent {
+    using Vector = typename Map::Vector;
+    const T* zdot;
+    const T* tangent_stats;
+    const T* gammadot;  // of kElement only, may be null, as may betadot
+    const T* betadot;
+
+    template <int count>
+    FASTDC_INLINE void read(const Map& map, const int64_t* position, int64_t c, Vector* zd) const {
+        for (int k = 0; k < count; ++k) zd[k] = load<Vector>(zdot + position[k] * map.order.channels + c);
+    }
+    template <int count>
+    FASTDC_INLINE void push(const Map& map, const int64_t* position, int64_t c, const Vector* d, const Vector* zd,
+                            Vector* yd) const {
+        const int64_t channels = map.order.channels;
+        const Vector scale = map.s(c), k1 = load<Vector>(tangent_stats + 2 * channels + c);
+        const Vector k0 = load<Vector>(tangent_stats + 3 * channels + c);
+        for (int k = 0; k < count; ++k) {
+            yd[k] = zd[k] * scale + (d[k] * k1 + k0);
+            if constexpr (Map::affine == Affine::kElement) {
+                yd[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
+                if (gammadot) yd[k] += d[k] * scale * map.order.template get<Vector>(gammadot, position[k], c);
+                if (betadot) yd[k] += map.order.template get<Vector>(betadot, position[k], c);
+            }
+        }
+    }
+};
+
+template <class T, class Map>
+struct ForwardTangentPass {
+    using Vector = typename Map::Vector;
+    Map map;
+    Tangent<T, Map> tangent;
+    T* pdot;
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        using Act = Activated<T, Vector, Map::activation>;
+        Vector d[count], y[count], zd[count], yd[count];
+        map.template read<count>(position, c, d, y);
+        tangent.template read<count>(map, position, c, zd);
+        tangent.template push<count>(map, position, c, d, zd, yd);
+        T* to = pdot + out * map.order.channels + c;
+        if constexpr (take == Take::kMax) {
+            const auto winner = find_winner<T, Map::activation, count>(y);
+            store(to, Act(winner.pick(y)).times_slope(winner.pick(yd)));
+        } else if constexpr (take == Take::kAverage) {
+            Vector sum = Act(y[0]).times_slope(yd[0]);
+            for (int k = 1; k < count; ++k) sum += Act(y[k]).times_slope(yd[k]);
+            store(to, sum * T(0.25));
+        } else {
+            for (int k = 0; k < count; ++k) store(to + k * map.order.channels, Act(y[k]).times_slope(yd[k]));
+        }
+    }
+};
+
+// Sums by channel of gy and gy d, and in kElement of gn and gn d, with the gradients of gamma and beta there and then.
+template <class T, class Map>
+struct BackwardSumsPass {
+    using Vector = typename Map::Vector;
+    Map map;
+    const T* gp;
+    T* sums;    // [2, C]
+    T* ggamma;  // of kElement only, may be null, as may gbeta
+    T* gbeta;
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        const int64_t channels = map.order.channels;
+        Vector d[count], y[count], gy[count];
+        map.template read<count>(position, c, d, y);
+        pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
+                                                                  nullptr, gy, nullptr);
+        if constexpr (Map::affine == Affine::kElement) {
+            for (int k = 0; k < count; ++k) {
+                if (gbeta) map.order.add(gbeta, position[k], c, gy[k]);
+                if (ggamma) map.order.add(ggamma, position[k], c, gy[k] * d[k] * map.s(c));
+                gy[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
+            }
+        }
+        accumulate<count>(sums + c, gy);
+        accumulate_products<count>(sums + channels + c, gy, d);
+    }
+};
+
+template <class T, class Map>
+struct BackwardPass {
+    using Vector = typename Map::Vector;
+    Map map;
+    const T* gp;
+    const T* coefficients;  // [2, C]: u, q; unused in kFixed
+    T* gz;
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        const int64_t channels = map.order.channels;
+        Vector d[count], y[count], gy[count];
+        map.template read<count>(position, c, d, y);
+        pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
+                                                                  nullptr, gy, nullptr);
+        const Vector scale = map.s(c);
+        Vector u{}, q{};
+        if constexpr (Map::affine != Affine::kFixed) {
+            u = load<Vector>(coefficients + c);
+            q = load<Vector>(coefficients + channels + c);
+        }
+        for (int k = 0; k < count; ++k) {
+            if constexpr (Map::affine == Affine::kElement)
+                gy[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
+            Vector g = gy[k] * scale;
+            if constexpr (Map::affine != Affine::kFixed) g += d[k] * q + u;
+            store(gz + position[k] * channels + c, g);
+        }
+    }
+};
+
+// What both passes of backward_tangent need at a window: gy and gydot, and in kElement gn and gndot in their place.
+template <class T, class Map>
+struct BackwardTangentWindow {
+    using Vector = typename Map::Vector;
+    Map map;
+    Tangent<T, Map> tangent;
+    const T* gp;
+    const T* gpdot;
+
+    template <Take take, int count>
+    FASTDC_INLINE void read(const int64_t* position, int64_t out, int64_t c, Vector* d, Vector* zd, Vector* gy,
+                            Vector* gyd) const {
+        const int64_t channels = map.order.channels, at = out * channels + c;
+        Vector y[count], yd[count];
+        map.template read<count>(position, c, d, y);
+        tangent.template read<count>(map, position, c, zd);
+        if constexpr (is_curved(Map::activation)) tangent.template push<count>(map, position, c, d, zd, yd);
+        pull_back<T, Map::activation, take, count, true, Vector>(gp + at, gpdot + at, channels, y, yd, gy, gyd);
+        if constexpr (Map::affine == Affine::kElement) {
+            for (int k = 0; k < count; ++k) {
+                const Vector gamma = map.order.template get<Vector>(map.gamma, position[k], c);
+                gyd[k] *= gamma;
+                if (tangent.gammadot) {
+                    gyd[k] += gy[k] * map.order.template get<Vector>(tangent.gammadot, position[k], c);
+                }
+                gy[k] *= gamma;
+            }
+        }
+    }
+};
+
+// Sums by channel of gy, gy d, gydot, and gydot d + gy zdot (in kElement of gn and gndot).
+template <class T, class Map>
+struct BackwardTangentSumsPass {
+    using Vector = typename Map::Vector;
+    BackwardTangentWindow<T, Map> at;
+    T* sums;  // [4, C]
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        const int64_t channels = at.map.order.channels;
+        Vector d[count], zd[count], gy[count], gyd[count], mixed[count];
+        at.template read<take, count>(position, out, c, d, zd, gy, gyd);
+        for (int k = 0; k < count; ++k) mixed[k] = gyd[k] * d[k] + gy[k] * zd[k];
+        accumulate<count>(sums + c, gy);
+        accumulate_products<count>(sums + channels + c, gy, d);
+        accumulate<count>(sums + 2 * channels + c, gyd);
+        accumulate<count>(sums + 3 * channels + c, mixed);
+    }
+};
+
+template <class T, class Map>
+struct BackwardTangentPass {
+    using Vector = typename Map::Vector;
+    BackwardTangentWindow<T, Map> at;
+    const T* coefficients;  // [4, C]: u, q, v0, v1; unused in kFixed
+    T* gz;
+    T* gzdot;
+
+    template <Take take, int count>
+    FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
+        const int64_t channels = at.map.order.channels;
+        Vector d[count], zd[count], gy[count], gyd[count];
+        at.template read<take, count>(position, out, c, d, zd, gy, gyd);
+        const Vector scale = at.map.s(c), k1 = load<Vector>(at.tangent.tangent_stats + 2 * channels + c);
+        Vector u{}, q{}, v0{}, v1{};
+        if constexpr (Map::affine != Affine::kFixed) {
+            u = load<Vector>(coefficients + c);
+            q = load<Vector>(coefficients + channels + c);
+            v0 = load<Vector>(coefficients + 2 * channels + c);
+            v1 = load<Vector>(coefficients + 3 * channels + c);
+        }
+        for (int k = 0; k < count; ++k) {
+            Vector g = gy[k] * scale;
+            Vector gdot = gyd[k] * scale + gy[k] * k1;
+            if constexpr (Map::affine != Affine::kFixed) {
+                g += d[k] * q + u;
+                gdot += zd[k] * q + (d[k] * v1 + v0);
+            }
+            store(gz + position[k] * channels + c, g);
+            store(gzdot + position[k] * channels + c, gdot);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace fastdc
