@@ -49,7 +49,8 @@ def parse(commands: dict[str, Callable[..., Command]], given: list[str], descrip
     if name not in commands:
         raise unknown_name("command", name, commands)
     command = commands[name]
-    arguments = [*_config_arguments(command, arguments), *arguments]
+    positional = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))
+    arguments = [*positional, *_config_arguments(command, arguments), *arguments[len(positional) :]]  # a list may end the file's options
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -120,7 +120,7 @@ class Workshop:
                 outcome: Outcome = self._tested(images, model, job.seed)
             else:
                 outcome = Skipped(unfit)
-            content = dataclasses.asdict(outcome) if isinstance(outcome, Evaluation) else {"skipped": outcome.reason}
+            content: dict[str, Any] = dataclasses.asdict(outcome) if isinstance(outcome, Evaluation) else {"skipped": outcome.reason}
             if isinstance(outcome, Evaluation):
                 content |= {"mean": outcome.mean, "std": outcome.std}
             write_atomically(self._file(job, model), (json.dumps({"model": model, **content}, indent=2) + "\n").encode())

@@ -32,7 +32,7 @@ from fastdc.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
 from fastdc.tables.paper import paper_figures
 from fastdc.tables.plot import can_plot, plot_by_ipc
 from fastdc.tables.queue import do_all
-from fastdc.tables.recipe import Definition, with_options
+from fastdc.tables.recipe import Definition, Recipe, with_options
 from fastdc.tables.report import FilledTable
 from fastdc.tables.scale import Scale
 
@@ -167,7 +167,7 @@ class _Work:
             write_atomically(config.out / "table.md", table.markdown().encode())
         return table
 
-    def _outcome(self, recipe: object, model: str, failures: Mapping[Job, str]) -> Outcome:
+    def _outcome(self, recipe: Recipe, model: str, failures: Mapping[Job, str]) -> Outcome:
         """All networks of all image sets of a recipe, or the first reason why there are none."""
         accuracies: list[float] = []
         for job in (job for job in self.jobs if job.recipe == recipe):
@@ -205,13 +205,15 @@ class _Helpers:
         for process in self._processes:
             process.start()
 
-    def __exit__(self, *_: object) -> None:
-        """End those that still run: in a regular end nothing is left to do, in another what they did is kept."""
-        for process in self._processes:
-            process.terminate()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for them, who find nothing left to do, or after an error here end them; what they did is kept."""
+        if kind is not None:
+            for process in self._processes:
+                process.terminate()
         for process in self._processes:
             process.join()
-        torch.set_num_threads(self._threads)
+        if self._processes:
+            torch.set_num_threads(self._threads)
 
 
 def _help(config: TableConfig, threads: int, rank: int) -> None:
