@@ -76,7 +76,8 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
     if path is None:
         return []
-    names = {field.name for field in dataclasses.fields(command)} - {"config", "condensed", "table"}
+    fields = {field.name: str(field.type) for field in dataclasses.fields(command)}
+    names = fields.keys() - {"config", "condensed", "table"}
     flags: list[str] = []
     for key, value in _read_config(Path(path)).items():
         name = key.replace("-", "_")
@@ -84,7 +85,7 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
             raise unknown_name(f"option in {path}", key, names)
         if value is True:
             flags.append(f"--{name}")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and fields[name].startswith("tuple"):
             flags += [f"--{name}", *map(str, value)]
         elif value is not False and value is not None:
             flags += [f"--{name}", str(value)]
