@@ -108,7 +108,13 @@ def bench_memory(capsys: pytest.CaptureFixture[str]) -> None:
     script = f"import sys; sys.path.insert(0, {sys.path[0]!r})\n{STEP}"
     rows = {
         (spec, ipc): peak_mib(script, spec, ipc)
-        for spec, ipcs in [("dc", (0, 1, 10, 50, 100)), (METHODS[1], (1, 10, 50, 100)), (METHODS[2], (10,)), (METHODS[3], (10,)), (METHODS[4], (1, 10))]
+        for spec, ipcs in [
+            ("dc", (0, 1, 10, 50, 100)),
+            (METHODS[1], (1, 10, 50, 100)),
+            (METHODS[2], (10,)),
+            (METHODS[3], (10,)),
+            (METHODS[4], (1, 10)),
+        ]
         for ipc in ipcs
     }
     with capsys.disabled():
