@@ -35,7 +35,7 @@ forgetting_module = importlib.import_module("fastdc.coresets.forgetting")  # the
 
 SMALL = {"model": "convnet:width=8", "epochs": 3}
 TRAINED = ["herding", "k_center", "forgetting"]
-BLOCKS = [1, 5, 256]
+BLOCKS = [1, 5, 64]
 
 
 @pytest.fixture(autouse=True, scope="module")

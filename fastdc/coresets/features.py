@@ -17,7 +17,7 @@ from fastdc.errors import UsageError, unknown_name
 from fastdc.progress import progress_bar
 
 FEATURES = ("network", "pixels")
-BLOCK = 256  # rows of features that are widened to float64 at once
+BLOCK = 64  # rows of features that are widened to float64 at once: a MiB at 2,048 features, which stays in the cache
 _IMAGES = 64  # that go through the network at once
 
 # Features [n, F] of one class and a count -> positions [count] of different rows, in the order in which they are chosen
