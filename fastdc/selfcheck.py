@@ -105,6 +105,7 @@ def _engine_results(name: str, module: torch.nn.Module, real: Tensor, synthetic:
     jobs: dict[str, Callable[[], Tensor]] = {
         "class gradients": lambda: engine.class_gradients(theta, real),
         "image gradients": lambda: engine.image_gradients(theta, synthetic, gradients),
+        "hessian products": lambda: engine.hessian_products(theta, synthetic, gradients[0])[0],
         "matching": lambda: engine.match(theta, synthetic, gradients, "layerwise_cosine")[1],
         "logits": lambda: engine.logits(theta, real.flatten(0, 1)),
     }

@@ -143,7 +143,7 @@ def of_unit_size(value: Tensor) -> Tensor:
 def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
     learner, state = digits_problem("dd:unroll=4,step_size=0.3,lr_step_sizes=0.5", engine=engine, iterations=8)
     state.iteration = 2  # a quarter is behind, three quarters of the step are left
-    logs = state.learned["log_step_sizes"].clone().requires_grad_()
+    logs = state.learned["log_step_sizes"].add_(torch.linspace(-1, 1, 4)).clone().requires_grad_()
     images = state.images.clone().requires_grad_()
     real = list(ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8))
     theta = plain_unroll(learner.problem.engine, state.theta.clone().requires_grad_(), images, logs.exp())
@@ -223,10 +223,24 @@ def test_a_step_of_dc_is_its_four_calls() -> None:
     assert relative(found, gradient) < FLOAT64_ENGINES
 
 
+def test_real_gradients_of_classes_of_unequal_size_are_each_of_its_class() -> None:
+    counts = torch.tensor([2, 9, 30, 5, 5, 5, 5, 5, 5, 5])
+    labels = torch.arange(10).repeat_interleave(counts)
+    images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    learner, state = digits_problem("dc")
+    data = fastdc.ImageData.of(images, labels)
+    problem = dataclasses.replace(learner.problem, sampler=ClassSampler(data, torch.Generator(), torch.float64))
+    found = make_method("dc", problem).real_gradients(state.theta)
+    for label, count in ((0, 2), (9, 5)):  # classes that give all they have
+        own = data.normalised(labels == label, torch.float64)[None]
+        assert own.shape[1] == count
+        assert relative(found[label], problem.engine.class_gradients(state.theta, own, torch.tensor([label]))[0]) < FLOAT64_ENGINES
+
+
 # The paths
 
 
-def test_the_curriculum_takes_both_sides_further_and_parameter_matching_trains_its_real_side_once() -> None:
+def test_the_curriculum_takes_both_sides_further() -> None:
     learner, state = digits_problem("curriculum:unroll=2", lr_model=0.1)
     start = state.theta
     assert torch.equal(state.path["real"], start)
@@ -237,6 +251,19 @@ def test_the_curriculum_takes_both_sides_further_and_parameter_matching_trains_i
     assert all(later > earlier for a, b in itertools.pairwise(lengths) for earlier, later in zip(a, b, strict=True))
     assert torch.equal(state.path["start"], start)
 
+
+def test_the_distance_is_of_mean_gradients_along_the_whole_path() -> None:
+    learner, state = digits_problem("curriculum:unroll=2", lr_model=0.1, distance="mse")
+    for steps in (2, 4, 6):
+        loss, _ = learner.step(state)
+        state.step += 1
+        difference = (state.theta - state.path["real"]) / (0.1 * steps)
+        layout = learner.problem.engine.layout
+        squares = torch.stack([layout.rows_of(difference, parameter).square().sum() for parameter in layout.matrices])
+        assert relative(loss, squares.sum()) < UNROLLED_FLOAT64
+
+
+def test_parameter_matching_trains_its_real_side_once() -> None:
     learner, state = digits_problem("parameter_matching:unroll=2")
     real, theta = [], state.theta.clone()
     for state.step in range(3):
@@ -392,6 +419,7 @@ class Drift(Method):
         return {"count": torch.zeros(())}
 
     def begin(self, state: State) -> None:
+        assert not state.path
         super().begin(state)
         state.path = {"kept": torch.full((3,), float(state.iteration))}
 
