@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 
 import pytest
+from processes import peak_mib
 
 STEP = """
-import resource, sys, torch
+import sys, torch
 from fastdc.engines import make_engine
 from fastdc.models import build
 name, ipc = sys.argv[1], int(sys.argv[2])
@@ -18,12 +17,11 @@ engine = make_engine(name, module)
 theta, images = engine.layout.flatten(module), torch.randn(10, max(ipc, 1), 1, 28, 28)
 if ipc:
     engine.match(theta, images, engine.class_gradients(theta, torch.randn(10, 256, 1, 28, 28)), "layerwise_cosine")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 # A plain double-backward script, as authors of papers write it: the loss of all classes, then one backward pass.
 SCRIPT = """
-import resource, sys, torch
+import sys, torch
 import torch.nn.functional as F
 import fastdc
 from fastdc.engines.reference import plain_distance
@@ -37,13 +35,7 @@ for c in range(10):
     loss = loss + (fastdc.match_loss(gradients, real) if name == "match_loss" else plain_distance(gradients, real, "layerwise_cosine"))
     del gradients, real
 loss.backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-
-
-def peak_mib(script: str, name: str, ipc: int) -> float:
-    """Peak resident memory of a process that runs `script`."""
-    return float(subprocess.run([sys.executable, "-W", "ignore", "-c", script, name, str(ipc)], check=True, capture_output=True).stdout)
 
 
 def bench_memory_does_not_grow_with_ipc(capsys: pytest.CaptureFixture[str]) -> None:

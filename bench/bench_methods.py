@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_memory import peak_mib
+from processes import peak_mib
 from torch import Tensor
 from torch.func import functional_call
 
@@ -29,12 +29,11 @@ METHODS = ["dc", f"dd:unroll={UNROLL}", f"parameter_matching:unroll={UNROLL}", "
 TOLERANCE = 1e-9  # in float64: in float32 a ReLU input near zero that changes sign changes all steps after it
 
 STEP = """
-import resource, sys, torch
+import sys, torch
 from bench_methods import problem, step_of
 spec, ipc = sys.argv[1], int(sys.argv[2])
 if ipc:
     step_of(spec, *problem(spec, ipc))()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
