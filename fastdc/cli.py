@@ -32,6 +32,7 @@ from fastdc.devices import resolve_device
 from fastdc.errors import FastdcError, Interrupted, RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation, evaluate
 from fastdc.info import report, versions
+from fastdc.models.paper import evaluation_model
 from fastdc.run import open_run
 from fastdc.selfcheck import HEADER, selfcheck, unusable
 from fastdc.storage import write_atomically
@@ -73,7 +74,8 @@ class Condense(CondenseConfig, _Common):
         out = _folder(self.out, f"{self.dataset}-ipc{self.ipc}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        protocol = _Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
+        tested = evaluation_model(self.model)  # VGG and ResNet learn images with batch norm and are tested with instance norm
+        protocol = _Protocol(tested, self.networks, self.epochs, self.seed, self.engine, self.device)
         CondenseConfig(**options).resolved()  # what cannot be used is refused before a baseline takes its time
         baseline = _baseline(self.baseline, train, self.ipc, protocol, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)

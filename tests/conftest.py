@@ -16,7 +16,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 from fastdc import compiled
+from fastdc.data import named
 
+needs_fashion_mnist = pytest.mark.skipif(
+    not named.DEBIAN_FASHION_MNIST.is_dir(), reason="FashionMNIST is missing: apt-get install dataset-fashion-mnist"
+)
 INSTRUCTION_SETS: list[str] = compiled.extension.usable_instruction_sets() if compiled.extension is not None else []
 
 

@@ -103,6 +103,24 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)
 
 
+def test_images_learned_with_batch_norm_are_tested_with_instance_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = []
+
+    def condense(data: Any, *, ipc: int, model: str, **_: Any) -> CondensedDataset:
+        models.append(model)
+        return fastdc.coresets.random(data, ipc)
+
+    def evaluate(*_: Any, model: str, **__: Any) -> fastdc.Evaluation:
+        models.append(model)
+        return fastdc.Evaluation((0.5,))
+
+    monkeypatch.setattr(cli, "condense", condense)
+    monkeypatch.setattr(cli, "evaluate", evaluate)
+    Path("run").mkdir()
+    assert main(["condense", "--ipc", "1", "--model", "vgg11:norm=batch", "--out", "run"]) == 0
+    assert models == ["vgg11:norm=batch", "vgg11", "vgg11"]
+
+
 def test_condense_saves_its_resolved_configuration_metrics_and_a_picture(finished: Path) -> None:
     config = json.loads((finished / "config.json").read_text())["config"]
     assert {key: config[key] for key in OPTIONS if key in config} == {k: v for k, v in OPTIONS.items() if k not in ("networks", "epochs")}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
+from conftest import needs_fashion_mnist
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
@@ -20,9 +21,6 @@ from fastdc.data.idx import read_idx
 from fastdc.data.image_data import pixel_statistics
 from fastdc.errors import DataError, MissingFileError
 
-needs_fashion_mnist = pytest.mark.skipif(
-    not named.DEBIAN_FASHION_MNIST.is_dir(), reason="FashionMNIST is missing: apt-get install dataset-fashion-mnist"
-)
 STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
