@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -10,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastdc.augment import crop_scale_or_rotate
 from fastdc.checks import check_count
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
-from fastdc.data.image_data import normalise
 from fastdc.devices import exact_arithmetic, resolve_device
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
@@ -25,10 +25,10 @@ from fastdc.models.registry import ModelFactory
 from fastdc.progress import progress_bar
 from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, derive_seed, make_generator
+from fastdc.training import accuracy
 
 _AUGMENTED = ("mnist",)  # the sets that the paper evaluates with augmentation, and for longer
 _EPOCHS, _EPOCHS_AUGMENTED = 300, 1000
-_TEST_BLOCK = 1000  # test images normalised at once
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class _Trial:
     def __init__(
         self, condensed: CondensedDataset, test: ImageData, family: NetworkFamily, engine: str, seed: int, epochs: int | None
     ) -> None:
-        self.condensed, self.test, self.family, self.engine, self.seed = condensed, test, family, engine, seed
+        self.condensed, self.family, self.engine, self.seed = condensed, family, engine, seed
+        self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std)
         augmented = test.name in _AUGMENTED
         self.augment = crop_scale_or_rotate if augmented else None
         self.stretches = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
@@ -155,19 +156,13 @@ class _Trial:
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.stretches:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
-        return sum(int((engine.logits(theta, x).argmax(1) == y).sum()) for x, y in self._test_blocks(theta)) / len(self.test)
+        return accuracy(engine, theta, self.test)
 
     def _fresh(self, index: int) -> nn.Module:
         with self._building:
             if self._over:
                 raise CancelledError  # torch's global generator is no longer this call's to use
             return self.family.fresh(derive_seed(self.seed, "evaluation network", index))
-
-    def _test_blocks(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.test), _TEST_BLOCK):
-            pixels = self.test.images[start : start + _TEST_BLOCK].to(like.device).to(like.dtype) / 255
-            labels = self.test.labels[start : start + _TEST_BLOCK].to(like.device)
-            yield normalise(pixels, self.condensed.mean, self.condensed.std), labels
 
 
 @contextlib.contextmanager

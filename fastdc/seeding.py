@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import torch
 
 from fastdc.errors import UsageError
+
+_global_generators = threading.RLock()
 
 
 def derive_seed(seed: int, *stream: str | int) -> int:
@@ -28,8 +31,11 @@ def make_generator(seed: int, *stream: str | int) -> torch.Generator:
 
 @contextlib.contextmanager
 def global_seed(seed: int) -> Iterator[None]:
-    """Seed torch's global generators, for code that draws from nothing else, and put their states back afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
+    """Seed torch's global generators, for code that draws from nothing else, and put their states back afterwards.
+
+    One thread at a time.
+    """
+    with _global_generators, torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
         torch.manual_seed(seed)
         yield
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import FLOAT32_ENGINES, FLOAT32_TRAINING, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
+from torch.func import functional_call
 
 import fastdc
-from fastdc.engines import Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
+from fastdc import compiled
+from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
 from fastdc.models import build
 
@@ -191,6 +195,40 @@ def test_training_equals_torch_optim(spec: str, memory: int) -> None:
         results.append((theta, engine.logits(theta, images)))
     assert relative(results[1][0], results[0][0]) < FLOAT32_TRAINING
     assert relative(results[1][1], results[0][1]) < FLOAT32_TRAINING
+
+
+@pytest.mark.parametrize("name", ["reference", "torch", "torch:memory=1", "native"])
+@pytest.mark.parametrize("spec", ["convnet:width=8", "mlp:width=16"])
+def test_distillation_adds_its_term_to_the_loss(name: str, spec: str) -> None:
+    if name == "native" and (spec.startswith("mlp") or compiled.extension is None):
+        pytest.skip("the native engine is not there, or does not serve it")
+    torch.manual_seed(3)
+    module = build(spec, 1, 10, (28, 28)).double()
+    engine = make_engine(name, module)
+    images, labels, older = torch.randn(20, 1, 28, 28).double(), torch.arange(20) % 10, 3 * torch.randn(20, 6).double()
+    found, expected = engine.layout.flatten(module), engine.layout.flatten(module)
+    engine.train(found, images, labels, Sgd(1, 0.1, batch=20), torch.Generator(), distillation=Distillation(older, (2, 4), 2.0))
+    leaf = expected.clone().requires_grad_()
+    logits = functional_call(module.eval(), engine.layout.views(leaf), (images,))
+    loss = F.cross_entropy(logits, labels)
+    for start, stop in ((0, 2), (2, 6)):
+        old, new = (older[:, start:stop] / 2).softmax(1), (logits[:, start:stop] / 2).log_softmax(1)
+        loss = loss - (old * new).sum(1).mean()
+    expected -= 0.1 * torch.autograd.grad(loss, leaf)[0]
+    assert relative(found, expected) < 1e-12
+    assert relative(found, engine.layout.flatten(module)) > 1e-4
+
+
+def test_distillation_of_numbers_made_by_hand() -> None:
+    # Logits of 2 log 3 and 0 at temperature 2 are shares of 3/4 and 1/4; equal ones are halves: cross-entropy log 2.
+    kept = Distillation(torch.tensor([[2 * math.log(3), 0.0, 5.0], [0.0, 0.0, -1.0]], dtype=torch.float64), (2, 1))
+    flat = torch.zeros(1, 4, dtype=torch.float64)
+    assert kept.loss(flat, slice(0, 1)).item() == pytest.approx(math.log(2))  # the group of one is certain: 0
+    same = torch.tensor([[2 * math.log(3), 0.0, 1.0, 9.0]], dtype=torch.float64)
+    assert kept.loss(same, torch.tensor([0])).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert kept.loss(torch.cat([same, flat]), torch.tensor([1, 0])).item() == pytest.approx(
+        -0.5 * math.log(0.75) - 0.5 * math.log(0.25) + math.log(2)
+    )
 
 
 def test_training_leaves_the_modules_own_weights_alone() -> None:

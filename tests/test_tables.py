@@ -20,13 +20,14 @@ from filelock import FileLock
 from PIL import Image
 
 import fastdc
+from fastdc import claims
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.evaluate import Evaluation
 from fastdc.models.paper import PAPER_NETWORKS
-from fastdc.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table, queue
+from fastdc.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
 from fastdc.tables.definitions import Setting
 from fastdc.tables.job import Skipped, jobs_of
 from fastdc.tables.paper import paper_figures
@@ -298,7 +299,7 @@ def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, coun
         assert counted.calls["herding", "1"] == 1
         other.release()
 
-    monkeypatch.setattr(queue.time, "sleep", sleep)
+    monkeypatch.setattr(claims.time, "sleep", sleep)
     make_table(config)
     assert counted.calls["random", "1"] == 1
 
@@ -309,7 +310,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
         while not list(config.out.glob("cells/*/evaluation-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        return queue.do_all(*arguments)
+        return claims.do_all(*arguments)
 
     monkeypatch.setattr("fastdc.tables.make.do_all", after_the_other)
     make_table(dataclasses.replace(config, scale=scale_called("tiny", {"sets": 2})), workers=2)

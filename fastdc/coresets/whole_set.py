@@ -1,12 +1,6 @@
 """A network trained on the whole set, of which herding, k-center and forgetting make their choice; trained once, then kept.
 
-Training is that of the paper's evaluation (`fastdc.schedule.paper_training`), without augmentation. Images stay uint8 and are
-normalised batch by batch: each batch is one `Engine.train` of a single step without momentum, and momentum is added here,
-
-    theta_{t+1}  =  theta_t - lr (gradient + weight_decay theta_t)  +  momentum (theta_t - theta_{t-1}),
-
-which at a constant learning rate is SGD with a velocity. So any engine serves, and memory does not grow with the set. As in
-the evaluation momentum starts at zero, and again where the learning rate drops.
+Training is that of the paper's evaluation (`fastdc.schedule.paper_training`), without augmentation, batch by batch (`fastdc.training`).
 
 The weights of a network that has a name are kept in a file called after the hash of all that decides them. A file that is
 damaged, or holds something else, is made anew. A user's function has no name that says what it makes: its networks are not kept.
@@ -35,21 +29,20 @@ from fastdc.data import ImageData
 from fastdc.data.named import DEFAULT_ROOT
 from fastdc.devices import exact_arithmetic, resolve_device
 from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
-from fastdc.engines.base import batches
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import ModelFactory
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import describe
 from fastdc.progress import progress_bar
 from fastdc.schedule import paper_training
-from fastdc.seeding import check_seed, derive_seed, make_generator
+from fastdc.seeding import check_seed, derive_seed
 from fastdc.storage import load_tensors, save_tensors
+from fastdc.training import logits_by_block, train_by_batch, whole_batches
 
 EPOCHS = 20
 DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"
 KIND = "network trained on the whole set"
-_FORMAT = 1  # of the training: a change of what it gives needs another number
-_BLOCK = 1000  # images normalised at once to be classified
+_FORMAT = 2  # of the training: a change of what it gives needs another number
 _FORGETTING, _NETWORK = "forgetting", "network."  # names in the file: the counts, and what begins the name of each weight
 
 
@@ -156,21 +149,11 @@ class _Training:
 
     def _epochs(self, stretches: list[Sgd], bar: Any) -> Iterator[None]:
         """Train theta; one item after each epoch."""
-        seed, real, theta = self.options.seed, self.real, self.theta
-        order, within_batches = make_generator(seed, "whole set order"), make_generator(seed, "whole set batch")
-        dropout = (derive_seed(seed, "whole set dropout", epoch) for epoch in range(self.options.epochs))
-        for stretch in stretches:
-            one_epoch, one_step = dataclasses.replace(stretch, epochs=1), dataclasses.replace(stretch, epochs=1, momentum=0.0)
-            before = theta.clone()
-            for _ in range(stretch.epochs):
-                with self.family.seeded_training(next(dropout)):
-                    for index in batches(len(real), one_epoch, order):
-                        images, labels = real.normalised(index, theta.dtype).to(theta.device), real.labels[index].to(theta.device)
-                        now = theta.clone()
-                        self.engine.train(theta, images, labels, one_step, within_batches)
-                        theta.add_(now - before, alpha=stretch.momentum)
-                        before = now
-                        bar.update()
+        fetch, count = whole_batches(self.real, self.theta), len(self.real)
+        steps = train_by_batch(self.engine, self.family, self.theta, count, fetch, stretches, self.options.seed, "whole set")
+        for step, _ in enumerate(steps, 1):
+            bar.update()
+            if step % math.ceil(count / stretches[0].batch) == 0:
                 yield
 
     def _classified(self, epoch: int, bar: Any) -> Tensor:
@@ -178,9 +161,7 @@ class _Training:
         if not torch.isfinite(self.theta).all():
             raise RunError(f"a weight of the network is not finite after epoch {epoch} on the whole set; choose another model or seed.")
         right, loss = [], 0.0
-        for start in range(0, len(self.real), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            logits = self.engine.logits(self.theta, self.real.normalised(block, self.theta.dtype).to(self.theta.device))
+        for block, logits in logits_by_block(self.engine, self.theta, self.real):
             labels = self.real.labels[block].to(self.theta.device)
             right.append((logits.argmax(1) == labels).cpu())
             loss += F.cross_entropy(logits, labels, reduction="sum").item()

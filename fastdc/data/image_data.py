@@ -123,9 +123,9 @@ class ImageData:
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
         return digest.hexdigest()
 
-    def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W]."""
-        return normalise(self.images[index].to(dtype) / 255, self.mean, self.std)
+    def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+        """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W], on `device`; None: where they are."""
+        return normalise(self.images[index].to(device).to(dtype) / 255, self.mean, self.std)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fastdc.engines.base import Augmentation, Engine, Sgd
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd
 from fastdc.engines.native import NativeEngine
 from fastdc.engines.reference import ReferenceEngine
 from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
@@ -14,6 +14,7 @@ from fastdc.specs import parse_options, split_spec
 __all__ = [
     "ENGINES",
     "Augmentation",
+    "Distillation",
     "Engine",
     "NativeEngine",
     "ReferenceEngine",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdc.distance import layerwise_distance
@@ -26,6 +27,28 @@ class Sgd:
     momentum: float = 0.0
     weight_decay: float = 0.0
     batch: int = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Distillation:
+    """What an older network says of images, for a newer one to keep while it learns; adds to the loss of each image
+
+        - sum over groups of the old classes of < softmax(old logits / T), log softmax(new logits / T) >,
+
+    the softmax within the group (Castro et al., "End-to-End Incremental Learning", ECCV 2018).
+    """
+
+    logits: Tensor
+    """Of the older network, [N, K]: for the first K classes of the newer one."""
+    groups: tuple[int, ...]
+    """How many classes each group has, K in all."""
+    temperature: float = 2.0
+
+    def loss(self, logits: Tensor, index: Tensor | slice) -> Tensor:
+        """Summed over those images at `index` that have these logits [n, K or more]."""
+        softened = (self.logits[index] / self.temperature).split(self.groups, 1)
+        found = (logits[:, : sum(self.groups)] / self.temperature).split(self.groups, 1)
+        return torch.stack([F.cross_entropy(new, old.softmax(1), reduction="sum") for new, old in zip(found, softened, strict=True)]).sum()
 
 
 class Engine(ABC):
@@ -99,6 +122,7 @@ class Engine(ABC):
         sgd: Sgd,
         generator: torch.Generator,
         augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         """Train `theta` [P] in place by SGD on the mean cross-entropy of shuffled batches.
 
@@ -109,6 +133,7 @@ class Engine(ABC):
             sgd: epochs, learning rate, momentum, weight decay and batch size.
             generator: gives the order of the batches.
             augment: changes the images of each batch before they are learned.
+            distillation: what an older network says of the N images; its term is added to the cross-entropy of each.
         """
 
     @abstractmethod

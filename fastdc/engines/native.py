@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastdc import compiled
 from fastdc.distance import layerwise_distance
-from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, class_numbers
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, class_numbers
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.models.convnet import ConvNet
@@ -30,8 +30,8 @@ _thread = threading.local()
 class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
-    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
-    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
+    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation or distillation, or of a batch
+    norm, whose statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
     """
 
     name: ClassVar[str] = "native"
@@ -112,9 +112,10 @@ class NativeEngine(Engine):
         sgd: Sgd,
         generator: torch.Generator,
         augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
-        if augment is not None or batch_norms(self.module):
-            self._torch.train(theta, images, labels, sgd, generator, augment)
+        if augment is not None or distillation is not None or batch_norms(self.module):
+            self._torch.train(theta, images, labels, sgd, generator, augment, distillation)
             return
         self._check_images(theta, images, 4)
         order = [torch.randperm(len(images), generator=generator) for _ in range(sgd.epochs)]  # as `batches` draws it

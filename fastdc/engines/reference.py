@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fastdc.backends.reference import EPSILON
-from fastdc.engines.base import Augmentation, Engine, Sgd, batches, class_numbers
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batches, class_numbers
 
 
 class ReferenceEngine(Engine):
@@ -63,6 +63,7 @@ class ReferenceEngine(Engine):
         sgd: Sgd,
         generator: torch.Generator,
         augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         weights = self._leaves(theta)
         optimizer = torch.optim.SGD(weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
@@ -70,7 +71,10 @@ class ReferenceEngine(Engine):
         for index in batches(len(images), sgd, generator):
             index = index.to(images.device)
             batch = images[index] if augment is None else augment(images[index], generator)
-            loss = F.cross_entropy(functional_call(self.module, weights, (batch,)), labels[index])
+            logits = functional_call(self.module, weights, (batch,))
+            loss = F.cross_entropy(logits, labels[index])
+            if distillation is not None:
+                loss = loss + distillation.loss(logits, index) / len(index)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

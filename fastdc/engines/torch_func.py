@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from fastdc.distance import layerwise_distance
-from fastdc.engines.base import Augmentation, Engine, Sgd, batch_norms, batches, class_numbers
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, batches, class_numbers
 from fastdc.errors import UsageError
 
 with (
@@ -143,6 +143,7 @@ class TorchEngine(Engine):
         sgd: Sgd,
         generator: torch.Generator,
         augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         weights = self._leaves(theta)
         gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
@@ -153,9 +154,12 @@ class TorchEngine(Engine):
             index = index.to(images.device)
             batch = images[index] if augment is None else augment(images[index], generator)
             parts = []
-            for some, known in zip(_split(batch, chunk), _split(labels[index], chunk), strict=True):
-                loss = F.cross_entropy(functional_call(self.module, weights, (some,)), known, reduction="sum") / len(index)
-                parts.append(torch.autograd.grad(loss, list(weights.values())))
+            for some, part in zip(_split(batch, chunk), _split(index, chunk), strict=True):
+                logits = functional_call(self.module, weights, (some,))
+                loss = F.cross_entropy(logits, labels[part], reduction="sum")
+                if distillation is not None:
+                    loss = loss + distillation.loss(logits, part)
+                parts.append(torch.autograd.grad(loss / len(index), list(weights.values())))
             torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
             with torch.no_grad():
                 gradient.add_(theta, alpha=sgd.weight_decay)

@@ -25,8 +25,7 @@ from fastdc.models.network import NetworkFamily
 from fastdc.storage import write_atomically
 from fastdc.tables.recipe import WHOLE_SET, Definition, Recipe, plain_name
 from fastdc.tables.scale import Scale
-
-_BLOCK = 1000  # test images normalised at once
+from fastdc.training import accuracy
 
 
 @dataclass(frozen=True)
@@ -183,13 +182,6 @@ class Workshop:
 
     def _accuracy(self, network: TrainedNetwork) -> float:
         """The share of test images that a network trained on the whole set classifies rightly."""
-        test = self.test
         engine = make_engine(resolve_engine(self.compute["engine"], network.module), network.module)
-        theta = engine.layout.flatten(network.module)
-        right = 0
         with exact_arithmetic():
-            for start in range(0, len(test), _BLOCK):
-                block = slice(start, start + _BLOCK)
-                logits = engine.logits(theta, test.normalised(block, theta.dtype).to(theta.device))
-                right += int((logits.argmax(1) == test.labels[block].to(theta.device)).sum())
-        return right / len(test)
+            return accuracy(engine, engine.layout.flatten(network.module), self.test)

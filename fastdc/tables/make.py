@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
-import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 
 from fastdc.checks import check_count
+from fastdc.claims import do_all
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import load_dataset
 from fastdc.devices import resolve_device
 from fastdc.engines import check_engine
-from fastdc.errors import FastdcError, RunError, UsageError, unknown_name
+from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation
 from fastdc.info import versions
 from fastdc.methods import METHODS
 from fastdc.models import as_factory
+from fastdc.processes import Helpers
 from fastdc.run import RunFolder
 from fastdc.seeding import check_seed
 from fastdc.specs import split_spec
@@ -31,7 +29,6 @@ from fastdc.tables.definitions import TABLES, Setting
 from fastdc.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
 from fastdc.tables.paper import paper_figures
 from fastdc.tables.plot import can_plot, plot_by_ipc
-from fastdc.tables.queue import do_all
 from fastdc.tables.recipe import Definition, Recipe, with_options
 from fastdc.tables.report import FilledTable
 from fastdc.tables.scale import Scale
@@ -98,8 +95,8 @@ def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
     check_count("workers", workers)
     work = _Work(config)
     work.claim()
-    with _Helpers(config, workers):
-        failures = do_all(work.jobs, work.workshop, work.tell, _say)
+    with Helpers(_help, config, workers, config.device):
+        failures = do_all(work.jobs, work.workshop, work.do, _say)
     table = work.write(failures)
     if failures:
         job, reason = next(iter(failures.items()))
@@ -143,8 +140,11 @@ class _Work:
         with self._locked():
             RunFolder(config.out).claim(content, {"fingerprint": self.train.fingerprint, **versions()})
 
-    def tell(self, job: Job, model: str, outcome: Outcome) -> None:
-        """Print a line about what was just done."""
+    def do(self, job: Job) -> None:
+        """Do one job, with a line about each model that was tested."""
+        self.workshop.do(job, self._tell)
+
+    def _tell(self, job: Job, model: str, outcome: Outcome) -> None:
         states = [self.workshop.outcome(job, model) is not None for job in self.jobs for model in job.models]
         result = outcome if isinstance(outcome, Evaluation) else f"left out: {outcome.reason}"
         _say(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
@@ -189,48 +189,10 @@ class _Work:
         return FileLock(self.config.out / ".lock")
 
 
-class _Helpers:
-    """Other processes that do jobs of the same table while this one does; each takes its share of the threads, and a GPU in turn."""
-
-    def __init__(self, config: TableConfig, workers: int) -> None:
-        self._config, self._threads = config, torch.get_num_threads()
-        self._share = max(1, self._threads // workers)
-        context = multiprocessing.get_context("spawn")
-        self._processes = [context.Process(target=_help, args=(config, self._share, rank)) for rank in range(1, workers)]
-
-    def __enter__(self) -> None:
-        _use_gpu(self._config, int(os.environ.get("LOCAL_RANK", "0")))
-        if self._processes:
-            torch.set_num_threads(self._share)
-        for process in self._processes:
-            process.start()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for them, who find nothing left to do, or after an error here end them; what they did is kept."""
-        if kind is not None:
-            for process in self._processes:
-                process.terminate()
-        for process in self._processes:
-            process.join()
-        if self._processes:
-            torch.set_num_threads(self._threads)
-
-
-def _help(config: TableConfig, threads: int, rank: int) -> None:
+def _help(config: TableConfig) -> None:
     """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
-    torch.set_num_threads(threads)
-    _use_gpu(config, rank)
-    try:
-        work = _Work(config)
-        do_all(work.jobs, work.workshop, work.tell, lambda _: None)
-    except (KeyboardInterrupt, FastdcError):
-        sys.exit(1)
-
-
-def _use_gpu(config: TableConfig, rank: int) -> None:
-    """Let "cuda" without a number mean a GPU of this process's own, as far as there are enough."""
-    if resolve_device(config.device) == torch.device("cuda"):
-        torch.cuda.set_device(rank % torch.cuda.device_count())
+    work = _Work(config)
+    do_all(work.jobs, work.workshop, work.do, lambda _: None)
 
 
 def _say(line: str) -> None:
