@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | select | evaluate | show | table | info | selfcheck."""
+"""The command line: fastdc condense | select | evaluate | show | table | continual | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import tyro
 
+from fastdc.applications.continual.command import Continual
 from fastdc.arguments import Common as _Common
 from fastdc.arguments import parse
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
@@ -244,6 +245,7 @@ COMMANDS: dict[str, Callable[..., _Command]] = {
     "evaluate": Evaluate,
     "show": Show,
     "table": Table,
+    "continual": Continual,
     "info": Info,
     "selfcheck": Selfcheck,
 }

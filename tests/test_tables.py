@@ -32,7 +32,6 @@ from fastdc.tables.definitions import Setting
 from fastdc.tables.job import Skipped, jobs_of
 from fastdc.tables.paper import paper_figures
 from fastdc.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
-from fastdc.tables.scale import scale_called
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
 WAYS = ["random", "herding", "k_center", "forgetting", "dc"]
@@ -217,7 +216,7 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
-    shop = job.Workshop(tmp_path, train, test, scale_called("tiny", {"whole_set_epochs": 2}), "auto", "cpu", False)
+    shop = job.Workshop(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
     one = job.Job(Recipe(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
     shop.path(one).mkdir(parents=True)
     shop.do(one, lambda *_: None)
@@ -268,7 +267,7 @@ def test_a_failed_cell_leaves_the_others_and_is_tried_again(config: TableConfig,
 
 
 def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: Counted) -> None:
-    config = dataclasses.replace(config, scale=scale_called("tiny", {"sets": 3}))
+    config = dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=3))
     errors: list[BaseException] = []
 
     def run() -> None:
@@ -313,7 +312,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
         return claims.do_all(*arguments)
 
     monkeypatch.setattr("fastdc.tables.make.do_all", after_the_other)
-    make_table(dataclasses.replace(config, scale=scale_called("tiny", {"sets": 2})), workers=2)
+    make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=2)), workers=2)
     lines = [line.split("] ")[1] for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
     assert len(lines) == len(set(lines)) == 12
 
@@ -369,7 +368,7 @@ def test_the_plot_is_drawn_where_matplotlib_is(config: TableConfig, counted: Cou
 
 
 def test_several_sets_and_networks_are_pooled(config: TableConfig, counted: Counted) -> None:
-    table = make_table(dataclasses.replace(config, scale=scale_called("tiny", {"sets": 3, "networks": 4})))
+    table = make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=3, networks=4)))
     networks = {cell.column: len(outcome.accuracies) for cell, outcome in table.outcomes.items() if isinstance(outcome, Evaluation)}
     assert networks == {"Random": 12, "Herding": 12, "K-Center": 12, "Forgetting": 12, "DC": 12, "whole set": 3}
 

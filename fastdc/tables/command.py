@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from fastdc.arguments import Common
+from fastdc.scales import changed
 from fastdc.tables.make import TableConfig, make_table
 from fastdc.tables.recipe import plain_name
-from fastdc.tables.scale import Scale, scale_called
+from fastdc.tables.scale import SCALES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +59,13 @@ class Table(Common):
 
     def run(self) -> None:
         """Make the table, print it."""
-        sizes = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Scale)}
-        changes = {name: value for name, value in sizes.items() if value is not None}
-        name = f"{self.scale} with changes" if changes else self.scale
+        scale, name = changed(SCALES, self.scale, self)
         out = Path(self.out if self.out is not None else f"runs/{plain_name(f'table-{self.table}-{self.dataset}-{self.scale}')}")
         config = TableConfig(
             table=self.table,
             dataset=self.dataset,
             out=out.expanduser(),
-            scale=scale_called(self.scale, changes),
+            scale=scale,
             scale_name=name,
             data_root=self.data_root,
             model=self.model,

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from fastdc.checks import check_count
-from fastdc.errors import unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +38,3 @@ SCALES: Mapping[str, Scale] = {
     "laptop": Scale(iterations=100, batch_real=64, sets=1, networks=5, epochs=None, whole_set_epochs=5, width=32),
     "paper": Scale(iterations=1000, batch_real=256, sets=5, networks=20, epochs=None, whole_set_epochs=300, width=None),
 }
-
-
-def scale_called(name: str, changes: Mapping[str, int]) -> Scale:
-    """The scale called `name`, with some of its sizes changed.
-
-    Raises:
-        UsageError: an unknown name, or a size below 1.
-
-    >>> scale_called("paper", {"networks": 5}).networks
-    5
-    """
-    if name not in SCALES:
-        raise unknown_name("scale", name, SCALES)
-    for key, value in changes.items():
-        check_count(key, value)
-    return dataclasses.replace(SCALES[name], **changes)

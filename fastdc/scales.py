@@ -1,0 +1,35 @@
+"""Scales by name: sets of sizes that say how much of a protocol to spend, from seconds to the whole of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fastdc.checks import check_count
+from fastdc.errors import unknown_name
+
+Sizes = TypeVar("Sizes")
+
+
+def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Sizes, str]:
+    """The scale called `name` with those sizes that `options`, a command, gives as its fields of the same names; and what to call it.
+
+    Raises:
+        UsageError: an unknown name, or a size below 1.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from fastdc.tables import SCALES
+        >>> scale, name = changed(SCALES, "paper", SimpleNamespace(networks=5))
+        >>> scale.networks, scale.sets, name
+        (5, 5, 'paper with changes')
+    """
+    if name not in scales:
+        raise unknown_name("scale", name, scales)
+    scale: Any = scales[name]
+    sizes = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(scale)}
+    changes = {key: value for key, value in sizes.items() if value is not None}
+    for key, value in changes.items():
+        check_count(key, value)
+    return dataclasses.replace(scale, **changes), f"{name} with changes" if changes else name
