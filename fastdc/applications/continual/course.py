@@ -134,6 +134,7 @@ def continual_learning(
 
     Example:
         >>> from fastdc import load_dataset
+        >>> from fastdc.applications import split_classes
         >>> stages = split_classes(*load_dataset("digits"), 5)
         >>> result = continual_learning(stages[:2], "random", scenario="class", model="mlp:width=16", epochs=1, fine_tuning_epochs=1)
         >>> [len(accuracies) for accuracies in result.accuracies[0]]
