@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 
 import fastdc
-from fastdc import claims
+from fastdc import claims, ways
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset
@@ -57,13 +57,13 @@ class Counted:
         self.calls: Counter[tuple[str, ...]] = Counter()
         self.fail_at: dict[tuple[str, ...], BaseException] = {}
         self._counting = threading.Lock()
-        patch.setattr(job, "condense", self.condense)
+        patch.setattr(ways, "condense", self.condense)
         patch.setattr(job, "evaluate", self.evaluate)
         patch.setattr(job, "train_on_whole_set", self.train)
         patch.setattr(job.Workshop, "_accuracy", lambda *_: 0.9)
         self._random = fastdc.coresets.random
         for name in WAYS[:-1]:
-            patch.setitem(job.SELECTIONS, name, self._selection(name))
+            patch.setitem(ways.SELECTIONS, name, self._selection(name))
 
     def note(self, *call: str) -> None:
         with self._counting:
@@ -95,7 +95,7 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    monkeypatch.setattr(job, "SELECTIONS", dict(job.SELECTIONS))
+    monkeypatch.setattr(ways, "SELECTIONS", dict(ways.SELECTIONS))
     return Counted(monkeypatch)
 
 

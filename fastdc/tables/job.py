@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import inspect
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,9 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets import SELECTIONS
 from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData
 from fastdc.devices import exact_arithmetic, resolve_device
@@ -26,6 +24,7 @@ from fastdc.storage import write_atomically
 from fastdc.tables.recipe import WHOLE_SET, Definition, Recipe, plain_name
 from fastdc.tables.scale import Scale
 from fastdc.training import accuracy
+from fastdc.ways import WayOptions, is_chosen, make_images
 
 
 @dataclass(frozen=True)
@@ -146,29 +145,17 @@ class Workshop:
             )
             with self._training_alone(job):
                 return train_on_whole_set(self.train, options)
-        if recipe.way not in SELECTIONS:
-            return condense(
-                self.train,
-                recipe.ipc,
-                model=recipe.model,
-                method=recipe.way,
-                distance=recipe.distance,
-                iterations=scale.iterations,
-                batch_real=scale.batch_real,
-                seed=job.seed,
-                out=folder,
-                **self.compute,
-            )
-        file = folder / "condensed.safetensors"
-        if not file.exists():
-            given = {"model": recipe.model, "epochs": scale.whole_set_epochs, "seed": job.seed, "cache": self._networks, **self.compute}
-            select = SELECTIONS[recipe.way]
-            taken = {key: given[key] for key in inspect.signature(select).parameters if key in given}
-            with self._training_alone(job):
-                chosen = select(self.train, recipe.ipc, **taken)
-            chosen.save_grid(folder / "condensed.png")
-            chosen.save(file)
-        return CondensedDataset.load(file)
+        options = WayOptions(
+            ipc=recipe.ipc,
+            model=recipe.model,
+            distance=recipe.distance,
+            iterations=scale.iterations,
+            batch_real=scale.batch_real,
+            whole_set_epochs=scale.whole_set_epochs,
+            **self.compute,
+        )
+        with self._training_alone(job) if is_chosen(recipe.way) else contextlib.nullcontext():
+            return make_images(recipe.way, self.train, options, job.seed, folder, self._networks)
 
     def _training_alone(self, job: Job) -> FileLock:
         """Held while a network is trained on the whole set or taken from the cache: who waits for it finds the network there."""

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from fastdc.applications.continual.learner import Learning, learn_stage
-from fastdc.applications.continual.memory import MemoryOptions, bytes_of, check_memory, make_memory
 from fastdc.applications.continual.result import ContinualResult
 from fastdc.applications.continual.stages import Stage, as_stages
 from fastdc.checks import check_count
@@ -30,6 +29,7 @@ from fastdc.seeding import check_seed
 from fastdc.storage import load_tensors, save_tensors, write_error
 from fastdc.tables.recipe import plain_name
 from fastdc.training import accuracy
+from fastdc.ways import WayOptions, check_way, is_chosen, make_images
 
 KIND = "network after a stage"
 
@@ -60,7 +60,7 @@ class ContinualConfig:
         if not self.memories or not self.distill:
             raise UsageError("there is no memory to compare; expected the name of a coreset or a method.")
         for name in self.memories:
-            check_memory(name)
+            check_way("memory", name)
         if any(not isinstance(flag, bool) for flag in self.distill):
             raise UsageError(f"distill is {self.distill[0]!r}; expected True or False.")
         for name in ("ipc", "epochs", "fine_tuning_epochs", "iterations", "batch_real", "whole_set_epochs", "seeds"):
@@ -255,10 +255,19 @@ class Course:
 
     def memory(self, run: Run, number: int) -> CondensedDataset:
         """What is kept of stage `number`."""
-        config, stage = self.config, self.stages[number]
-        options = MemoryOptions(**{field.name: getattr(config, field.name) for field in dataclasses.fields(MemoryOptions)})
-        folder = self.path(run) / f"memory{number + 1}"
-        return make_memory(run.memory, stage.train, options, run.seed, folder, self.path(run) / "networks")
+        config = self.config
+        options = WayOptions(
+            ipc=config.ipc,
+            model=config.model,
+            iterations=config.iterations,
+            batch_real=config.batch_real,
+            whole_set_epochs=config.whole_set_epochs,
+            engine=config.engine,
+            device=config.device,
+            progress=config.progress,
+        )
+        folder = self.path(run)
+        return make_images(run.memory, self.stages[number].train, options, run.seed, folder / f"memory{number + 1}", folder / "networks")
 
     def _learned(self, run: Run, distill: bool, number: int, older: nn.Module | None) -> nn.Module:
         values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(Learning)}
@@ -286,5 +295,6 @@ class Course:
         files = [[self._file(run, distill, number) for number in range(len(self.stages))] for run in runs]
         accuracies = tuple(tuple(tuple(load_tensors(file, KIND)[1]["accuracies"]) for file in some) for some in files)
         kept = [self.memory(runs[0], number) for number in range(len(self.stages))]
-        images, storage = sum(map(len, kept)), sum(bytes_of(memory, each) for each in kept)
-        return ContinualResult(memory, distill, self.names, accuracies, images, storage)
+        pixels = sum(each.images.numel() for each in kept)
+        storage = pixels if is_chosen(memory) else 4 * pixels
+        return ContinualResult(memory, distill, self.names, accuracies, sum(map(len, kept)), storage)
