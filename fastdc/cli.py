@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | select | evaluate | show | table | continual | info | selfcheck."""
+"""The command line: fastdc condense | select | evaluate | show | table | continual | search | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import tyro
 
 from fastdc.applications.continual.command import Continual
+from fastdc.applications.search.command import SearchCommand
 from fastdc.arguments import Common as _Common
 from fastdc.arguments import parse
 from fastdc.callbacks import Callback, Evaluated, TensorBoard
@@ -246,6 +247,7 @@ COMMANDS: dict[str, Callable[..., _Command]] = {
     "show": Show,
     "table": Table,
     "continual": Continual,
+    "search": SearchCommand,
     "info": Info,
     "selfcheck": Selfcheck,
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ from fastdc.models.registry import ModelFactory
 from fastdc.progress import progress_bar
 from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, derive_seed, make_generator
+from fastdc.threads import one_thread_each
 from fastdc.training import accuracy
 
 _AUGMENTED = ("mnist",)  # the sets that the paper evaluates with augmentation, and for longer
@@ -137,12 +137,10 @@ class _Trial:
         if workers == 1:
             yield from map(self.accuracy, range(networks))
             return
-        with _one_thread_each():
-            pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+        with one_thread_each(workers) as pool:
             try:
                 yield from pool.map(self.accuracy, range(networks))
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # whoever interrupts need not wait for networks in training
                 with self._building:
                     self._over = True
 
@@ -163,16 +161,6 @@ class _Trial:
             if self._over:
                 raise CancelledError  # torch's global generator is no longer this call's to use
             return self.family.fresh(derive_seed(self.seed, "evaluation network", index))
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Put the number of threads back that workers with one thread each have changed for all."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_fit(condensed: CondensedDataset, test: ImageData) -> None:

@@ -31,5 +31,6 @@ def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Si
     sizes = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(scale)}
     changes = {key: value for key, value in sizes.items() if value is not None}
     for key, value in changes.items():
-        check_count(key, value)
+        for count in value if isinstance(value, tuple) else (value,):
+            check_count(key, count)
     return dataclasses.replace(scale, **changes), f"{name} with changes" if changes else name

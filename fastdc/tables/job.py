@@ -140,11 +140,11 @@ class Workshop:
     def _made(self, job: Job) -> CondensedDataset | TrainedNetwork:
         recipe, scale, folder = job.recipe, self.scale, self.path(job)
         if recipe.way == WHOLE_SET:
-            options = WholeSetOptions(
+            network = WholeSetOptions(
                 model=recipe.model, epochs=scale.whole_set_epochs, seed=job.seed, cache=self._networks, **self.compute
             )
             with self._training_alone(job):
-                return train_on_whole_set(self.train, options)
+                return train_on_whole_set(self.train, network)
         options = WayOptions(
             ipc=recipe.ipc,
             model=recipe.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -14,7 +15,7 @@ from typing import Any
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.devices import resolve_device
-from fastdc.engines import make_engine, resolve_engine
+from fastdc.engines import Sgd, make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
 from fastdc.evaluate import evaluate
 from fastdc.models.network import NetworkFamily
@@ -139,18 +140,20 @@ class Laboratory:
         engine = make_engine(resolve_engine(self.engine, module), module)
         theta = engine.layout.flatten(module)
         count, fetch = len(self.train), whole_batches(self.train, theta)
-        each = math.ceil(count / _BATCH)
-        stretches = paper_training(self.whole_set_epochs)
-        steps = [stretch.epochs * each for stretch in stretches]
-        if subject == EARLY_STOPPING:
-            stretches, later = paper_training(2), self.stopped_after // 2
-            steps = [self.stopped_after - later, later]
-        for number, (stretch, few) in enumerate(zip(stretches, steps, strict=True)):
-            enough = type(stretch)(math.ceil(few / each), stretch.lr, stretch.momentum, stretch.weight_decay)
-            trained = train_by_batch(engine, family, theta, count, fetch, [enough], derive_seed(self.seed, number), subject)
-            for _ in itertools.islice(trained, few):
+        for number, (stretch, steps) in enumerate(self._stretches(subject)):
+            trained = train_by_batch(engine, family, theta, count, fetch, [stretch], derive_seed(self.seed, number), subject)
+            for _ in itertools.islice(trained, steps):
                 pass
         return accuracy(engine, theta, self.test)
+
+    def _stretches(self, subject: str) -> list[tuple[Sgd, int]]:
+        """The stretches of a training on the whole set, each long enough for the steps to be taken of it."""
+        each = math.ceil(len(self.train) / _BATCH)  # steps of an epoch
+        if subject == WHOLE_SET:
+            return [(stretch, stretch.epochs * each) for stretch in paper_training(self.whole_set_epochs)]
+        later = self.stopped_after // 2
+        pairs = zip(paper_training(2), (self.stopped_after - later, later), strict=True)
+        return [(dataclasses.replace(stretch, epochs=math.ceil(steps / each)), steps) for stretch, steps in pairs]
 
     def _file(self, trial: Trial, subject: str) -> Path:
         return self.path(trial) / f"{plain_name(subject)}.json"

@@ -1,0 +1,337 @@
+"""Architecture search from beginning to end, resumable network by network, and shared by threads and processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastdc.applications.search.result import ProxyResult, SearchResult
+from fastdc.applications.search.space import PAPER_SPACE, models_of
+from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial, early_steps
+from fastdc.checks import check_count
+from fastdc.claims import do_all
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets.choice import check_ipc
+from fastdc.data import as_image_data
+from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.engines import check_engine
+from fastdc.errors import DataError, RunError, UsageError, unknown_name
+from fastdc.info import versions
+from fastdc.models.network import NetworkFamily
+from fastdc.progress import progress_bar
+from fastdc.run import RunFolder
+from fastdc.schedule import paper_training
+from fastdc.seeding import check_seed, make_generator
+from fastdc.storage import write_atomically, write_error
+from fastdc.tables.recipe import plain_name
+from fastdc.threads import one_thread_each
+from fastdc.ways import WayOptions, check_way, make_images
+
+TRUTHS = ("top", "all")
+_BATCH = paper_training(1)[0].batch  # images of a step of early stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What decides the result, space and data aside."""
+
+    proxies: tuple[str, ...] = ("random", "herding", "dc", EARLY_STOPPING)
+    ipc: int = 10
+    networks: int | None = None
+    epochs: int = 100
+    truth: str = "top"
+    top: int = 10
+    random_truths: int = 10
+    whole_set_epochs: int = 100
+    proxy_model: str = "convnet"
+    iterations: int = 1000
+    batch_real: int = 256
+    coreset_epochs: int = 20
+    seed: int = 0
+    engine: str = "auto"
+    device: str = "auto"
+    progress: bool = True
+
+    def check(self) -> None:
+        """Raise a UsageError where an option cannot be used, space and data aside."""
+        if not self.proxies or len(set(self.proxies)) < len(self.proxies):
+            raise UsageError(f"proxies is {self.proxies!r}; expected one or more, each once.")
+        for name in self.proxies:
+            if name != EARLY_STOPPING:
+                check_way("proxy", name)
+        if self.truth not in TRUTHS:
+            raise unknown_name("truth", self.truth, TRUTHS)
+        for name in ("ipc", "epochs", "top", "whole_set_epochs", "iterations", "batch_real", "coreset_epochs"):
+            check_count(name, getattr(self, name))
+        if isinstance(self.random_truths, bool) or not isinstance(self.random_truths, int) or self.random_truths < 0:
+            raise UsageError(f"random_truths is {self.random_truths!r}; expected a whole number of 0 or more.")
+        check_seed(self.seed)
+        check_engine(self.engine)
+        resolve_device(self.device)
+
+
+def architecture_search(
+    train: Any,
+    test: Any,
+    *,
+    proxies: Sequence[str] = ("random", "herding", "dc", EARLY_STOPPING),
+    ipc: int = 10,
+    space: Iterable[str] = PAPER_SPACE,
+    networks: int | None = None,
+    epochs: int = 100,
+    truth: str = "top",
+    top: int = 10,
+    random_truths: int = 10,
+    whole_set_epochs: int = 100,
+    proxy_model: str = "convnet",
+    iterations: int = 1000,
+    batch_real: int = 256,
+    coreset_epochs: int = 20,
+    seed: int = 0,
+    engine: str = "auto",
+    device: str = "auto",
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> SearchResult:
+    """Rank many networks by training them on small proxies of a dataset, and compare with training them on all of it.
+
+    (Zhao et al., ICLR 2021, section 4.3 and table 4.) Networks are trained side by side, each by one thread, by the engine that
+    serves it.
+
+    Args:
+        train: the whole training set, as `fastdc.condense` takes it.
+        test: likewise, of the same classes.
+        proxies: what the networks are trained on: coresets, methods such as "dc", and "early_stopping": the whole set, for as many
+            steps of SGD as a training on `ipc` images per class takes.
+        ipc: images per class of the proxies.
+        space: names of models; by default the paper's 720 ConvNets. `ConvNetSpace(widths=..., depths=...)` gives others.
+        networks: so many of them, chosen at random; None: all.
+        epochs: of training on a proxy, by the SGD of `fastdc.evaluate`.
+        truth: which networks are also trained on the whole set: "top", those that a proxy ranks first and some at random; or "all".
+        top: how many of each proxy's first.
+        random_truths: how many others at random.
+        whole_set_epochs: of training on the whole set.
+        proxy_model: the network that proxies are learned with, or chosen by.
+        iterations: of a method that learns a proxy.
+        batch_real: real images of each class in a step of it.
+        coreset_epochs: of training the network by which a coreset chooses.
+        seed: decides everything random.
+        engine: as `fastdc.condense` takes it.
+        device: likewise.
+        out: a folder for proxies and outcomes; another call with the same arguments continues there, and several, in any number of
+            processes, share the work. None: nothing is kept.
+        progress: show a progress bar when stderr is a terminal.
+
+    Returns:
+        How well each proxy ranks the networks.
+
+    Raises:
+        UsageError: an argument that cannot be used, no network that can take the images, or `out` holds another search.
+        DataError: data or a file that cannot be used.
+        RunError: `out` cannot be written, or some trainings failed.
+
+    Example:
+        >>> space = ["mlp:width=8", "mlp:width=16"]
+        >>> result = architecture_search("digits", "digits", proxies=["random"], ipc=1, space=space, epochs=2, whole_set_epochs=1)
+        >>> sorted(result.truth), [sorted(proxy.accuracies) for proxy in result.proxies]
+        (['mlp:width=16', 'mlp:width=8'], [['mlp:width=16', 'mlp:width=8']])
+    """
+    config = SearchConfig(
+        proxies=tuple(proxies) if isinstance(proxies, list | tuple) else (proxies,),  # type: ignore[arg-type]
+        ipc=ipc,
+        networks=networks,
+        epochs=epochs,
+        truth=truth,
+        top=top,
+        random_truths=random_truths,
+        whole_set_epochs=whole_set_epochs,
+        proxy_model=proxy_model,
+        iterations=iterations,
+        batch_real=batch_real,
+        coreset_epochs=coreset_epochs,
+        seed=seed,
+        engine=engine,
+        device=device,
+        progress=progress,
+    )
+    if not isinstance(out, str | Path | None):
+        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
+    with contextlib.ExitStack() as stack:
+        folder = Path(out).expanduser() if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        return Search(train, test, space, config, folder).result()
+
+
+class Search:
+    """A search in the folder `out`.
+
+    Raises:
+        UsageError: an option that cannot be used, or `out` holds another search.
+        DataError: data that cannot be used.
+        RunError: `out` cannot be written.
+    """
+
+    def __init__(self, train: Any, test: Any, space: Iterable[str], config: SearchConfig, out: Path) -> None:
+        config.check()
+        self.config, self.out = config, out
+        self.models = models_of(space, config.networks, config.seed)
+        self.train = as_image_data(train)
+        self.test = as_image_data(test, split="test", num_classes=self.train.num_classes)
+        if self.test.images.shape[1:] != self.train.images.shape[1:] or self.test.num_classes != self.train.num_classes:
+            raise DataError(
+                f"the test set has {self.test.num_classes} classes of {list(self.test.images.shape[1:])} images, "
+                f"the training set {self.train.num_classes} of {list(self.train.images.shape[1:])}; expected the same."
+            )
+        check_ipc(self.train, config.ipc)
+        data = self.train
+        NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(out, error) from None
+        digest = hashlib.blake2b("\n".join(self.models).encode(), digest_size=6).hexdigest()
+        content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
+        content |= {"dataset": data.name, "space": f"{len(self.models)} networks, {digest}"}
+        RunFolder(out).claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
+
+    def result(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
+        """Do what is still to be done, together with whoever else does it, and collect.
+
+        Raises:
+            UsageError: no network can take the images.
+            RunError: some trainings failed.
+        """
+        config = self.config
+        with exact_arithmetic():
+            sets = self._proxy_sets(say)
+            laboratory = Laboratory(
+                self.out / "networks",
+                self.train,
+                self.test,
+                sets,
+                epochs=config.epochs,
+                whole_set_epochs=config.whole_set_epochs,
+                stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
+                seed=config.seed,
+                engine=config.engine,
+                device=config.device,
+            )
+            self._side_by_side(laboratory, [Trial(model, config.proxies) for model in self.models], "searching", say)
+            skipped = {model: why for model in self.models if (why := laboratory.skipped(Trial(model, ()))) is not None}
+            for model, why in skipped.items():
+                say(f"left out {model}: {why}")
+            trained = [model for model in self.models if model not in skipped]
+            if not trained:
+                raise UsageError(f"none of the {len(self.models)} networks can take the images; the first: {next(iter(skipped.values()))}")
+            proxies = tuple(self._proxy_result(laboratory, name, trained) for name in config.proxies)
+            chosen = self._to_be_known(proxies, trained)
+            self._side_by_side(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set", say)
+        known = {model: self._known(laboratory, model, WHOLE_SET) for model in chosen}
+        truth = {model: outcome.accuracy for model, outcome in known.items()}
+        seconds = sum(outcome.seconds for outcome in known.values())
+        return SearchResult(proxies, truth, seconds, len(self.train), min(config.top, len(trained)), skipped)
+
+    def _proxy_sets(self, say: Callable[[str], None]) -> dict[str, CondensedDataset]:
+        """The image sets of the proxies, made by one process each."""
+        names = [name for name in self.config.proxies if name != EARLY_STOPPING]
+        makers = _Makers(self)
+        _raise_failures(do_all(names, makers, makers.do, say), len(names), "proxies")
+        return {name: CondensedDataset.load(makers.path(name) / "condensed.safetensors") for name in names}
+
+    def _side_by_side(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str, say: Callable[[str], None]) -> None:
+        """Do trials, as many at once as there are threads; with one thread each, on GPUs one by one."""
+        threads = torch.get_num_threads() if resolve_device(self.config.device).type == "cpu" else 1
+        failures: dict[Trial, str] = {}
+        over = threading.Event()
+        done = sum(map(laboratory.is_done, trials))
+        with progress_bar(len(trials), doing, "network", shown=self.config.progress, done=done) as bar, one_thread_each(threads) as pool:
+
+            def do(trial: Trial) -> None:
+                if over.is_set():
+                    raise CancelledError  # who waited for this was interrupted
+                laboratory.do(trial)
+                bar.update()
+
+            try:
+                for found in pool.map(lambda _: do_all(trials, laboratory, do, lambda _: None), range(threads)):
+                    failures |= found
+            finally:
+                over.set()
+        _raise_failures({trial: why for trial, why in failures.items() if not laboratory.is_done(trial)}, len(trials), "networks")
+
+    def _proxy_result(self, laboratory: Laboratory, name: str, trained: Sequence[str]) -> ProxyResult:
+        outcomes = {model: self._known(laboratory, model, name) for model in trained}
+        images = self.config.ipc * self.train.num_classes
+        making = _Makers(self).seconds(name) if name != EARLY_STOPPING else 0.0
+        if name == EARLY_STOPPING:
+            images = min(len(self.train), _BATCH * laboratory.stopped_after)
+        accuracies = {model: outcome.accuracy for model, outcome in outcomes.items()}
+        return ProxyResult(name, accuracies, sum(outcome.seconds for outcome in outcomes.values()), making, images)
+
+    def _to_be_known(self, proxies: Sequence[ProxyResult], trained: Sequence[str]) -> list[str]:
+        """The networks to train on the whole set, in the order of the space."""
+        if self.config.truth == "all":
+            return list(trained)
+        tops = {model for proxy in proxies for model in proxy.ranking[: self.config.top]}
+        others = [model for model in trained if model not in tops]
+        order = torch.randperm(len(others), generator=make_generator(self.config.seed, "search truths")).tolist()
+        chosen = tops | {others[index] for index in order[: self.config.random_truths]}
+        return [model for model in trained if model in chosen]
+
+    @staticmethod
+    def _known(laboratory: Laboratory, model: str, subject: str) -> Any:
+        outcome = laboratory.outcome(Trial(model, (subject,)), subject)
+        assert outcome is not None
+        return outcome
+
+
+class _Makers:
+    """Makes the image sets of proxies, and notes what that took."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def path(self, name: str) -> Path:
+        """The folder of a proxy."""
+        return self._search.out / "proxies" / plain_name(name)
+
+    def is_done(self, name: str) -> bool:
+        """Whether it is made."""
+        return (self.path(name) / "seconds.json").exists()
+
+    def seconds(self, name: str) -> float:
+        """What it took to make it."""
+        return float(json.loads((self.path(name) / "seconds.json").read_text()))
+
+    def do(self, name: str) -> None:
+        """Make it."""
+        config, started = self._search.config, time.monotonic()
+        options = WayOptions(
+            ipc=config.ipc,
+            model=config.proxy_model,
+            iterations=config.iterations,
+            batch_real=config.batch_real,
+            whole_set_epochs=config.coreset_epochs,
+            engine=config.engine,
+            device=config.device,
+            progress=config.progress,
+        )
+        make_images(name, self._search.train, options, config.seed, self.path(name), self.path(name) / "networks")
+        write_atomically(self.path(name) / "seconds.json", json.dumps(time.monotonic() - started).encode())
+
+
+def _raise_failures(failures: dict[Any, str], count: int, what: str) -> None:
+    if failures:
+        first, reason = next(iter(failures.items()))
+        name = first.model if isinstance(first, Trial) else first
+        raise RunError(f"{len(failures)} of {count} {what} failed, {name} first: {reason} The same call tries them again.")
