@@ -131,6 +131,25 @@ def open_run(path: str | Path) -> Iterator[RunFolder]:
         lock.release()
 
 
+@contextlib.contextmanager
+def shared_folder(path: Path) -> Iterator[RunFolder]:
+    """Make a folder that several processes work in, and hold its lock for a moment, waiting for whoever has it.
+
+    Raises:
+        RunError: the path is a file, or cannot be written.
+    """
+    lock = FileLock(path / ".lock")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise write_error(path, error) from None
+    try:
+        yield RunFolder(path)
+    finally:
+        lock.release()
+
+
 class StopRequest:
     """Whether SIGINT or SIGTERM has arrived; a second one acts at once, as it would without fastdc."""
 

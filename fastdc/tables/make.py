@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from fastdc.checks import check_count
 from fastdc.claims import do_all
 from fastdc.coresets.choice import check_ipc
@@ -21,10 +19,10 @@ from fastdc.info import versions
 from fastdc.methods import METHODS
 from fastdc.models import as_factory
 from fastdc.processes import Helpers
-from fastdc.run import RunFolder
+from fastdc.run import shared_folder
 from fastdc.seeding import check_seed
 from fastdc.specs import split_spec
-from fastdc.storage import write_atomically, write_error
+from fastdc.storage import write_atomically
 from fastdc.tables.definitions import TABLES, Setting
 from fastdc.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
 from fastdc.tables.paper import paper_figures
@@ -133,12 +131,8 @@ class _Work:
             "engine": config.engine,
             **dataclasses.asdict(config.scale),
         }
-        try:
-            config.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(config.out, error) from None
-        with self._locked():
-            RunFolder(config.out).claim(content, {"fingerprint": self.train.fingerprint, **versions()})
+        with shared_folder(config.out) as run:
+            run.claim(content, {"fingerprint": self.train.fingerprint, **versions()})
 
     def do(self, job: Job) -> None:
         """Do one job, with a line about each model that was tested."""
@@ -160,7 +154,7 @@ class _Work:
         figures = paper_figures(self.definition.figures, self.train.name)
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
-        with self._locked():
+        with shared_folder(config.out):
             if plot is not None:
                 write_atomically(config.out / plot, plot_by_ipc(table))
             write_atomically(config.out / "table.csv", table.csv().encode())
@@ -184,9 +178,6 @@ class _Work:
         learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in METHODS]
         files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
-
-    def _locked(self) -> FileLock:
-        return FileLock(self.config.out / ".lock")
 
 
 def _help(config: TableConfig) -> None:

@@ -17,6 +17,7 @@ from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.info import versions
 from fastdc.processes import Helpers
+from fastdc.run import shared_folder
 from fastdc.scales import changed
 from fastdc.specs import split_spec
 from fastdc.storage import write_atomically
@@ -130,11 +131,12 @@ class Continual(Common):
         caption = f"Scale {name}: {', '.join(f'{key} {value}' for key, value in options.items())}; model {config.model}, ipc {self.ipc}, "
         caption += f"seed {self.seed}, fastdc {versions()['fastdc']}."
         plot = "continual.png" if can_plot() else None
-        if plot is not None:
-            write_atomically(out / plot, plot_by_stage(results))
         page = markdown(results, caption, plot)
-        write_atomically(out / "table.md", page.encode())
-        write_atomically(out / "table.csv", as_csv(results).encode())
+        with shared_folder(out):
+            if plot is not None:
+                write_atomically(out / plot, plot_by_stage(results))
+            write_atomically(out / "table.md", page.encode())
+            write_atomically(out / "table.csv", as_csv(results).encode())
         print(f"{page}\nwritten to {out}")
 
 

@@ -24,9 +24,9 @@ from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import RunError, UsageError
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
-from fastdc.run import RunFolder
+from fastdc.run import shared_folder
 from fastdc.seeding import check_seed
-from fastdc.storage import load_tensors, save_tensors, write_error
+from fastdc.storage import load_tensors, save_tensors
 from fastdc.tables.recipe import plain_name
 from fastdc.training import accuracy
 from fastdc.ways import WayOptions, check_way, is_chosen, make_images
@@ -193,14 +193,11 @@ class Course:
         first = self.stages[0].train
         network = NetworkFamily(config.model, first.channels, first.num_classes, first.image_size, resolve_device(config.device)).fresh(0)
         resolve_engine(config.engine, network)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(out, error) from None
         content = {key: value for key, value in dataclasses.asdict(config).items() if key != "progress"}
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
         fingerprint = " ".join(data.fingerprint for stage in self.stages for data in (stage.train, stage.test))
-        RunFolder(out).claim({"stages": list(self.names), **plain}, {"fingerprint": fingerprint, **versions()})
+        with shared_folder(out) as run:
+            run.claim({"stages": list(self.names), **plain}, {"fingerprint": fingerprint, **versions()})
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from fastdc.checks import check_count
 from fastdc.data import load_dataset
 from fastdc.info import versions
 from fastdc.processes import Helpers
+from fastdc.run import shared_folder
 from fastdc.scales import changed
 from fastdc.specs import split_spec
 from fastdc.storage import write_atomically
@@ -195,12 +196,13 @@ def _help(work: _Work) -> None:
 def _write(result: SearchResult, out: Path, caption: str) -> str:
     """Write all files; returns the page."""
     plot = "search.png" if can_plot() else None
-    if plot is not None:
-        write_atomically(out / plot, plot_against_truth(result))
     page = markdown(result, caption, plot)
-    write_atomically(out / "table.md", page.encode())
-    write_atomically(out / "table.csv", as_csv(result).encode())
-    write_atomically(out / "ranking.json", ranking(result).encode())
+    with shared_folder(out):
+        if plot is not None:
+            write_atomically(out / plot, plot_against_truth(result))
+        write_atomically(out / "table.md", page.encode())
+        write_atomically(out / "table.csv", as_csv(result).encode())
+        write_atomically(out / "ranking.json", ranking(result).encode())
     return page
 
 

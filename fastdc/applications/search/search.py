@@ -30,10 +30,10 @@ from fastdc.errors import DataError, RunError, UsageError, unknown_name
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
 from fastdc.progress import progress_bar
-from fastdc.run import RunFolder
+from fastdc.run import shared_folder
 from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, make_generator
-from fastdc.storage import write_atomically, write_error
+from fastdc.storage import write_atomically
 from fastdc.tables.recipe import plain_name
 from fastdc.threads import one_thread_each
 from fastdc.ways import WayOptions, check_way, make_images
@@ -195,14 +195,11 @@ class Search:
         check_ipc(self.train, config.ipc)
         data = self.train
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_error(out, error) from None
         digest = hashlib.blake2b("\n".join(self.models).encode(), digest_size=6).hexdigest()
         content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
         content |= {"dataset": data.name, "space": f"{len(self.models)} networks, {digest}"}
-        RunFolder(out).claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
+        with shared_folder(out) as run:
+            run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
 
     def result(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
         """Do what is still to be done, together with whoever else does it, and collect.

@@ -1,0 +1,449 @@
+"""Architecture search: the space, rank correlations, what each network is trained on, a search that is killed, and the report."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+import fastdc
+from fastdc.applications import ConvNetSpace, SearchResult, architecture_search
+from fastdc.applications.search.report import as_csv, markdown, plot_against_truth, ranking
+from fastdc.applications.search.result import ProxyResult, rank_correlation
+from fastdc.applications.search.search import Search, SearchConfig
+from fastdc.applications.search.space import PAPER_SPACE, models_of
+from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial, early_steps
+from fastdc.cli import main
+from fastdc.condensed import CondensedDataset
+from fastdc.data import ImageData
+from fastdc.errors import DataError, FastdcError, RunError, UsageError
+from fastdc.models import build
+
+SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
+OPTIONS: dict[str, Any] = {"space": SPACE, "ipc": 1, "epochs": 2, "whole_set_epochs": 1, "proxy_model": "mlp:width=8", "progress": False}
+OPTIONS |= {"iterations": 1, "batch_real": 8, "coreset_epochs": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[ImageData, ImageData]:
+    return fastdc.load_dataset("digits")
+
+
+class Counted:
+    """Stands for what trains: notes each training, and gives an accuracy that the network's name decides."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        self.fail_at: dict[tuple[str, str], BaseException] = {}
+        self._counting = threading.Lock()
+        patch.setattr(Laboratory, "_accuracy", lambda _, model, family, subject: self.train(model, subject))
+
+    def train(self, model: str, subject: str) -> float:
+        with self._counting:
+            self.calls[model, subject] += 1
+        if (model, subject) in self.fail_at:
+            raise self.fail_at[model, subject]
+        return 0.5 + 0.01 * (sum(map(ord, model + subject)) % 37)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+# the space
+
+
+def test_the_paper_s_space_has_720_different_networks() -> None:
+    models = list(PAPER_SPACE)
+    assert len(set(models)) == len(models) == 720
+    assert models[-1] == "convnet:width=256,depth=4,norm=group,activation=leaky_relu,pooling=avg"
+    for model in models[:: 720 // 16]:
+        assert build(model, 1, 10, (28, 28)) is not None
+
+
+def test_a_part_of_a_space_is_drawn_by_the_seed() -> None:
+    space = ConvNetSpace(widths=(8, 16))
+    some = models_of(space, 20, 0)
+    assert some == models_of(space, 20, 0) != models_of(space, 20, 1)
+    members = list(space)
+    positions = [members.index(model) for model in some]
+    assert positions == sorted(set(positions))
+    assert models_of(space, None, 0) == tuple(members)
+
+
+# correlation
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3], [3, 2, 1], -1.0),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], [0.2, 0.1, 0.4, 0.3, 0.5], 1 - 6 * 4 / (5 * 24)),
+        ([1, 1, 2], [1, 2, 3], math.sqrt(3) / 2),  # ties have their mean rank
+    ],
+)
+def test_spearman_of_known_ranks(first: list[float], second: list[float], expected: float) -> None:
+    assert rank_correlation(first, second) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1, 1, 1], [1, 2, 3]), ([1], [2]), ([], [])])
+def test_there_is_no_correlation_without_an_order(first: list[float], second: list[float]) -> None:
+    assert math.isnan(rank_correlation(first, second))
+
+
+# trainings
+
+
+def laboratory(folder: Path, data: tuple[ImageData, ImageData], **changes: Any) -> Laboratory:
+    sets = {"random": fastdc.coresets.random(data[0], 2)}
+    options = {"epochs": 3, "whole_set_epochs": 2, "stopped_after": 9, "seed": 1, "engine": "auto", "device": "cpu"}
+    return Laboratory(folder, *data, sets, **options | changes)
+
+
+def test_a_proxy_is_evaluated_as_the_paper_evaluates(tmp_path: Path, digits: Any) -> None:
+    lab, one = laboratory(tmp_path, digits), Trial("mlp:width=8", ("random",))
+    lab.path(one).mkdir()
+    lab.do(one)
+    expected = fastdc.evaluate(lab.sets["random"], digits[1], model="mlp:width=8", networks=1, epochs=3, seed=1)
+    outcome = lab.outcome(one, "random")
+    assert outcome is not None
+    assert outcome.accuracy == expected.mean
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("subject", "stopped_after", "expected"),
+    [
+        (EARLY_STOPPING, 9, [(256, 0.01)] * 5 + [(256, 0.001)] * 4),
+        (EARLY_STOPPING, 13, [(256, 0.01)] * 5 + [(157, 0.01)] + [(256, 0.01)] + [(256, 0.001)] * 5 + [(157, 0.001)]),
+        (EARLY_STOPPING, 1, [(256, 0.01)]),
+        (WHOLE_SET, 9, ([(256, 0.01)] * 5 + [(157, 0.01)]) + ([(256, 0.001)] * 5 + [(157, 0.001)])),
+    ],
+)
+def test_steps_on_the_whole_set(
+    tmp_path: Path, digits: Any, monkeypatch: pytest.MonkeyPatch, subject: str, stopped_after: int, expected: list[tuple[int, float]]
+) -> None:
+    seen = []
+
+    def train(_: Any, theta: Any, images: Any, labels: Any, sgd: Any, *rest: Any, **__: Any) -> None:
+        seen.append((len(images), round(sgd.lr, 6)))
+
+    monkeypatch.setattr("fastdc.engines.TorchEngine.train", train)
+    lab, one = laboratory(tmp_path, digits, stopped_after=stopped_after), Trial("mlp:width=8", (subject,))
+    lab.path(one).mkdir()
+    lab.do(one)
+    assert seen == expected
+
+
+def test_training_on_the_whole_set_learns(tmp_path: Path, digits: Any) -> None:
+    lab, one = laboratory(tmp_path, digits, whole_set_epochs=30, stopped_after=120), Trial("mlp:width=64", (EARLY_STOPPING, WHOLE_SET))
+    lab.path(one).mkdir()
+    lab.do(one)
+    outcomes = [lab.outcome(one, subject) for subject in one.subjects]
+    assert all(outcome is not None and outcome.accuracy > 0.8 for outcome in outcomes)
+
+
+def test_early_stopping_takes_as_many_steps_as_the_proxy(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    original = Laboratory.__init__
+
+    def note(self: Laboratory, *arguments: Any, **options: Any) -> None:
+        steps.append(options["stopped_after"])
+        original(self, *arguments, **options)
+
+    monkeypatch.setattr(Laboratory, "__init__", note)
+    architecture_search(*digits, proxies=["early_stopping"], **OPTIONS | {"ipc": 30, "space": SPACE[:2]}, out=tmp_path)
+    assert steps == [2 * 2]  # epochs x two batches of up to 256 for 300 images
+    assert (early_steps(256, 7), early_steps(257, 7)) == (7, 14)
+
+
+# a search
+
+
+def test_every_network_is_trained_on_every_proxy_once_and_the_chosen_on_the_whole_set(digits: Any, counted: Counted) -> None:
+    result = architecture_search(*digits, proxies=["random", "early_stopping"], top=1, random_truths=1, **OPTIONS)
+    assert set(counted.calls.values()) == {1}
+    assert {model for model, subject in counted.calls if subject == "random"} == set(SPACE)
+    assert {model for model, subject in counted.calls if subject == "early_stopping"} == set(SPACE)
+    tops = {proxy.ranking[0] for proxy in result.proxies}
+    assert tops <= set(result.truth)
+    assert len(result.truth) == min(4, len(tops) + 1)
+    assert {model for model, subject in counted.calls if subject == WHOLE_SET} == set(result.truth)
+    for proxy in result.proxies:
+        accuracies = [proxy.accuracies[model] for model in proxy.ranking]
+        assert accuracies == sorted(accuracies, reverse=True)
+        assert result.best(proxy)[1] == result.truth[proxy.ranking[0]]
+    assert [proxy.images for proxy in result.proxies] == [10, min(1437, 2 * 256)]
+
+
+def test_all_networks_are_trained_on_the_whole_set_when_asked(digits: Any, counted: Counted) -> None:
+    result = architecture_search(*digits, proxies=["random"], truth="all", top=1, random_truths=0, **OPTIONS)
+    assert set(result.truth) == set(SPACE)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_killed_search_goes_on_and_ends_in_the_same_numbers(digits: Any, tmp_path: Path, monkeypatch: Any, threads: int) -> None:
+    options: dict[str, Any] = OPTIONS | {"proxies": ["random", "herding", "dc", "early_stopping"], "top": 2, "random_truths": 1}
+    expected = architecture_search(*digits, **options, out=tmp_path / "whole")
+    done: list[tuple[str, str]] = []
+    killed_at = {(SPACE[2], "dc")}
+    original = Laboratory._accuracy
+
+    def accuracy(self: Laboratory, model: str, family: Any, subject: str) -> float:
+        if (model, subject) in killed_at:
+            raise KeyboardInterrupt
+        found = original(self, model, family, subject)
+        done.append((model, subject))
+        return found
+
+    monkeypatch.setattr(Laboratory, "_accuracy", accuracy)
+    torch.set_num_threads(threads)
+    with pytest.raises(KeyboardInterrupt):
+        architecture_search(*digits, **options, out=tmp_path / "killed")
+    assert not any(subject == WHOLE_SET for _, subject in done)
+    killed_at.clear()
+    found = architecture_search(*digits, **options, out=tmp_path / "killed")
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert len(done) == len(set(done)) == 4 * 4 + len(expected.truth)
+    assert json.loads(ranking(found)) == json.loads(ranking(expected))
+
+
+def test_threads_on_one_folder_share_the_networks(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    results: list[SearchResult] = []
+    options = OPTIONS | {"proxies": ["random", "early_stopping"], "space": ConvNetSpace(widths=(8,), depths=(1,), poolings=("avg",))}
+    threads = [threading.Thread(target=lambda: results.append(architecture_search(*digits, **options, out=tmp_path))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 3
+    assert set(counted.calls.values()) == {1}
+    assert len({ranking(result) for result in results}) == 1
+
+
+def test_a_failed_network_is_named_and_tried_again(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    counted.fail_at = {(SPACE[1], "random"): RunError("a weight is not finite.")}
+    with pytest.raises(RunError, match=r"1 of 4 networks failed, mlp:width=16 first: a weight is not finite\. The same call"):
+        architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+    counted.fail_at = {}
+    architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+    assert counted.calls[SPACE[0], "random"] == 1
+    assert counted.calls[SPACE[1], "random"] == 2
+
+
+def test_networks_that_do_not_fit_are_left_out_and_counted(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    lines: list[str] = []
+    config = SearchConfig(proxies=("random",), ipc=1, proxy_model="mlp:width=8", progress=False)
+    space = [*SPACE, "convnet:width=8,depth=4", "lenet", "convnet:width=10,norm=group"]
+    result = Search(*digits, space, config, tmp_path).result(lines.append)
+    assert list(result.skipped) == space[4:]
+    assert "4 poolings reduce a 8x8 image to nothing" in result.skipped["convnet:width=8,depth=4"]
+    assert [line.split(":")[0] for line in lines] == ["left out convnet", "left out lenet", "left out convnet"]
+    assert set(result.proxies[0].accuracies) == set(SPACE)
+    assert "3 network(s) were left out:\n\n- convnet:width=8,depth=4: 4 poolings" in markdown(result, "", None)
+    with pytest.raises(UsageError, match="none of the 2 networks can take the images; the first: "):
+        architecture_search(*digits, proxies=["random"], **OPTIONS | {"space": space[4:6]})
+
+
+def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = laboratory(tmp_path / "networks", digits).path(Trial(SPACE[0], ()))
+    folder.mkdir(parents=True)
+    other = FileLock(folder / ".claim", thread_local=False)
+    other.acquire()
+
+    def sleep(seconds: float) -> None:
+        assert counted.calls[SPACE[0], "random"] == 0
+        assert counted.calls[SPACE[3], "random"] == 1
+        other.release()
+
+    monkeypatch.setattr("fastdc.claims.time.sleep", sleep)
+    architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+    assert counted.calls[SPACE[0], "random"] == 1
+
+
+def test_a_damaged_outcome_is_named(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+    file = tmp_path / "networks" / "mlp_width=8" / "random.json"
+    file.write_text('{"accuracy": "much"}')
+    with pytest.raises(DataError, match=r"random\.json cannot be read; .* remove it"):
+        architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+
+
+# the report
+
+
+def result() -> SearchResult:
+    dc = ProxyResult("dc", {"a": 0.5, "b": 0.7, "c": 0.6, "d": 0.4}, 120.0, 30.0, 100)
+    early = ProxyResult("early_stopping", {"a": 0.5, "b": 0.5, "c": 0.4, "d": 0.3}, 60.0, 0.0, 10000)
+    return SearchResult((dc, early), {"a": 0.81, "b": 0.9, "c": 0.85}, 600.0, 60000, 2, {"e": "too deep."})
+
+
+def test_numbers_made_by_hand_in_the_report() -> None:
+    found = result()
+    dc, early = found.proxies
+    assert dc.ranking == ("b", "c", "a", "d")
+    assert early.ranking == ("a", "b", "c", "d")  # of equals the first in the space
+    assert (found.best(dc), found.best(early)) == (("b", 0.9), ("a", 0.81))
+    assert found.correlation(dc, top=True) == pytest.approx(1)
+    assert found.correlation(dc, top=False) == pytest.approx(1)  # over a, b and c
+    assert math.isnan(found.correlation(early, top=True))
+    assert found.correlation(early, top=False) == pytest.approx(0)
+    text = markdown(found, "caption", "search.png")
+    assert "|  | dc | early_stopping | whole set |" in text
+    assert "| best network, % | 90.0 | 81.0 | 90.0 |" in text
+    assert "| rank correlation, top 2 | 1.00 | - | 1.00 |" in text
+    assert "| minutes, networks | 2.0 | 1.0 | 10.0 (3) |" in text
+    assert "| minutes, proxy | 0.5 | 0.0 |  |" in text
+    assert "| images stored | 100 | 10000 | 60000 |" in text
+    assert "- e: too deep." in text
+    assert "(search.png)" in text
+    rows = list(csv.reader(io.StringIO(as_csv(found))))
+    assert rows[1] == ["dc", "b", "90.00", "1.0000", "1.0000", "2.00", "0.50", "100"]
+    assert rows[3] == ["whole set", "b", "90.00", "1", "1", "10.00", "0", "60000"]
+    listed = json.loads(ranking(found))
+    assert [entry["model"] for entry in listed["dc"]] == ["b", "c", "a", "d"]
+    assert listed["dc"][3] == {"model": "d", "accuracy": 0.4, "whole_set": None}
+    assert listed["skipped"] == {"e": "too deep."}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+def test_the_plot_is_a_picture() -> None:
+    assert plot_against_truth(result()).startswith(b"\x89PNG")
+
+
+def test_the_command_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [
+        "search",
+        "--scale",
+        "tiny",
+        "--depths",
+        "1",
+        "4",
+        "--networks",
+        "9",
+        "--ipc",
+        "1",
+        "--quiet",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert f"written to {tmp_path / 'out'}" in output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"config.json", "networks", "proxies", "table.md", "table.csv", "ranking.json"} <= names
+    listed = json.loads((tmp_path / "out" / "ranking.json").read_text())
+    assert output.count("left out convnet:width=8,depth=4") == len(listed["skipped"]) > 0
+    assert len(listed["dc"]) + len(listed["skipped"]) == 9
+    before = (tmp_path / "out" / "ranking.json").read_text()
+    again = Counted(monkeypatch)
+    assert main(command) == 0
+    assert not again.calls
+    assert (tmp_path / "out" / "ranking.json").read_text() == before
+    images = CondensedDataset.load(tmp_path / "out" / "proxies" / "dc" / "condensed.safetensors")
+    expected = fastdc.condense("digits", 1, model="convnet:width=8", iterations=1, batch_real=8, progress=False)
+    assert torch.equal(images.images, expected.images)
+    entry = listed["dc"][0]
+    assert entry["accuracy"] == fastdc.evaluate(images, "digits", model=entry["model"], networks=1, epochs=2, progress=False).mean
+
+
+def test_processes_share_a_search(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["search", "--scale", "tiny", "--proxies", "random", "--ipc", "1", "--quiet", "--workers", "2", "--out", str(tmp_path)]
+    assert main(command) == 0
+    capfd.readouterr()
+    assert len(list(tmp_path.glob("networks/*/random.json"))) == 4
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"proxies": ["hearding"]}, UsageError, "unknown proxy 'hearding'. Did you mean 'herding'"),
+        ({"proxies": []}, UsageError, "expected one or more, each once"),
+        ({"proxies": ["dc", "dc"]}, UsageError, "expected one or more, each once"),
+        ({"proxies": ["random:x=1"]}, UsageError, "a coreset takes none here"),
+        ({"space": ["mlp", "convnett"]}, UsageError, "unknown model 'convnett'. Did you mean 'convnet'"),
+        ({"space": ["mlp", "convnet:breadth=3"]}, UsageError, "unknown option"),
+        ({"space": ConvNetSpace(norms=("instanse",))}, UsageError, "unknown norm 'instanse'. Did you mean 'instance'"),
+        ({"space": ConvNetSpace(widths=(0,))}, UsageError, "width is 0; expected a whole number of 1 or more"),
+        ({"space": "mlp"}, UsageError, "space is 'mlp'; expected a ConvNetSpace, or a list"),
+        ({"space": [build, "mlp"]}, UsageError, "a member of the space is a function"),
+        ({"space": ["mlp"]}, UsageError, "the space has 1 network(s); expected two or more"),
+        ({"space": []}, UsageError, "the space has 0 network(s)"),
+        ({"space": ["mlp", "mlp"]}, UsageError, "'mlp' is in the space twice"),
+        ({"networks": 5}, UsageError, "networks is 5; expected 2 to 4"),
+        ({"networks": 1}, UsageError, "networks is 1; expected 2 to 4"),
+        ({"ipc": 500}, UsageError, "ipc is 500; expected a whole number from 1 to"),
+        ({"ipc": 0}, UsageError, "ipc is 0"),
+        ({"truth": "some"}, UsageError, "unknown truth 'some'. Known: all, top"),
+        ({"top": 0}, UsageError, "top is 0"),
+        ({"random_truths": -1}, UsageError, "random_truths is -1; expected a whole number of 0 or more"),
+        ({"epochs": 0}, UsageError, "epochs is 0"),
+        ({"proxy_model": "lenet"}, UsageError, "needs images of 16x16"),
+        ({"seed": -1}, UsageError, "seed is -1"),
+        ({"engine": "nativ"}, UsageError, "unknown engine"),
+        ({"device": "gpu"}, UsageError, "unknown device"),
+        ({"out": 3}, UsageError, "out is 3; expected the path"),
+    ],
+    ids=str,
+)
+def test_bad_input_gets_a_sentence(digits: Any, counted: Counted, changes: dict[str, Any], error: type[FastdcError], text: str) -> None:
+    with pytest.raises(error) as caught:
+        architecture_search(*digits, **OPTIONS | changes)
+    assert text in str(caught.value)
+    assert not counted.calls
+
+
+def test_data_that_does_not_fit_is_refused(digits: Any, counted: Counted) -> None:
+    train, _ = digits
+    other = ImageData.of(torch.zeros(10, 1, 9, 9, dtype=torch.uint8) + torch.arange(9, dtype=torch.uint8), torch.arange(10))
+    with pytest.raises(DataError, match=r"the test set has 10 classes of \[1, 9, 9\] images"):
+        architecture_search(train, other, **OPTIONS)
+
+
+def test_another_search_in_the_folder_is_refused(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
+    with pytest.raises(UsageError, match=r"differs in space \('4 networks, \w+' there, '3 networks, \w+' now\)"):
+        architecture_search(*digits, proxies=["random"], **OPTIONS | {"space": SPACE[:3]}, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--scale", "huge"], "unknown scale 'huge'"),
+        (["--widths", "8", "0"], "widths is 0"),
+        (["--norms", "instanse"], "unknown norm 'instanse'"),
+        (["--workers", "0"], "workers is 0"),
+        (["--networks", "0"], "networks is 0"),
+    ],
+    ids=str,
+)
+def test_bad_flags_get_a_sentence(flags: list[str], text: str, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "--scale", "tiny", *flags]) == 2
+    assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
