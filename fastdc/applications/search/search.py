@@ -6,10 +6,8 @@ import contextlib
 import hashlib
 import json
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 
 from fastdc.applications.search.result import ProxyResult, SearchResult
+from fastdc.applications.search.side_by_side import do_trials
 from fastdc.applications.search.space import PAPER_SPACE, models_of
 from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial, early_steps
 from fastdc.checks import check_count
@@ -29,13 +28,11 @@ from fastdc.engines import check_engine
 from fastdc.errors import DataError, RunError, UsageError, unknown_name
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
-from fastdc.progress import progress_bar
 from fastdc.run import shared_folder
 from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, make_generator
 from fastdc.storage import write_atomically
 from fastdc.tables.recipe import plain_name
-from fastdc.threads import one_thread_each
 from fastdc.ways import WayOptions, check_way, make_images
 
 TRUTHS = ("top", "all")
@@ -223,7 +220,7 @@ class Search:
                 engine=config.engine,
                 device=config.device,
             )
-            self._side_by_side(laboratory, [Trial(model, config.proxies) for model in self.models], "searching", say)
+            self._do(laboratory, [Trial(model, config.proxies) for model in self.models], "searching")
             skipped = {model: why for model in self.models if (why := laboratory.skipped(Trial(model, ()))) is not None}
             for model, why in skipped.items():
                 say(f"left out {model}: {why}")
@@ -232,7 +229,7 @@ class Search:
                 raise UsageError(f"none of the {len(self.models)} networks can take the images; the first: {next(iter(skipped.values()))}")
             proxies = tuple(self._proxy_result(laboratory, name, trained) for name in config.proxies)
             chosen = self._to_be_known(proxies, trained)
-            self._side_by_side(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set", say)
+            self._do(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set")
         known = {model: self._known(laboratory, model, WHOLE_SET) for model in chosen}
         truth = {model: outcome.accuracy for model, outcome in known.items()}
         seconds = sum(outcome.seconds for outcome in known.values())
@@ -245,26 +242,9 @@ class Search:
         _raise_failures(do_all(names, makers, makers.do, say), len(names), "proxies")
         return {name: CondensedDataset.load(makers.path(name) / "condensed.safetensors") for name in names}
 
-    def _side_by_side(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str, say: Callable[[str], None]) -> None:
-        """Do trials, as many at once as there are threads; with one thread each, on GPUs one by one."""
-        threads = torch.get_num_threads() if resolve_device(self.config.device).type == "cpu" else 1
-        failures: dict[Trial, str] = {}
-        over = threading.Event()
-        done = sum(map(laboratory.is_done, trials))
-        with progress_bar(len(trials), doing, "network", shown=self.config.progress, done=done) as bar, one_thread_each(threads) as pool:
-
-            def do(trial: Trial) -> None:
-                if over.is_set():
-                    raise CancelledError  # who waited for this was interrupted
-                laboratory.do(trial)
-                bar.update()
-
-            try:
-                for found in pool.map(lambda _: do_all(trials, laboratory, do, lambda _: None), range(threads)):
-                    failures |= found
-            finally:
-                over.set()
-        _raise_failures({trial: why for trial, why in failures.items() if not laboratory.is_done(trial)}, len(trials), "networks")
+    def _do(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str) -> None:
+        failures = do_trials(laboratory, trials, doing=doing, progress=self.config.progress)
+        _raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
 
     def _proxy_result(self, laboratory: Laboratory, name: str, trained: Sequence[str]) -> ProxyResult:
         outcomes = {model: self._known(laboratory, model, name) for model in trained}
@@ -327,8 +307,7 @@ class _Makers:
         write_atomically(self.path(name) / "seconds.json", json.dumps(time.monotonic() - started).encode())
 
 
-def _raise_failures(failures: dict[Any, str], count: int, what: str) -> None:
+def _raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
     if failures:
-        first, reason = next(iter(failures.items()))
-        name = first.model if isinstance(first, Trial) else first
+        name, reason = next(iter(failures.items()))
         raise RunError(f"{len(failures)} of {count} {what} failed, {name} first: {reason} The same call tries them again.")
