@@ -1,6 +1,6 @@
 """fastdc learns a few synthetic images per class that stand in for a whole training set."""
 
-from fastdc import callbacks, coresets, methods
+from fastdc import applications, callbacks, coresets, methods
 from fastdc.condense import condense
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, load_dataset
@@ -23,6 +23,7 @@ __all__ = [
     "MissingFileError",
     "RunError",
     "UsageError",
+    "applications",
     "callbacks",
     "condense",
     "coresets",

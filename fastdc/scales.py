@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastdc.checks import check_count
 from fastdc.errors import unknown_name
+from fastdc.specs import split_spec, with_options
 
 Sizes = TypeVar("Sizes")
 
@@ -34,3 +35,13 @@ def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Si
         for count in value if isinstance(value, tuple) else (value,):
             check_count(key, count)
     return dataclasses.replace(scale, **changes), f"{name} with changes" if changes else name
+
+
+def with_width(model: str, width: int | None) -> str:
+    """The spec of a ConvNet that names no width with that of a scale; any other spec, or where the scale has none, as it is.
+
+    >>> with_width("convnet:depth=2", 32), with_width("convnet:width=8", 32), with_width("mlp", 32)
+    ('convnet:depth=2,width=32', 'convnet:width=8', 'mlp')
+    """
+    name, options = split_spec(model)
+    return with_options(model, width=width) if name == "convnet" and "width" not in options and width is not None else model

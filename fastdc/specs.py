@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, TypeVar, get_type_hints
 
 from fastdc.errors import UsageError, unknown_name
@@ -67,4 +68,24 @@ def format_spec(name: str, options: Any) -> str:
     """The spec that names `options` in full: every field that is not None, in the order of its dataclass."""
     fields = [(field.name, getattr(options, field.name)) for field in dataclasses.fields(options)]
     text = ",".join(f"{key}={str(value).lower()}" for key, value in fields if value is not None)
+    return f"{name}:{text}" if text else name
+
+
+def plain_name(text: str) -> str:
+    """Text as the name of a file.
+
+    >>> plain_name("vgg11:norm=batch")
+    'vgg11_norm=batch'
+    """
+    return re.sub(r"[^0-9A-Za-z.,=-]+", "_", text)
+
+
+def with_options(model: str, **options: object) -> str:
+    """A model's spec with some options set.
+
+    >>> with_options("convnet:width=8,norm=batch", norm="none", depth=2)
+    'convnet:width=8,norm=none,depth=2'
+    """
+    name, given = split_spec(model)
+    text = ",".join(f"{key}={value}" for key, value in {**given, **options}.items())
     return f"{name}:{text}" if text else name

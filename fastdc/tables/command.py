@@ -9,8 +9,8 @@ import tyro
 
 from fastdc.arguments import Common
 from fastdc.scales import changed
+from fastdc.specs import plain_name
 from fastdc.tables.make import TableConfig, make_table
-from fastdc.tables.recipe import plain_name
 from fastdc.tables.scale import SCALES
 
 

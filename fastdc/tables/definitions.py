@@ -8,7 +8,8 @@ from functools import partial
 
 from fastdc.distance import METRICS
 from fastdc.models.paper import PAPER_NETWORKS
-from fastdc.tables.recipe import WHOLE_SET, Cell, Definition, Recipe, with_options
+from fastdc.specs import with_options
+from fastdc.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
 
 _COLUMNS = {"random": "Random", "herding": "Herding", "k_center": "K-Center", "forgetting": "Forgetting", "dc": "DC"}
 _WHOLE = "whole set"

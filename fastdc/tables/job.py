@@ -20,8 +20,9 @@ from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
 from fastdc.evaluate import Evaluation, evaluate
 from fastdc.models.network import NetworkFamily
+from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.tables.recipe import WHOLE_SET, Definition, Recipe, plain_name
+from fastdc.tables.recipe import WHOLE_SET, Definition, Recipe
 from fastdc.tables.scale import Scale
 from fastdc.training import accuracy
 from fastdc.ways import WayOptions, is_chosen, make_images

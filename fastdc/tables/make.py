@@ -15,19 +15,21 @@ from fastdc.devices import resolve_device
 from fastdc.engines import check_engine
 from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation
+from fastdc.figures import can_plot
 from fastdc.info import versions
 from fastdc.methods import METHODS
 from fastdc.models import as_factory
 from fastdc.processes import Helpers
 from fastdc.run import shared_folder
+from fastdc.scales import with_width
 from fastdc.seeding import check_seed
 from fastdc.specs import split_spec
 from fastdc.storage import write_atomically
 from fastdc.tables.definitions import TABLES, Setting
 from fastdc.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
 from fastdc.tables.paper import paper_figures
-from fastdc.tables.plot import can_plot, plot_by_ipc
-from fastdc.tables.recipe import Definition, Recipe, with_options
+from fastdc.tables.plot import plot_by_ipc
+from fastdc.tables.recipe import Definition, Recipe
 from fastdc.tables.report import FilledTable
 from fastdc.tables.scale import Scale
 
@@ -113,9 +115,8 @@ class _Work:
         self.train, test = load_dataset(config.dataset, config.data_root)
         self.ipcs = config.ipc or kind.ipcs
         check_ipc(self.train, max(self.ipcs))
-        width = config.scale.width
-        sized = config.model if width is None or "width" in split_spec(config.model)[1] else with_options(config.model, width=width)
-        self.definition: Definition = kind.define(Setting(sized, self.train.channels, self.ipcs))
+        model = with_width(config.model, config.scale.width)
+        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
         self.workshop = Workshop(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
 

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-
 from fastdc.evaluate import Evaluation
+from fastdc.figures import as_png, new_figure
 from fastdc.tables.report import FilledTable
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def plot_by_ipc(table: FilledTable) -> bytes:
     """A PNG with two panels, rows of the table (images per class) across: ours with its deviation, and the paper's where it says."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = new_figure(9, 4)
     absolute, relative = figure.subplots(1, 2)
     definition = table.definition
     for column in definition.columns:
@@ -38,6 +28,4 @@ def plot_by_ipc(table: FilledTable) -> bytes:
     for axes in (absolute, relative):
         axes.grid(alpha=0.3)
         axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return as_png(figure)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
-from fastdc.specs import split_spec
+from fastdc.specs import plain_name
 
 WHOLE_SET = "whole_set"
 
@@ -66,23 +65,3 @@ class Definition:
     def columns(self) -> tuple[str, ...]:
         """The names of the columns, in their order."""
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
-
-
-def plain_name(text: str) -> str:
-    """Text as the name of a file.
-
-    >>> plain_name("vgg11:norm=batch")
-    'vgg11_norm=batch'
-    """
-    return re.sub(r"[^0-9A-Za-z.,=-]+", "_", text)
-
-
-def with_options(model: str, **options: object) -> str:
-    """A model's spec with some options set.
-
-    >>> with_options("convnet:width=8,norm=batch", norm="none", depth=2)
-    'convnet:width=8,norm=none,depth=2'
-    """
-    name, given = split_spec(model)
-    text = ",".join(f"{key}={value}" for key, value in {**given, **options}.items())
-    return f"{name}:{text}" if text else name

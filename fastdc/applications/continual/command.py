@@ -15,14 +15,13 @@ from fastdc.arguments import Common
 from fastdc.checks import check_count
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
+from fastdc.figures import can_plot
 from fastdc.info import versions
 from fastdc.processes import Helpers
 from fastdc.run import shared_folder
-from fastdc.scales import changed
-from fastdc.specs import split_spec
+from fastdc.scales import changed, with_width
+from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.tables.plot import can_plot
-from fastdc.tables.recipe import plain_name, with_options
 
 _DISTILL = {"both": (True, False), "yes": (True,), "no": (False,)}
 
@@ -107,14 +106,13 @@ class Continual(Common):
         scale, name = changed(SCALES, self.scale, self)
         sizes = dataclasses.asdict(scale)
         width = sizes.pop("width")
-        sized = split_spec(self.model)[0] == "convnet" and "width" not in split_spec(self.model)[1] and width is not None
         config = ContinualConfig(
             memories=self.memory,
             distill=_DISTILL[self.distill],
             ipc=self.ipc,
             scenario="class" if self.split is not None else "task",
             image_size=(self.image_size, self.image_size) if self.image_size is not None else None,
-            model=with_options(self.model, width=width) if sized else self.model,
+            model=with_width(self.model, width),
             seed=self.seed,
             engine=self.engine,
             device=self.device,

@@ -26,8 +26,8 @@ from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
 from fastdc.run import shared_folder
 from fastdc.seeding import check_seed
+from fastdc.specs import plain_name
 from fastdc.storage import load_tensors, save_tensors
-from fastdc.tables.recipe import plain_name
 from fastdc.training import accuracy
 from fastdc.ways import WayOptions, check_way, is_chosen, make_images
 

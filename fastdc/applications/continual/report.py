@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from fastdc.applications.continual.result import ContinualResult
 from fastdc.evaluate import Evaluation
+from fastdc.figures import as_png, new_figure
 
 # Average accuracy in percent after stages 2 and 3 (Zhao et al., ICLR 2021, figure 4): memory, distillation.
 _PAPER_STAGES = ("svhn", "mnist", "usps")
@@ -52,10 +53,7 @@ def as_csv(results: Sequence[ContinualResult]) -> str:
 
 def plot_by_stage(results: Sequence[ContinualResult]) -> bytes:
     """A PNG: average accuracy after each stage, a line for each way, dashed without distillation; needs matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     memories = list(dict.fromkeys(result.memory for result in results))
     for result in results:
@@ -68,9 +66,7 @@ def plot_by_stage(results: Sequence[ContinualResult]) -> bytes:
     axes.set(xlabel="after stage", ylabel="average accuracy over the stages so far, %")
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _paper(result: ContinualResult, after: int) -> float | None:

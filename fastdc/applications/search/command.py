@@ -14,14 +14,13 @@ from fastdc.applications.search.space import PAPER_SPACE, ConvNetSpace
 from fastdc.arguments import Common
 from fastdc.checks import check_count
 from fastdc.data import load_dataset
+from fastdc.figures import can_plot
 from fastdc.info import versions
 from fastdc.processes import Helpers
 from fastdc.run import shared_folder
-from fastdc.scales import changed
-from fastdc.specs import split_spec
+from fastdc.scales import changed, with_width
+from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.tables.plot import can_plot
-from fastdc.tables.recipe import plain_name, with_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +140,6 @@ class SearchCommand(Common):
         space = ConvNetSpace(
             widths=scale.widths, depths=scale.depths, norms=self.norms, activations=self.activations, poolings=self.poolings
         )
-        model = split_spec(self.proxy_model)
-        sized = model[0] == "convnet" and "width" not in model[1] and scale.width is not None
         config = SearchConfig(
             proxies=self.proxies,
             ipc=self.ipc,
@@ -152,7 +149,7 @@ class SearchCommand(Common):
             top=self.top,
             random_truths=self.random_truths,
             whole_set_epochs=scale.whole_set_epochs,
-            proxy_model=with_options(self.proxy_model, width=scale.width) if sized else self.proxy_model,
+            proxy_model=with_width(self.proxy_model, scale.width),
             iterations=scale.iterations,
             batch_real=scale.batch_real,
             coreset_epochs=scale.coreset_epochs,

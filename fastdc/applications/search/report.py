@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from fastdc.applications.search.result import ProxyResult, SearchResult
+from fastdc.figures import as_png, new_figure
 
 _FIELDS = ("proxy", "best_network", "best_accuracy", "correlation_top", "correlation_known", "minutes", "minutes_making", "images")
 
@@ -69,10 +70,7 @@ def ranking(result: SearchResult) -> str:
 
 def plot_against_truth(result: SearchResult) -> bytes:
     """A PNG: accuracy on each proxy against accuracy on the whole set, a panel for each; needs matplotlib."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(result.proxies), 3.4), layout="constrained")
+    figure = new_figure(3.2 * len(result.proxies), 3.4)
     panels = figure.subplots(1, len(result.proxies), squeeze=False)[0]
     for axes, proxy in zip(panels, result.proxies, strict=True):
         for top, label in ((True, f"its top {result.top}"), (False, "others")):
@@ -85,9 +83,7 @@ def plot_against_truth(result: SearchResult) -> bytes:
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="on the whole set, %")
     panels[0].legend()
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _number(value: float, digits: int = 2) -> str:

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import ConstantInputWarning, spearmanr
-
 
 @dataclass(frozen=True)
 class ProxyResult:
@@ -73,6 +71,8 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if len(first) < 2:
         return math.nan
+    from scipy.stats import ConstantInputWarning, spearmanr  # slow to import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConstantInputWarning)
         return float(spearmanr(first, second).statistic)

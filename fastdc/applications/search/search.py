@@ -31,8 +31,8 @@ from fastdc.models.network import NetworkFamily
 from fastdc.run import shared_folder
 from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, make_generator
+from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.tables.recipe import plain_name
 from fastdc.ways import WayOptions, check_way, make_images
 
 TRUTHS = ("top", "all")

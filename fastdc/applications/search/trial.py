@@ -21,8 +21,8 @@ from fastdc.evaluate import evaluate
 from fastdc.models.network import NetworkFamily
 from fastdc.schedule import paper_training
 from fastdc.seeding import derive_seed
+from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.tables.recipe import plain_name
 from fastdc.training import accuracy, train_by_batch, whole_batches
 
 EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
