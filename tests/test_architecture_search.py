@@ -425,6 +425,12 @@ def test_data_that_does_not_fit_is_refused(digits: Any, counted: Counted) -> Non
         architecture_search(train, other, **OPTIONS)
 
 
+def test_test_images_are_normalised_as_training_images_are(digits: Any, tmp_path: Path) -> None:
+    train, test = digits
+    search = Search(train, (test.images // 2, test.labels), SPACE, SearchConfig(proxy_model="mlp:width=8"), tmp_path)
+    assert (search.test.mean, search.test.std) == (train.mean, train.std)
+
+
 def test_another_search_in_the_folder_is_refused(digits: Any, tmp_path: Path, counted: Counted) -> None:
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     with pytest.raises(UsageError, match=r"differs in space \('4 networks, \w+' there, '3 networks, \w+' now\)"):

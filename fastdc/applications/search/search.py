@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -182,15 +183,15 @@ class Search:
         config.check()
         self.config, self.out = config, out
         self.models = models_of(space, config.networks, config.seed)
-        self.train = as_image_data(train)
-        self.test = as_image_data(test, split="test", num_classes=self.train.num_classes)
-        if self.test.images.shape[1:] != self.train.images.shape[1:] or self.test.num_classes != self.train.num_classes:
+        self.train = data = as_image_data(train)
+        tested = as_image_data(test, split="test", num_classes=data.num_classes)
+        if tested.images.shape[1:] != data.images.shape[1:] or tested.num_classes != data.num_classes:
             raise DataError(
-                f"the test set has {self.test.num_classes} classes of {list(self.test.images.shape[1:])} images, "
-                f"the training set {self.train.num_classes} of {list(self.train.images.shape[1:])}; expected the same."
+                f"the test set has {tested.num_classes} classes of {list(tested.images.shape[1:])} images, "
+                f"the training set {data.num_classes} of {list(data.images.shape[1:])}; expected the same."
             )
-        check_ipc(self.train, config.ipc)
-        data = self.train
+        self.test = dataclasses.replace(tested, mean=data.mean, std=data.std)
+        check_ipc(data, config.ipc)
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
         digest = hashlib.blake2b("\n".join(self.models).encode(), digest_size=6).hexdigest()
         content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
