@@ -10,6 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from filelock import FileLock
 
 import fastdc
 from fastdc.applications import ConvNetSpace, SearchResult, architecture_search
+from fastdc.applications.search.lessons import early_lessons, early_steps, images_seen
 from fastdc.applications.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.applications.search.result import ProxyResult, rank_correlation
 from fastdc.applications.search.search import Search, SearchConfig
+from fastdc.applications.search.side_by_side import do_trials
 from fastdc.applications.search.space import PAPER_SPACE, models_of
-from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial, early_steps
+from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
@@ -55,7 +58,7 @@ class Counted:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.fail_at: dict[tuple[str, str], BaseException] = {}
         self._counting = threading.Lock()
-        patch.setattr(Laboratory, "_accuracy", lambda _, model, family, subject: self.train(model, subject))
+        patch.setattr(Laboratory, "_accuracy", lambda _, model, subject: self.train(model, subject))
 
     def train(self, model: str, subject: str) -> float:
         with self._counting:
@@ -136,7 +139,7 @@ def test_a_proxy_is_evaluated_as_the_paper_evaluates(tmp_path: Path, digits: Any
     ("subject", "stopped_after", "expected"),
     [
         (EARLY_STOPPING, 9, [(256, 0.01)] * 5 + [(256, 0.001)] * 4),
-        (EARLY_STOPPING, 13, [(256, 0.01)] * 5 + [(157, 0.01)] + [(256, 0.01)] + [(256, 0.001)] * 5 + [(157, 0.001)]),
+        (EARLY_STOPPING, 13, [(256, 0.01)] * 7 + [(256, 0.001)] * 6),
         (EARLY_STOPPING, 1, [(256, 0.01)]),
         (WHOLE_SET, 9, ([(256, 0.01)] * 5 + [(157, 0.01)]) + ([(256, 0.001)] * 5 + [(157, 0.001)])),
     ],
@@ -154,6 +157,15 @@ def test_steps_on_the_whole_set(
     lab.path(one).mkdir()
     lab.do(one)
     assert seen == expected
+
+
+def test_early_stopping_sees_every_image_before_one_again() -> None:
+    positions = torch.cat([positions for positions, _ in early_lessons(1000, 8, seed=0)])
+    assert len(positions) == 8 * 256
+    assert len(set(positions[:1000].tolist())) == len(set(positions[1000:2000].tolist())) == 1000
+    assert not torch.equal(positions[:1000], positions[1000:2000])
+    assert not torch.equal(positions, torch.cat([positions for positions, _ in early_lessons(1000, 8, seed=1)]))
+    assert len(set(torch.cat([positions for positions, _ in early_lessons(60000, 100, seed=0)]).tolist())) == images_seen(60000, 100)
 
 
 def test_training_on_the_whole_set_learns(tmp_path: Path, digits: Any) -> None:
@@ -210,10 +222,10 @@ def test_a_killed_search_goes_on_and_ends_in_the_same_numbers(digits: Any, tmp_p
     killed_at = {(SPACE[2], "dc")}
     original = Laboratory._accuracy
 
-    def accuracy(self: Laboratory, model: str, family: Any, subject: str) -> float:
+    def accuracy(self: Laboratory, model: str, subject: str) -> float:
         if (model, subject) in killed_at:
             raise KeyboardInterrupt
-        found = original(self, model, family, subject)
+        found = original(self, model, subject)
         done.append((model, subject))
         return found
 
@@ -264,7 +276,23 @@ def test_networks_that_do_not_fit_are_left_out_and_counted(digits: Any, tmp_path
     assert set(result.proxies[0].accuracies) == set(SPACE)
     assert "3 network(s) were left out:\n\n- convnet:width=8,depth=4: 4 poolings" in markdown(result, "", None)
     with pytest.raises(UsageError, match="none of the 2 networks can take the images; the first: "):
-        architecture_search(*digits, proxies=["random"], **OPTIONS | {"space": space[4:6]})
+        architecture_search(*digits, proxies=["random"], **OPTIONS | {"space": space[4:6]}, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_networks_that_the_engine_does_not_serve_are_left_out(digits: Any, counted: Counted) -> None:
+    result = architecture_search(*digits, proxies=["random"], **OPTIONS | {"engine": "native", "proxy_model": SPACE[2]})
+    assert list(result.skipped) == SPACE[:2]
+    assert "it serves ConvNet" in result.skipped[SPACE[0]]
+
+
+def test_a_method_s_seconds_are_those_of_all_calls(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    made = Search(*digits, SPACE, SearchConfig(proxies=("dc",), ipc=1, proxy_model="mlp:width=8", iterations=2), tmp_path).sets
+    made.do("dc")
+    metrics = made.path("dc") / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"seconds": 0', '"seconds": 9'))
+    made.do("dc")  # finds the images there
+    assert made.seconds("dc") > 18
 
 
 def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +309,14 @@ def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: C
     monkeypatch.setattr("fastdc.claims.time.sleep", sleep)
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     assert counted.calls[SPACE[0], "random"] == 1
+
+
+def test_whoever_waits_for_others_stops_too(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    lab, trials = laboratory(tmp_path, digits), [Trial(model, ("random",)) for model in SPACE]
+    lab.stop()
+    with pytest.raises(CancelledError):
+        do_trials(lab, trials, doing="", progress=False)
+    assert not counted.calls
 
 
 def test_a_damaged_outcome_is_named(digits: Any, tmp_path: Path, counted: Counted) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +13,14 @@ from typing import Any
 
 import torch
 
+from fastdc.applications.search.lessons import early_steps, images_seen
+from fastdc.applications.search.proxy_sets import ProxySets
 from fastdc.applications.search.result import ProxyResult, SearchResult
 from fastdc.applications.search.side_by_side import do_trials
-from fastdc.applications.search.space import PAPER_SPACE, models_of
-from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial, early_steps
+from fastdc.applications.search.space import PAPER_SPACE, misfit, models_of
+from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Outcome, Trial
 from fastdc.checks import check_count
 from fastdc.claims import do_all
-from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_image_data
 from fastdc.devices import exact_arithmetic, resolve_device
@@ -30,14 +29,10 @@ from fastdc.errors import DataError, RunError, UsageError, unknown_name
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
 from fastdc.run import shared_folder
-from fastdc.schedule import paper_training
 from fastdc.seeding import check_seed, make_generator
-from fastdc.specs import plain_name
-from fastdc.storage import write_atomically
-from fastdc.ways import WayOptions, check_way, make_images
+from fastdc.ways import WayOptions, check_way
 
 TRUTHS = ("top", "all")
-_BATCH = paper_training(1)[0].batch  # images of a step of early stopping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +169,7 @@ class Search:
     """A search in the folder `out`.
 
     Raises:
-        UsageError: an option that cannot be used, or `out` holds another search.
+        UsageError: an option that cannot be used, no network that can take the images, or `out` holds another search.
         DataError: data that cannot be used.
         RunError: `out` cannot be written.
     """
@@ -182,7 +177,7 @@ class Search:
     def __init__(self, train: Any, test: Any, space: Iterable[str], config: SearchConfig, out: Path) -> None:
         config.check()
         self.config, self.out = config, out
-        self.models = models_of(space, config.networks, config.seed)
+        members = models_of(space, config.networks, config.seed)
         self.train = data = as_image_data(train)
         tested = as_image_data(test, split="test", num_classes=data.num_classes)
         if tested.images.shape[1:] != data.images.shape[1:] or tested.num_classes != data.num_classes:
@@ -193,107 +188,11 @@ class Search:
         self.test = dataclasses.replace(tested, mean=data.mean, std=data.std)
         check_ipc(data, config.ipc)
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
-        digest = hashlib.blake2b("\n".join(self.models).encode(), digest_size=6).hexdigest()
-        content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
-        content |= {"dataset": data.name, "space": f"{len(self.models)} networks, {digest}"}
-        with shared_folder(out) as run:
-            run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
-
-    def result(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
-        """Do what is still to be done, together with whoever else does it, and collect.
-
-        Raises:
-            UsageError: no network can take the images.
-            RunError: some trainings failed.
-        """
-        config = self.config
-        with exact_arithmetic():
-            sets = self._proxy_sets(say)
-            laboratory = Laboratory(
-                self.out / "networks",
-                self.train,
-                self.test,
-                sets,
-                epochs=config.epochs,
-                whole_set_epochs=config.whole_set_epochs,
-                stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
-                seed=config.seed,
-                engine=config.engine,
-                device=config.device,
-            )
-            self._do(laboratory, [Trial(model, config.proxies) for model in self.models], "searching")
-            skipped = {model: why for model in self.models if (why := laboratory.skipped(Trial(model, ()))) is not None}
-            for model, why in skipped.items():
-                say(f"left out {model}: {why}")
-            trained = [model for model in self.models if model not in skipped]
-            if not trained:
-                raise UsageError(f"none of the {len(self.models)} networks can take the images; the first: {next(iter(skipped.values()))}")
-            proxies = tuple(self._proxy_result(laboratory, name, trained) for name in config.proxies)
-            chosen = self._to_be_known(proxies, trained)
-            self._do(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set")
-        known = {model: self._known(laboratory, model, WHOLE_SET) for model in chosen}
-        truth = {model: outcome.accuracy for model, outcome in known.items()}
-        seconds = sum(outcome.seconds for outcome in known.values())
-        return SearchResult(proxies, truth, seconds, len(self.train), min(config.top, len(trained)), skipped)
-
-    def _proxy_sets(self, say: Callable[[str], None]) -> dict[str, CondensedDataset]:
-        """The image sets of the proxies, made by one process each."""
-        names = [name for name in self.config.proxies if name != EARLY_STOPPING]
-        makers = _Makers(self)
-        _raise_failures(do_all(names, makers, makers.do, say), len(names), "proxies")
-        return {name: CondensedDataset.load(makers.path(name) / "condensed.safetensors") for name in names}
-
-    def _do(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str) -> None:
-        failures = do_trials(laboratory, trials, doing=doing, progress=self.config.progress)
-        _raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
-
-    def _proxy_result(self, laboratory: Laboratory, name: str, trained: Sequence[str]) -> ProxyResult:
-        outcomes = {model: self._known(laboratory, model, name) for model in trained}
-        images = self.config.ipc * self.train.num_classes
-        making = _Makers(self).seconds(name) if name != EARLY_STOPPING else 0.0
-        if name == EARLY_STOPPING:
-            images = min(len(self.train), _BATCH * laboratory.stopped_after)
-        accuracies = {model: outcome.accuracy for model, outcome in outcomes.items()}
-        return ProxyResult(name, accuracies, sum(outcome.seconds for outcome in outcomes.values()), making, images)
-
-    def _to_be_known(self, proxies: Sequence[ProxyResult], trained: Sequence[str]) -> list[str]:
-        """The networks to train on the whole set, in the order of the space."""
-        if self.config.truth == "all":
-            return list(trained)
-        tops = {model for proxy in proxies for model in proxy.ranking[: self.config.top]}
-        others = [model for model in trained if model not in tops]
-        order = torch.randperm(len(others), generator=make_generator(self.config.seed, "search truths")).tolist()
-        chosen = tops | {others[index] for index in order[: self.config.random_truths]}
-        return [model for model in trained if model in chosen]
-
-    @staticmethod
-    def _known(laboratory: Laboratory, model: str, subject: str) -> Any:
-        outcome = laboratory.outcome(Trial(model, (subject,)), subject)
-        assert outcome is not None
-        return outcome
-
-
-class _Makers:
-    """Makes the image sets of proxies, and notes what that took."""
-
-    def __init__(self, search: Search) -> None:
-        self._search = search
-
-    def path(self, name: str) -> Path:
-        """The folder of a proxy."""
-        return self._search.out / "proxies" / plain_name(name)
-
-    def is_done(self, name: str) -> bool:
-        """Whether it is made."""
-        return (self.path(name) / "seconds.json").exists()
-
-    def seconds(self, name: str) -> float:
-        """What it took to make it."""
-        return float(json.loads((self.path(name) / "seconds.json").read_text()))
-
-    def do(self, name: str) -> None:
-        """Make it."""
-        config, started = self._search.config, time.monotonic()
+        reasons = {model: misfit(model, data, config.engine) for model in members}
+        self.skipped = {model: reason for model, reason in reasons.items() if reason is not None}
+        self.models = tuple(model for model in members if model not in self.skipped)
+        if not self.models:
+            raise UsageError(f"none of the {len(members)} networks can take the images; the first: {next(iter(self.skipped.values()))}")
         options = WayOptions(
             ipc=config.ipc,
             model=config.proxy_model,
@@ -304,8 +203,73 @@ class _Makers:
             device=config.device,
             progress=config.progress,
         )
-        make_images(name, self._search.train, options, config.seed, self.path(name), self.path(name) / "networks")
-        write_atomically(self.path(name) / "seconds.json", json.dumps(time.monotonic() - started).encode())
+        self.sets = ProxySets(out / "proxies", data, options, config.seed)
+        digest = hashlib.blake2b("\n".join(members).encode(), digest_size=6).hexdigest()
+        content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
+        content |= {"dataset": data.name, "space": f"{len(members)} networks, {digest}"}
+        with shared_folder(out) as run:
+            run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
+
+    def result(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
+        """Do what is still to be done, together with whoever else does it, and collect.
+
+        Raises:
+            RunError: some trainings failed.
+        """
+        config = self.config
+        for model, reason in self.skipped.items():
+            say(f"left out {model}: {reason}")
+        names = [name for name in config.proxies if name != EARLY_STOPPING]
+        with exact_arithmetic():  # around all threads: each sets it for all of them, and puts back what it found
+            _raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
+            laboratory = Laboratory(
+                self.out / "networks",
+                self.train,
+                self.test,
+                {name: self.sets.images(name) for name in names},
+                epochs=config.epochs,
+                whole_set_epochs=config.whole_set_epochs,
+                stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
+                seed=config.seed,
+                engine=config.engine,
+                device=config.device,
+            )
+            self._do(laboratory, [Trial(model, config.proxies) for model in self.models], "searching")
+            proxies = tuple(self._proxy_result(laboratory, name) for name in config.proxies)
+            chosen = self._to_be_known(proxies)
+            self._do(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set")
+        known = {model: self._known(laboratory, model, WHOLE_SET) for model in chosen}
+        truth = {model: outcome.accuracy for model, outcome in known.items()}
+        seconds = sum(outcome.seconds for outcome in known.values())
+        return SearchResult(proxies, truth, seconds, len(self.train), min(config.top, len(self.models)), self.skipped)
+
+    def _do(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str) -> None:
+        failures = do_trials(laboratory, trials, doing=doing, progress=self.config.progress)
+        _raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
+
+    def _proxy_result(self, laboratory: Laboratory, name: str) -> ProxyResult:
+        outcomes = {model: self._known(laboratory, model, name) for model in self.models}
+        accuracies = {model: outcome.accuracy for model, outcome in outcomes.items()}
+        seconds = sum(outcome.seconds for outcome in outcomes.values())
+        if name == EARLY_STOPPING:
+            return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), laboratory.stopped_after))
+        return ProxyResult(name, accuracies, seconds, self.sets.seconds(name), self.config.ipc * self.train.num_classes)
+
+    def _to_be_known(self, proxies: Sequence[ProxyResult]) -> list[str]:
+        """The networks to train on the whole set, in the order of the space."""
+        if self.config.truth == "all":
+            return list(self.models)
+        tops = {model for proxy in proxies for model in proxy.ranking[: self.config.top]}
+        others = [model for model in self.models if model not in tops]
+        order = torch.randperm(len(others), generator=make_generator(self.config.seed, "search truths")).tolist()
+        chosen = tops | {others[index] for index in order[: self.config.random_truths]}
+        return [model for model in self.models if model in chosen]
+
+    @staticmethod
+    def _known(laboratory: Laboratory, model: str, subject: str) -> Outcome:
+        outcome = laboratory.outcome(Trial(model, (subject,)), subject)
+        assert outcome is not None
+        return outcome
 
 
 def _raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:

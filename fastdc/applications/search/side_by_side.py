@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import as_completed
 
 import torch
 
@@ -27,21 +26,26 @@ def do_trials(laboratory: Laboratory, trials: Sequence[Trial], *, doing: str, pr
     Returns:
         What failed, with its reason.
     """
-    threads = torch.get_num_threads() if resolve_device(laboratory.device).type == "cpu" else 1
     failures: dict[Trial, str] = {}
-    over = threading.Event()
     done = sum(map(laboratory.is_done, trials))
-    with progress_bar(len(trials), doing, "network", shown=progress, done=done) as bar, one_thread_each(threads) as pool:
+    with progress_bar(len(trials), doing, "network", shown=progress, done=done) as bar:
 
         def do(trial: Trial) -> None:
-            if over.is_set():
-                raise CancelledError  # who waited for this was interrupted
             laboratory.do(trial)
             bar.update()
 
-        try:
-            for found in pool.map(lambda _: do_all(trials, laboratory, do, lambda _: None), range(threads)):
-                failures |= found
-        finally:
-            over.set()
+        def work(_: int) -> dict[Trial, str]:
+            return do_all(trials, laboratory, do, lambda _: None)
+
+        if resolve_device(laboratory.device).type != "cpu":
+            failures = work(0)  # in this thread: another would not know the GPU that the process was given
+        else:
+            threads = min(torch.get_num_threads(), len(trials))
+            with one_thread_each(threads) as pool:
+                try:
+                    for found in as_completed([pool.submit(work, number) for number in range(threads)]):
+                        failures |= found.result()
+                except BaseException:
+                    laboratory.stop()
+                    raise
     return {trial: reason for trial, reason in failures.items() if not laboratory.is_done(trial)}

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from fastdc.checks import check_count
+from fastdc.data import ImageData
+from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.models.convnet import ACTIVATIONS, NORMS, POOLINGS
+from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import as_factory
 from fastdc.seeding import make_generator
+from fastdc.specs import split_spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +87,16 @@ def models_of(space: Iterable[str], networks: int | None, seed: int) -> tuple[st
         raise UsageError(f"networks is {networks}; expected 2 to {len(members)}, the size of the space, or None for all.")
     taken = torch.randperm(len(members), generator=make_generator(seed, "search space"))[:networks].sort().values
     return tuple(members[index] for index in taken)
+
+
+def misfit(model: str, data: ImageData, engine: str) -> str | None:
+    """Why a network cannot take these images, or this engine cannot serve it; None where they fit."""
+    try:
+        with torch.device("meta"):  # which draws no weights: hundreds are looked at in a second
+            NetworkFamily(model, data.channels, data.num_classes, data.image_size, torch.device("meta"))
+        if split_spec(engine)[0] != "auto":  # which always finds one
+            family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, torch.device("cpu"))
+            resolve_engine(engine, family.fresh(0))
+    except UsageError as error:
+        return str(error)
+    return None

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from fastdc.applications.search.lessons import early_lessons, whole_lessons
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.devices import resolve_device
-from fastdc.engines import Sgd, make_engine, resolve_engine
-from fastdc.errors import DataError, UsageError
+from fastdc.engines import make_engine
+from fastdc.errors import DataError
 from fastdc.evaluate import evaluate
 from fastdc.models.network import NetworkFamily
-from fastdc.schedule import paper_training
 from fastdc.seeding import derive_seed
 from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
-from fastdc.training import accuracy, train_by_batch, whole_batches
+from fastdc.training import Batch, accuracy, train_by_batch, whole_batches
 
 EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
-_BATCH = paper_training(1)[0].batch
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,6 @@ class Trial:
     model: str
     subjects: tuple[str, ...]
     """Names of proxies, or "whole_set"."""
-
-
-def early_steps(images: int, epochs: int) -> int:
-    """How many steps of SGD a training on so few images takes: what early stopping may take on the whole set.
-
-    >>> early_steps(100, 100), early_steps(500, 100)
-    (100, 200)
-    """
-    return epochs * math.ceil(images / _BATCH)
 
 
 class Laboratory:
@@ -90,6 +82,11 @@ class Laboratory:
         self.folder, self.train, self.test, self.sets = folder, train, test, sets
         self.epochs, self.whole_set_epochs, self.stopped_after = epochs, whole_set_epochs, stopped_after
         self.seed, self.engine, self.device = seed, engine, device
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """Let threads end that nobody waits for: each after what it computes at the moment."""
+        self._over.set()
 
     def path(self, trial: Trial) -> Path:
         """The folder of a network."""
@@ -97,11 +94,8 @@ class Laboratory:
 
     def is_done(self, trial: Trial) -> bool:
         """Whether nothing is left to do."""
-        return self._skip_file(trial).exists() or all(self._file(trial, subject).exists() for subject in trial.subjects)
-
-    def skipped(self, trial: Trial) -> str | None:
-        """Why the network cannot be trained; None where it can."""
-        return str(_read(file)["reason"]) if (file := self._skip_file(trial)).exists() else None
+        self._go_on()
+        return all(self._file(trial, subject).exists() for subject in trial.subjects)
 
     def outcome(self, trial: Trial, subject: str) -> Outcome | None:
         """What is written; None where it is still to be done.
@@ -110,67 +104,52 @@ class Laboratory:
             DataError: a file that cannot be read.
         """
         file = self._file(trial, subject)
-        if not file.exists():
-            return None
-        content = _read(file)
-        return Outcome(float(content["accuracy"]), float(content["seconds"]))
+        return _read(file) if file.exists() else None
 
     def do(self, trial: Trial) -> None:
-        """Train and test the network on what is still to be done; where the images do not fit it, write why."""
-        data = self.train
-        try:
-            family = NetworkFamily(trial.model, data.channels, data.num_classes, data.image_size, resolve_device(self.device))
-            resolve_engine(self.engine, family.fresh(0))
-        except UsageError as error:
-            _write(self._skip_file(trial), {"model": trial.model, "reason": str(error)})
-            return
+        """Train and test the network on what is still to be done, and write each accuracy as it comes."""
         for subject in trial.subjects:
+            self._go_on()
             if self._file(trial, subject).exists():
                 continue
             started = time.monotonic()
-            found = self._accuracy(trial.model, family, subject)
+            found = self._accuracy(trial.model, subject)
             content = {"model": trial.model, "accuracy": found, "seconds": time.monotonic() - started}
-            _write(self._file(trial, subject), content)
+            write_atomically(self._file(trial, subject), (json.dumps(content, indent=2) + "\n").encode())
 
-    def _accuracy(self, model: str, family: NetworkFamily, subject: str) -> float:
+    def _go_on(self) -> None:
+        if self._over.is_set():
+            raise CancelledError
+
+    def _accuracy(self, model: str, subject: str) -> float:
         if subject in self.sets:
             protocol: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed, "engine": self.engine, "device": self.device}
             return evaluate(self.sets[subject], self.test, model=model, networks=1, **protocol, progress=False).mean
+        data = self.train
+        family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(self.device))
         module = family.fresh(derive_seed(self.seed, "search network"))
-        engine = make_engine(resolve_engine(self.engine, module), module)
+        engine = make_engine(self.engine, module)
         theta = engine.layout.flatten(module)
-        count, fetch = len(self.train), whole_batches(self.train, theta)
-        for number, (stretch, steps) in enumerate(self._stretches(subject)):
-            trained = train_by_batch(engine, family, theta, count, fetch, [stretch], derive_seed(self.seed, number), subject)
-            for _ in itertools.islice(trained, steps):
-                pass
+        early = early_lessons(len(data), self.stopped_after, self.seed)
+        lessons = early if subject == EARLY_STOPPING else whole_lessons(len(data), self.whole_set_epochs)
+        fetch = whole_batches(data, theta)
+        for number, (positions, stretches) in enumerate(lessons):
+            stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
+            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, stretches, self.seed, stream):
+                self._go_on()
         return accuracy(engine, theta, self.test)
-
-    def _stretches(self, subject: str) -> list[tuple[Sgd, int]]:
-        """The stretches of a training on the whole set, each long enough for the steps to be taken of it."""
-        each = math.ceil(len(self.train) / _BATCH)  # steps of an epoch
-        if subject == WHOLE_SET:
-            return [(stretch, stretch.epochs * each) for stretch in paper_training(self.whole_set_epochs)]
-        later = self.stopped_after // 2
-        pairs = zip(paper_training(2), (self.stopped_after - later, later), strict=True)
-        return [(dataclasses.replace(stretch, epochs=math.ceil(steps / each)), steps) for stretch, steps in pairs]
 
     def _file(self, trial: Trial, subject: str) -> Path:
         return self.path(trial) / f"{plain_name(subject)}.json"
 
-    def _skip_file(self, trial: Trial) -> Path:
-        return self.path(trial) / "skipped.json"
+
+def _fetch_at(fetch: Callable[[Tensor], Batch], positions: Tensor, index: Tensor) -> Batch:
+    return fetch(positions[index])
 
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Outcome:
     try:
         content = json.loads(file.read_text())
-        if "reason" not in content:
-            float(content["accuracy"]), float(content["seconds"])
-        return dict(content)
+        return Outcome(float(content["accuracy"]), float(content["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
