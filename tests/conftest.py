@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ if not torch.cuda.is_available():
 
 from fastdc import compiled
 from fastdc.data import named
+
+# A shell ignores SIGINT for what it starts in the background, and so do all processes of that; the tests send it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 needs_fashion_mnist = pytest.mark.skipif(
     not named.DEBIAN_FASHION_MNIST.is_dir(), reason="FashionMNIST is missing: apt-get install dataset-fashion-mnist"
