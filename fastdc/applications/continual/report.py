@@ -53,7 +53,7 @@ def as_csv(results: Sequence[ContinualResult]) -> str:
 
 def plot_by_stage(results: Sequence[ContinualResult]) -> bytes:
     """A PNG: average accuracy after each stage, a line for each way, dashed without distillation; needs matplotlib."""
-    figure = new_figure(6, 4)
+    figure = new_figure(8, 4)
     axes = figure.subplots()
     memories = list(dict.fromkeys(result.memory for result in results))
     for result in results:
@@ -62,10 +62,10 @@ def plot_by_stage(results: Sequence[ContinualResult]) -> bytes:
         label, color = f"{result.memory}{' + distillation' if result.distill else ''}", f"C{memories.index(result.memory)}"
         axes.errorbar(across, means, stds, marker="o", capsize=3, label=label, color=color, linestyle="-" if result.distill else "--")
     names = results[0].stages
-    axes.set_xticks(range(1, len(names) + 1), [f"{number}: {name}" for number, name in enumerate(names, 1)], rotation=20)
-    axes.set(xlabel="after stage", ylabel="average accuracy over the stages so far, %")
+    axes.set_xticks(range(1, len(names) + 1), [f"{number}: {name}" for number, name in enumerate(names, 1)], rotation=20, ha="right")
+    axes.set(xlabel="after stage", ylabel="average accuracy so far, %")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return as_png(figure)
 
 
