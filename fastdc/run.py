@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,22 @@ def shared_folder(path: Path) -> Iterator[RunFolder]:
         yield RunFolder(path)
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def kept_or_temporary(out: str | Path | None) -> Iterator[Path]:
+    """The folder that a caller names with `out`, not made yet; or for None one that is gone afterwards.
+
+    Raises:
+        UsageError: neither a path nor None.
+    """
+    if not isinstance(out, str | Path | None):
+        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
+    if out is not None:
+        yield Path(out).expanduser()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 class StopRequest:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import RunError, UsageError
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
-from fastdc.run import shared_folder
+from fastdc.run import kept_or_temporary, shared_folder
 from fastdc.seeding import check_seed
 from fastdc.specs import plain_name
 from fastdc.storage import load_tensors, save_tensors
@@ -158,10 +156,7 @@ def continual_learning(
         device=device,
         progress=progress,
     )
-    if not isinstance(out, str | Path | None):
-        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
-    with contextlib.ExitStack() as stack:
-        folder = Path(out).expanduser() if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with kept_or_temporary(out) as folder:
         (result,) = Course(stages, config, folder).results(lambda _: None)
     return result
 

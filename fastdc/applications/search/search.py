@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,7 @@ from fastdc.engines import check_engine
 from fastdc.errors import DataError, RunError, UsageError, unknown_name
 from fastdc.info import versions
 from fastdc.models.network import NetworkFamily
-from fastdc.run import shared_folder
+from fastdc.run import kept_or_temporary, shared_folder
 from fastdc.seeding import check_seed, make_generator
 from fastdc.ways import WayOptions, check_way
 
@@ -158,10 +156,7 @@ def architecture_search(
         device=device,
         progress=progress,
     )
-    if not isinstance(out, str | Path | None):
-        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
-    with contextlib.ExitStack() as stack:
-        folder = Path(out).expanduser() if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    with kept_or_temporary(out) as folder:
         return Search(train, test, space, config, folder).result()
 
 
