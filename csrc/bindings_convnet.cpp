@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -244,8 +245,27 @@ void image_gradients_of(const Network& network, const py::array& theta, const py
     });
 }
 
+// The shares [count, kept] of images, where there are any, and how many classes each group has.
+template <class T>
+Distilled<T> distilled_of(const ConvNetPlan& plan, int64_t count, const std::optional<py::array>& shares,
+                          const std::vector<int64_t>& groups, double temperature) {
+    if (!shares) return {};
+    int64_t kept = 0;
+    for (const int64_t classes : groups) {
+        if (classes < 1 || classes > plan.classes - kept) {
+            refuse("groups", std::string(py::str(py::cast(groups))),
+                   "1 or more classes each, and at most " + std::to_string(plan.classes) + " in all");
+        }
+        kept += classes;
+    }
+    check_array<T>("shares", *shares, {count, kept});
+    if (!(temperature > 0)) refuse("temperature", std::to_string(temperature), "more than 0");
+    return {in<T>(*shares), kept, static_cast<int64_t>(groups.size()), groups.data(), static_cast<T>(temperature)};
+}
+
 void train_on(const Network& network, py::array& theta, const py::array& images, const py::array& labels,
-              const py::array& order, int64_t batch, double lr, double momentum, double weight_decay, int threads) {
+              const py::array& order, const std::optional<py::array>& shares, const std::vector<int64_t>& groups,
+              double temperature, int64_t batch, double lr, double momentum, double weight_decay, int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
@@ -258,11 +278,13 @@ void train_on(const Network& network, py::array& theta, const py::array& images,
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (batch < 1) refuse("batch", std::to_string(batch), "1 or more");
         if (network.plan.norm == kBatchNorm) refuse("norm", "batch", "one whose statistics do not change in training");
+        const Distilled<T> distilled = distilled_of<T>(plan, count, shares, groups, temperature);
         const T* from = in<T>(images);
         const auto *label = in<int64_t>(labels), *index = in<int64_t>(order);
         T* weights = out<T>(theta);
         const py::gil_scoped_release release;
-        train<T>(plan, weights, from, label, count, index, {epochs, batch, lr, momentum, weight_decay}, threads);
+        const SgdOptions sgd{epochs, batch, lr, momentum, weight_decay};
+        train<T>(plan, weights, from, label, count, index, distilled, sgd, threads);
     });
 }
 
@@ -304,8 +326,11 @@ void bind_convnet(py::module_& module) {
         .def("record_size", &record_size_of, py::arg("classes"), py::arg("each"), py::arg("of_double"),
              "Elements of the record of images [classes, each, ...] in float32 or float64.")
         .def("train", &train_on, array("theta"), array("images"), array("labels"), array("order"), py::kw_only(),
-             py::arg("batch"), py::arg("lr"), py::arg("momentum"), py::arg("weight_decay"), py::arg("threads"),
-             "Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N].")
+             py::arg("shares").noconvert() = py::none(), py::arg("groups") = std::vector<int64_t>{},
+             py::arg("temperature") = 1.0, py::arg("batch"), py::arg("lr"), py::arg("momentum"),
+             py::arg("weight_decay"), py::arg("threads"),
+             "Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N], keeping the shares "
+             "[N, classes of all groups] where they are given.")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].");
 }

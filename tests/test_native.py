@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import fastdc
 from fastdc import compiled
 from fastdc.callbacks import Event, IterationDone
-from fastdc.engines import NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
+from fastdc.engines import Distillation, NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
 from fastdc.errors import UsageError
 from fastdc.models import build
 
@@ -253,6 +253,19 @@ def test_training_draws_the_batches_that_the_torch_engine_draws(batch: int) -> N
         engine.train(weights, images, labels, Sgd(2, 0.05, 0.9, 1e-2, batch), generator)
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
     assert relative(thetas[0] - theta, thetas[1] - theta) < NATIVE_FLOAT64
+
+
+@pytest.mark.parametrize("groups", [(1,), (3,), (1, 2), (2, 1, 4)])
+def test_distilled_training_keeps_what_the_torch_engine_keeps(groups: tuple[int, ...]) -> None:
+    module, theta = make("convnet:width=8", (1, 9, 9), 7)
+    images, labels = torch.randn(51, 1, 9, 9, dtype=torch.float64), torch.arange(51) % 7
+    kept = Distillation(5 * torch.randn(51, sum(groups), dtype=torch.float64), groups, 2.5)
+    thetas = [theta.clone() for _ in range(3)]
+    for engine, weights in zip((NativeEngine(module), TorchEngine(module)), thetas, strict=False):
+        engine.train(weights, images, labels, Sgd(2, 0.05, 0.9, 1e-2, 20), torch.Generator().manual_seed(7), distillation=kept)
+    assert relative(thetas[0] - theta, thetas[1] - theta) < NATIVE_FLOAT64
+    NativeEngine(module).train(thetas[2], images, labels, Sgd(2, 0.05, 0.9, 1e-2, 20), torch.Generator().manual_seed(7))
+    assert (relative(thetas[2] - theta, thetas[1] - theta) > 1e-3) == (groups != (1,))  # one class alone is always certain
 
 
 # What is not a number, and other unusual inputs

@@ -239,15 +239,21 @@ for job in JOBS:
         cases += [("order", "of int32", whole(2, 6).astype(np.int32)), ("order", "of one dimension", whole(6))]
         cases += [("order", "too short", whole(2, 5)), ("order", "too long", whole(2, 7)), ("order", "by columns", whole(6, 2).T)]
         cases += [("batch", str(value), value) for value in (0, -1, -(2**63))]
+        cases += [("shares", what, value) for what, value in wrong(CLASSES * EACH, 2).items()]
+        cases += [("groups", str(value), value) for value in ([0], [-1, 2], [1, CLASSES], [CLASSES + 1], [2**63 - 1, 2])]
+        cases += [("temperature", str(value), value) for value in (0.0, -2.0, float("nan"))]
     if job == "logits":
         cases += [("logits", what, value) for what, value in wrong(CLASSES * EACH, CLASSES).items()]
         cases += [("logits", "read only", read_only(f(CLASSES * EACH, CLASSES)))]
     REFUSED |= {f"{job}: {name} {what}": (job, name, value) for name, what, value in cases}
 
 
+DISTILLED = {"shares": np.full((CLASSES * EACH, 2), 0.5, np.float32), "groups": [2], "temperature": 2.0}
+
+
 @pytest.mark.parametrize(("job", "name", "value"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_that_does_not_fit_is_refused_by_name_and_nothing_is_written(job: str, name: str, value: Any) -> None:
-    given = {**arguments(job), name.split()[-1]: value}
+    given = {**arguments(job), **(DISTILLED if name in DISTILLED else {}), name.split()[-1]: value}
     before = {key: each.copy() for key, each in given.items() if isinstance(each, np.ndarray)}
     with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*\.$"):
         getattr(compiled.extension.ConvNet(**plan()), job)(**given)

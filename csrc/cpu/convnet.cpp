@@ -37,11 +37,10 @@ const ConvNetKernels<T>& kernels() {
     return choose<T>(baseline::convnet_kernels_float, baseline::convnet_kernels_double);
 }
 
-constexpr int64_t kMostParts = 8;     // pieces that the images of one class or batch are cut into
-constexpr int64_t kEnoughTasks = 16;  // beyond which more pieces keep no more threads busy
-static const int64_t kFewestImages =
-    getenv("FF") ? atoi(getenv("FF")) : 8;  // of a piece: below, weights cost more than images
-constexpr int64_t kPieceOfSum = 32768;      // elements of a vector [P] that one task adds up
+constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
+constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
+constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
+constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
 
 int64_t parts_of(int64_t groups, int64_t each) {
     const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups));
@@ -70,12 +69,13 @@ void pack_weights(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, cons
 // One part of the gradient of a run of images, into `gradient` [P].
 template <class T>
 void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, const T* packed,
-                 const T* images, const int64_t* index, const int64_t* labels, int64_t count, T scale, T* record,
-                 T* gradient) {
+                 const T* images, const int64_t* index, const int64_t* labels, const Distilled<T>& distilled,
+                 int64_t count, T scale, T* record, T* gradient) {
     const int64_t sums_size = kernel.sums_size(plan);
     T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
     std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
-    kernel.add_gradient(plan, theta, packed, images, index, labels, count, scale, sums, record, sums + sums_size);
+    kernel.add_gradient(plan, theta, packed, images, index, labels, distilled, count, scale, sums, record,
+                        sums + sums_size);
     kernel.unpack_gradient(plan, sums, gradient);
 }
 
@@ -119,7 +119,8 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
         const int64_t c = task / parts, part = task % parts;
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         gradient_of<T>(kernel, plan, theta, packed, images + (c * each + begin) * image_size(plan), nullptr, labels + c,
-                       end - begin, scale, record ? record + place_in_record<T>(plan, parts, each, task) : nullptr,
+                       Distilled<T>{}, end - begin, scale,
+                       record ? record + place_in_record<T>(plan, parts, each, task) : nullptr,
                        parts > 1 ? partial + task * size : out + c * size);
     });
     if (parts == 1) return;
@@ -175,7 +176,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
 
 template <class T>
 void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
-           const int64_t* order, const SgdOptions& sgd, int threads) {
+           const int64_t* order, const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
     const int64_t size = plan.parameters, packed_size = kernel.packed_size(plan);
     T* packed = shared_buffer().at_least<T>(packed_size + (1 + kMostParts) * size);
@@ -190,8 +191,8 @@ void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* la
             pack_weights<T>(kernel, plan, theta, packed, threads);
             parallel_for(parts, threads, [&](int64_t part) {
                 const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
-                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, end - begin, scale, nullptr,
-                               partial + part * size);
+                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, distilled, end - begin,
+                               scale, nullptr, partial + part * size);
             });
             over_parameters(size, threads, [&](int64_t begin, int64_t end) {
                 kernel.update(partial, parts, size, begin, end, static_cast<T>(sgd.lr), static_cast<T>(sgd.momentum),
@@ -221,7 +222,7 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
                                      int);                                                                             \
     template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, int64_t, int64_t, T*, T*, int); \
     template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,                  \
-                           const SgdOptions&, int);                                                                    \
+                           const Distilled<T>&, const SgdOptions&, int);                                               \
     template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)

@@ -8,7 +8,7 @@
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
 //                                                                                                         [C, n, ...]
-//     train             SGD with momentum and weight decay over batches in a given order                    theta [P]
+//     train             SGD with momentum and weight decay over batches in a given order, with distillation theta [P]
 //     logits            of images                                                                              [N, K]
 //
 // The passes forward and back of class_gradients are also the first half of image_gradients. A record keeps what they
@@ -46,6 +46,16 @@ struct SgdOptions {
     double lr, momentum, weight_decay;
 };
 
+// What training is to keep, added to its loss: see linear_loss.h.
+template <class T>
+struct Distilled {
+    const T* shares;  // [N, kept]; null: nothing is distilled
+    int64_t kept;     // classes of all groups, the network's first
+    int64_t groups;
+    const int64_t* classes;  // of each group, [groups]
+    T temperature;
+};
+
 // Elements of the record of `classes` times `each` images.
 template <class T>
 int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each);
@@ -61,7 +71,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
 // `order` [epochs, N] holds the positions of the images in the order in which they are drawn.
 template <class T>
 void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
-           const int64_t* order, const SgdOptions& sgd, int threads);
+           const int64_t* order, const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
 template <class T>
 void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads);
@@ -81,7 +91,8 @@ struct ConvNetKernels {
     // and unpacked after the last.
     int64_t (*sums_size)(const ConvNetPlan&);
     void (*add_gradient)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, const int64_t* index,
-                         const int64_t* labels, int64_t count, T scale, T* sums, T* record, T* workspace);
+                         const int64_t* labels, const Distilled<T>& distilled, int64_t count, T scale, T* sums,
+                         T* record, T* workspace);
     void (*unpack_gradient)(const ConvNetPlan&, const T* sums, T* gradient);
 
     void (*image_gradients)(const ConvNetPlan&, const T* theta, const T* packed, const T* direction,

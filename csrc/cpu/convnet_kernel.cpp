@@ -153,14 +153,13 @@ void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T
     if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
 }
 
-// From the logits back to the input of block 1, after forward_pass of the same images, whose labels are in
-// space.labels; with sums, which may be null, to the weights of all blocks.
+// From the gradients by the logits back to the input of block 1, after forward_pass of the same images; with sums,
+// which may be null, to the weights of all blocks.
 template <class T>
-void backward_pass(const Weights<T>& weights, int64_t count, T scale, const Sums<T>* sums,
-                   const GradientSpace<T>& space, const Maps<T>& maps) {
+void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums, const GradientSpace<T>& space,
+                   const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
     const int64_t features = plan.features;
-    softmax_loss<T>(count, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
     linear_backward<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
                        weights.packed.linear, maps.last, maps.last_gradient, sums ? sums->linear : nullptr,
                        sums ? sums->linear_bias : nullptr);
@@ -192,7 +191,8 @@ void backward_pass(const Weights<T>& weights, int64_t count, T scale, const Sums
 
 template <class T>
 void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed, const T* images, const int64_t* index,
-                  const int64_t* labels, int64_t count, T scale, T* sums_buffer, T* record, T* workspace) {
+                  const int64_t* labels, const Distilled<T>& distilled, int64_t count, T scale, T* sums_buffer,
+                  T* record, T* workspace) {
     const Shapes shapes(plan);
     const Weights<T> weights(plan, shapes, theta, packed);
     const Sums<T> sums(plan, shapes, sums_buffer);
@@ -204,7 +204,14 @@ void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed, cons
         for (int64_t i = 0; i < group; ++i) space.labels[i] = index ? labels[index[begin + i]] : labels[0];
         const auto image = [&](int64_t i) { return images + (index ? index[begin + i] : begin + i) * image_size; };
         forward_pass(weights, group, image, space, maps);
-        backward_pass(weights, group, scale, &sums, space, maps);
+        softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+        for (int64_t i = 0; i < group && distilled.shares; ++i) {
+            add_distillation_gradient(distilled.groups, distilled.classes, distilled.temperature,
+                                      maps.logits + i * plan.classes,
+                                      distilled.shares + (index ? index[begin + i] : begin + i) * distilled.kept, scale,
+                                      maps.logits_gradient + i * plan.classes);
+        }
+        backward_pass(weights, group, &sums, space, maps);
     });
 }
 
@@ -352,7 +359,8 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* packed, c
         if (!record) {
             for (int64_t i = 0; i < group; ++i) space.labels[i] = label;
             forward_pass(weights, group, image, space, maps);
-            backward_pass<T>(weights, group, scale, nullptr, space, maps);
+            softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+            backward_pass<T>(weights, group, nullptr, space, maps);
         }
         forward_tangent_pass(weights, along, group, image, scale, maps, tangent_space);
         backward_tangent_pass(weights, along, group, maps, tangent_space, out + begin * image_size);

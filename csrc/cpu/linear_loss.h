@@ -17,6 +17,11 @@
 //     gfdot = glogitsdot packed + glogits packeddot
 //     gpackeddot = glogitsdot^T f + glogits^T fdot: two calls of linear_backward
 //
+// Distillation adds to the loss, for each group of classes, with shares q [n, K'] that sum to 1 within a group and
+// K' <= K classes in all groups,
+//     - scale * sum_m sum_{k in group} q[m, k] log softmax_group(logits[m] / t)[k]
+//     glogits[m, k] += scale / t * (softmax_group(logits[m] / t)[k] - q[m, k])
+//
 // Two kernels do the work: products of rows, with vectors along F that are summed across lanes at the end (forward),
 // and combinations of rows (both gradients). One thread; every sum has a fixed order, which depends on the shapes
 // alone.
@@ -337,6 +342,21 @@ T softmax_loss(int64_t n, int64_t classes, const T* logits, const int64_t* label
         loss += linear_log(sum) - (logits[labels[m]] - largest);
     }
     return static_cast<T>(loss * scale);
+}
+
+// glogits += the gradient of the distillation of one image: see above. `classes` of each of `groups` groups.
+template <class T>
+void add_distillation_gradient(int64_t groups, const int64_t* classes, T temperature, const T* logits, const T* shares,
+                               T scale, T* glogits) {
+    const T cold = 1 / temperature;
+    for (int64_t g = 0; g < groups; logits += classes[g], shares += classes[g], glogits += classes[g], ++g) {
+        T largest = logits[0], sum = 0;
+        for (int64_t k = 1; k < classes[g]; ++k) largest = logits[k] > largest ? logits[k] : largest;
+        for (int64_t k = 0; k < classes[g]; ++k) sum += linear_exp((logits[k] - largest) * cold);
+        for (int64_t k = 0; k < classes[g]; ++k) {
+            glogits[k] += scale * cold * (linear_exp((logits[k] - largest) * cold) / sum - shares[k]);
+        }
+    }
 }
 
 // The labels drop out of the derivative.

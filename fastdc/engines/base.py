@@ -44,11 +44,15 @@ class Distillation:
     """How many classes each group has, K in all."""
     temperature: float = 2.0
 
+    def shares(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """The softmax within each group of the older network's logits / T, of the images at `index` [n, K]."""
+        return torch.cat([old.softmax(1) for old in (self.logits[index] / self.temperature).split(self.groups, 1)], 1)
+
     def loss(self, logits: Tensor, index: Tensor | slice) -> Tensor:
         """Summed over those images at `index` that have these logits [n, K or more]."""
-        softened = (self.logits[index] / self.temperature).split(self.groups, 1)
         found = (logits[:, : sum(self.groups)] / self.temperature).split(self.groups, 1)
-        return torch.stack([F.cross_entropy(new, old.softmax(1), reduction="sum") for new, old in zip(found, softened, strict=True)]).sum()
+        kept = self.shares(index).split(self.groups, 1)
+        return torch.stack([F.cross_entropy(new, old, reduction="sum") for new, old in zip(found, kept, strict=True)]).sum()
 
 
 class Engine(ABC):

@@ -30,8 +30,8 @@ _thread = threading.local()
 class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
-    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation or distillation, or of a batch
-    norm, whose statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
+    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
+    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
     """
 
     name: ClassVar[str] = "native"
@@ -114,7 +114,7 @@ class NativeEngine(Engine):
         augment: Augmentation | None = None,
         distillation: Distillation | None = None,
     ) -> None:
-        if augment is not None or distillation is not None or batch_norms(self.module):
+        if augment is not None or batch_norms(self.module):
             self._torch.train(theta, images, labels, sgd, generator, augment, distillation)
             return
         self._check_images(theta, images, 4)
@@ -127,6 +127,7 @@ class NativeEngine(Engine):
             _array(images),
             _array(labels),
             _array(torch.stack(order)),
+            **({} if distillation is None else _as_kept(distillation, theta)),
             batch=sgd.batch,
             lr=sgd.lr,
             momentum=sgd.momentum,
@@ -195,6 +196,11 @@ def _memory_for(size: int, like: Tensor) -> np.ndarray:
     if kept is None or kept.dtype != dtype or len(kept) < size:
         kept = _thread.memory = np.empty(size, dtype)
     return kept[:size]
+
+
+def _as_kept(distillation: Distillation, like: Tensor) -> dict[str, Any]:
+    shares = _array(distillation.shares().to(like.dtype))
+    return {"shares": shares, "groups": distillation.groups, "temperature": distillation.temperature}
 
 
 def _changed(module: ConvNet) -> bool:

@@ -184,6 +184,32 @@ static void test_differences(int64_t n, int64_t K, int64_t F) {
     check("gwdot", n, K, F, difference(gwdot, quotient(gw)), 1e-5, worst_difference);
 }
 
+// One image, groups of 1, 2 and 4 classes, and a class in none; in double, against the formula in the header.
+template <class T>
+static void test_distillation(double tolerance) {
+    const int64_t classes[] = {1, 2, 4}, K = 8;
+    const T t = 3, scale = T(0.25);
+    auto logits = random_values<T>(K, 4), older = random_values<T>(K, 4), before = random_values<T>(K);
+    std::vector<T> shares(K, NAN), gl = before;
+    std::vector<double> expected(before.begin(), before.end());
+    for (int64_t g = 0, first = 0; g < 3; first += classes[g++]) {
+        double sum = 0, older_sum = 0;
+        for (int64_t k = first; k < first + classes[g]; ++k) {
+            sum += std::exp((double)logits[k] / t), older_sum += std::exp((double)older[k] / t);
+        }
+        for (int64_t k = first; k < first + classes[g]; ++k) {
+            shares[k] = static_cast<T>(std::exp((double)older[k] / t) / older_sum);
+            expected[k] += scale / t * (std::exp((double)logits[k] / t) / sum - shares[k]);
+        }
+    }
+    add_distillation_gradient<T>(3, classes, t, logits.data(), shares.data(), scale, gl.data());
+    check("distillation", 1, K, 0, difference(gl, expected), tolerance, worst_error<T>);
+    if (gl[0] != before[0] || gl[7] != before[7]) std::printf("FAILED: a class that says nothing\n"), std::exit(1);
+    logits[5] = NAN;
+    add_distillation_gradient<T>(3, classes, t, logits.data(), shares.data(), scale, gl.data());
+    if (!std::isnan(gl[3]) || std::isnan(gl[2])) std::printf("FAILED: a NaN is lost, or spreads\n"), std::exit(1);
+}
+
 static void test_specials() {
     const double nan = NAN;
     const int64_t label = 1;
@@ -265,6 +291,8 @@ int main(int argc, char**) {
                     if (K > 1) test<float>(n, K, s[0], s[1], s[2], 2e-5);
                     if (K > 1) test_differences(n, K, s[0] * s[1] * s[2]);
                 }
+        test_distillation<double>(1e-12);
+        test_distillation<float>(2e-5);
         test_specials();
         std::printf("double %.1e, float %.1e, central differences %.1e\n", worst_error<double>, worst_error<float>,
                     worst_difference);
