@@ -234,6 +234,13 @@ def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monk
     assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS).images == 20
 
 
+def test_whoever_collects_the_results_makes_no_memory(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
+    assert len(list(tmp_path.glob("runs/random-seed0/memory*/condensed.safetensors"))) == 3
+    monkeypatch.setattr(course, "make_images", None)  # another process may be at it
+    assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS) == result
+
+
 def test_stages_with_the_same_classes(tmp_path: Path) -> None:
     train, test = some_data(3, 1, 8, 20), some_data(3, 1, 8, 5, seed=1)
     coloured = some_data(3, 3, 10, 20, seed=2)

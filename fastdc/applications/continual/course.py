@@ -232,6 +232,7 @@ class Course:
                     if file.exists():
                         older = None
                         continue
+                    self.memory(run, number)  # before the network, whose file says that the stage is done
                     if number and older is None:
                         older = self._read_network(run, distill, number - 1)
                     older = self._learned(run, distill, number, older)
@@ -246,7 +247,7 @@ class Course:
                     )
 
     def memory(self, run: Run, number: int) -> CondensedDataset:
-        """What is kept of stage `number`."""
+        """What is kept of stage `number`; to be made by one process at a time."""
         config = self.config
         options = WayOptions(
             ipc=config.ipc,
@@ -286,7 +287,6 @@ class Course:
         runs = [run for run in self.runs if run.memory == memory]
         files = [[self._file(run, distill, number) for number in range(len(self.stages))] for run in runs]
         accuracies = tuple(tuple(tuple(load_tensors(file, KIND)[1]["accuracies"]) for file in some) for some in files)
-        kept = [self.memory(runs[0], number) for number in range(len(self.stages))]
-        pixels = sum(each.images.numel() for each in kept)
-        storage = pixels if is_chosen(memory) else 4 * pixels
-        return ContinualResult(memory, distill, self.names, accuracies, sum(map(len, kept)), storage)
+        images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages)
+        numbers = images * self.stages[0].train.images[0].numel()
+        return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_chosen(memory) else 4 * numbers)
