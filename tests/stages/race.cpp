@@ -64,7 +64,7 @@ double work(int threads) {
                        threads);
     image_gradients<float>(plan, theta.data(), images.data(), cotangent.data(), kClasses, kEach, record.data(),
                            moved.data(), threads);
-    train<float>(plan, theta.data(), images.data(), labels.data(), count, order.data(), {2, 20, 0.01, 0.9, 5e-4},
+    train<float>(plan, theta.data(), images.data(), labels.data(), count, order.data(), {}, {2, 20, 0.01, 0.9, 5e-4},
                  threads);
     logits<float>(plan, theta.data(), images.data(), count, scores.data(), threads);
     double sum = 0;
