@@ -64,10 +64,10 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             raise DataError(f"class_names is {class_names!r}; expected a list of names, one per class.")
         self.mean, self.std = _numbers("mean", mean), _numbers("std", std)
         try:
-            images, labels = torch.as_tensor(images), torch.as_tensor(labels)
+            images, labels = (torch.as_tensor(values, device="cpu") for values in (images, labels))
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
-        images, labels = images.detach().cpu(), labels.detach().cpu()
+        images, labels = images.detach(), labels.detach()
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
             raise DataError(
                 f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."

@@ -16,9 +16,10 @@ from fastdc.augment import crop_scale_or_rotate
 from fastdc.checks import check_count
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device, to_device
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
+from fastdc.isolation import isolated
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
 from fastdc.progress import progress_bar
@@ -44,18 +45,19 @@ class Evaluation:
     @property
     def mean(self) -> float:
         """Mean over networks."""
-        return torch.tensor(self.accuracies, dtype=torch.float64).mean().item()
+        return torch.tensor(self.accuracies, dtype=torch.float64, device="cpu").mean().item()
 
     @property
     def std(self) -> float:
         """Standard deviation over networks, as the paper states it (not corrected by one)."""
-        return torch.tensor(self.accuracies, dtype=torch.float64).std(correction=0).item()
+        return torch.tensor(self.accuracies, dtype=torch.float64, device="cpu").std(correction=0).item()
 
     def __str__(self) -> str:
         plural = "s" if len(self.accuracies) > 1 else ""
         return f"{100 * self.mean:.1f}% +- {100 * self.std:.1f} ({len(self.accuracies)} network{plural})"
 
 
+@isolated()
 def evaluate(
     condensed: CondensedDataset,
     test: Any,
@@ -108,7 +110,7 @@ def evaluate(
     _check_fit(condensed, data)
     family = NetworkFamily(model, data.channels, condensed.num_classes, data.image_size, where)
     trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0)), seed, epochs)
-    with exact_arithmetic(), progress_bar(networks, "evaluating", "network", shown=progress) as bar:
+    with progress_bar(networks, "evaluating", "network", shown=progress) as bar:
         accuracies = []
         for accuracy in trial.accuracies(networks):
             accuracies.append(accuracy)
@@ -124,7 +126,7 @@ class _Trial:
         self, condensed: CondensedDataset, test: ImageData, family: NetworkFamily, engine: str, seed: int, epochs: int | None
     ) -> None:
         self.condensed, self.family, self.engine, self.seed = condensed, family, engine, seed
-        self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std)
+        self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
         augmented = test.name in _AUGMENTED
         self.augment = crop_scale_or_rotate if augmented else None
         self.stretches = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
@@ -149,7 +151,7 @@ class _Trial:
         module = self._fresh(index)
         engine = make_engine(self.engine, module)
         theta = engine.layout.flatten(module)
-        images, labels = self.condensed.images.to(theta.device), self.condensed.labels.to(theta.device)
+        images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.labels))
         generator = make_generator(self.seed, "evaluation order", index)
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.stretches:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastdc.distance import METRICS
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError, unknown_name
+from fastdc.isolation import isolated
 from fastdc.models.network import check_logits
 
 
@@ -30,6 +31,7 @@ class GradientMatcher:
         (torch.Size([]), torch.Size([2, 1, 1, 8, 8]))
     """
 
+    @isolated()
     def __init__(self, module: nn.Module, *, distance: str = "layerwise_cosine", engine: str = "auto") -> None:
         if distance not in METRICS:
             raise unknown_name("metric", distance, METRICS)
@@ -40,6 +42,7 @@ class GradientMatcher:
         self._engine = make_engine(engine, module)
         module.train(training)
 
+    @isolated()
     def __call__(self, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and its gradient by the synthetic images.
 
@@ -72,8 +75,13 @@ class GradientMatcher:
         try:
             with torch.no_grad():
                 check_logits(self.module, synthetic[0, :1], len(synthetic), type(self.module).__name__)
-            gradients = self._engine.class_gradients(theta, real.detach())  # [C, P]
-            distance, gradient = self._engine.match(theta, synthetic.detach(), gradients, self.distance)
+            gradients = self._engine.class_gradients(theta, _plain(real))  # [C, P]
+            distance, gradient = self._engine.match(theta, _plain(synthetic), gradients, self.distance)
         finally:
             self.module.train(training)
         return distance.sum(), gradient
+
+
+def _plain(images: Tensor) -> Tensor:
+    """The images without their history; those of inference mode, which autograd refuses, as a copy."""
+    return images.clone() if images.is_inference() else images.detach()

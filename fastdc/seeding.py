@@ -33,10 +33,12 @@ def make_generator(seed: int, *stream: str | int) -> torch.Generator:
 def global_seed(seed: int) -> Iterator[None]:
     """Seed torch's global generators, for code that draws from nothing else, and put their states back afterwards.
 
-    One thread at a time.
+    One thread at a time. Not `torch.manual_seed`: where CUDA is not in use yet, that would decide what it draws once it is.
     """
-    with _global_generators, torch.random.fork_rng(devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)):
-        torch.manual_seed(seed)
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with _global_generators, torch.random.fork_rng(devices=devices):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[number] for number in devices)):
+            generator.manual_seed(seed)
         yield
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdc.backends import BACKENDS, DTYPES, resolve_backend
-from fastdc.devices import exact_arithmetic
+from fastdc.backends import BACKENDS, DTYPES, resolve_backend, unsupported_reasons
 from fastdc.distance import METRICS, layerwise_distance
 from fastdc.engines import ENGINES, make_engine
 from fastdc.errors import UsageError
+from fastdc.isolation import isolated
 from fastdc.layout import ParameterLayout
 from fastdc.models import build
 
@@ -52,7 +52,7 @@ HEADER = f"{'':<18} {'':<28} {'error':>8} {'allowed':>8} {'speed-up':>8}"
 def selfcheck(device: torch.device) -> Iterator[Check]:
     """Check everything that can be used on `device`, one result at a time; nothing is raised for a miss."""
     torch.manual_seed(0)
-    with exact_arithmetic():
+    with isolated():
         yield from _check_backends(device)
         yield from _check_engines(device)
 
@@ -62,7 +62,7 @@ def unusable(device: torch.device) -> list[str]:
     lines = []
     for name in BACKENDS:
         try:
-            resolve_backend(name, device.type, torch.float32)
+            resolve_backend(name, device, torch.float32)
         except UsageError as error:
             lines.append(str(error))
     return lines
@@ -71,9 +71,9 @@ def unusable(device: torch.device) -> list[str]:
 def _check_backends(device: torch.device) -> Iterator[Check]:
     layout = ParameterLayout.of(build("convnet", 1, _CLASSES, _SIZE))
     pair = 0.01 * torch.randn(2, _CLASSES, layout.size, dtype=torch.float64)  # of a size that float16 holds, as is its cotangent
-    for name, backend in BACKENDS.items():
+    for name in BACKENDS:
         for dtype in DTYPES:
-            if backend.unsupported_reasons(device.type, dtype):
+            if unsupported_reasons(name, device, dtype):
                 continue
             synthetic, real = pair.to(device, dtype)
             for metric in METRICS:

@@ -12,7 +12,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.coresets.whole_set import WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData, as_image_data
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device
 from fastdc.errors import UsageError, unknown_name
 from fastdc.progress import progress_bar
 
@@ -48,7 +48,7 @@ def choose_by_features(coreset: str, pick: Pick, data: Any, ipc: int, features: 
     check_ipc(real, ipc)
     network = train_on_whole_set(real, options) if features == "network" else None
     positions = []
-    with exact_arithmetic(), progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
+    with progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
         for members in real.class_members:
             rows = network_features(network.module, real, members) if network is not None else pixel_features(real, members).to(where)
             positions.append(members[pick(rows, ipc).cpu()])
@@ -76,7 +76,7 @@ def network_features(module: nn.Module, real: ImageData, index: Tensor) -> Tenso
         with torch.no_grad():
             for part in index.split(_IMAGES):
                 read.clear()
-                module(real.normalised(part, weight.dtype).to(weight.device))
+                module(real.normalised(part, weight.dtype, weight.device))
                 if len(read) != 1 or len(read[0]) != len(part):
                     raise UsageError(
                         f"the last nn.Linear of {type(module).__name__} does not read one row for each image; use features='pixels'."

@@ -12,9 +12,11 @@ from torch import Tensor
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.features import BLOCK, choose_by_features, mean_of, squared_distances
 from fastdc.coresets.whole_set import EPOCHS, WholeSetOptions
+from fastdc.isolation import isolated
 from fastdc.models import ModelFactory
 
 
+@isolated()
 def herding(
     data: Any,
     ipc: int,

@@ -7,9 +7,11 @@ from typing import Any
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import ClassSampler, as_image_data
+from fastdc.isolation import isolated
 from fastdc.seeding import check_seed, make_generator
 
 
+@isolated()
 def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
     """Choose `ipc` different images of each class at random.
 

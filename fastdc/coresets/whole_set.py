@@ -27,9 +27,10 @@ from fastdc.checks import check_count
 from fastdc.coresets.forgetting_events import forgetting_events
 from fastdc.data import ImageData
 from fastdc.data.named import DEFAULT_ROOT
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device
 from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
 from fastdc.errors import DataError, RunError, UsageError
+from fastdc.isolation import isolated
 from fastdc.models import ModelFactory
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import describe
@@ -91,6 +92,7 @@ class TrainedNetwork:
     """What the training took when it was done."""
 
 
+@isolated()
 def train_on_whole_set(real: ImageData, options: WholeSetOptions) -> TrainedNetwork:
     """Train a network on all images of `real`, or take it from the cache.
 
@@ -141,7 +143,7 @@ class _Training:
         """Train, classify after each epoch, and put the weights into the module."""
         started, stretches = time.monotonic(), paper_training(self.options.epochs)
         steps = self.options.epochs * math.ceil(len(self.real) / stretches[0].batch)
-        with exact_arithmetic(), progress_bar(steps, "training on the whole set", "batch", shown=self.options.progress) as bar:
+        with progress_bar(steps, "training on the whole set", "batch", shown=self.options.progress) as bar:
             forgetting = forgetting_events(self._classified(epoch, bar) for epoch, _ in enumerate(self._epochs(stretches, bar), 1))
         module = self.engine.module
         self.engine.layout.assign(module, self.theta)

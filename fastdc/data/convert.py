@@ -12,10 +12,12 @@ from torch import Tensor
 from fastdc.data.image_data import ImageData, count_classes
 from fastdc.data.named import load_dataset
 from fastdc.errors import DataError, UsageError
+from fastdc.isolation import isolated
 
 _ACCEPTED = "the name of a dataset, an ImageData, a pair (images, labels), or a map-style torch Dataset"
 
 
+@isolated()
 def as_image_data(data: Any, *, split: str = "train", num_classes: int | None = None, name: str = "data") -> ImageData:
     """Turn what a user calls data into ImageData.
 

@@ -12,6 +12,7 @@ import torch
 from fastdc.data.idx import read_idx
 from fastdc.data.image_data import ImageData
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+from fastdc.isolation import isolated
 
 Pair = tuple[ImageData, ImageData]
 
@@ -22,6 +23,7 @@ _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 _FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
+@isolated()
 def load_dataset(name: str, root: str | Path | None = None) -> Pair:
     """Load a dataset: the training set and the test set.
 

@@ -15,10 +15,11 @@ from filelock import FileLock
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
 from fastdc.evaluate import Evaluation, evaluate
+from fastdc.isolation import isolated
 from fastdc.models.network import NetworkFamily
 from fastdc.specs import plain_name
 from fastdc.storage import write_atomically
@@ -171,5 +172,5 @@ class Workshop:
     def _accuracy(self, network: TrainedNetwork) -> float:
         """The share of test images that a network trained on the whole set classifies rightly."""
         engine = make_engine(resolve_engine(self.compute["engine"], network.module), network.module)
-        with exact_arithmetic():
+        with isolated():
             return accuracy(engine, engine.layout.flatten(network.module), self.test)

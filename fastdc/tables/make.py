@@ -17,6 +17,7 @@ from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.evaluate import Evaluation
 from fastdc.figures import can_plot
 from fastdc.info import versions
+from fastdc.isolation import isolated
 from fastdc.methods import METHODS
 from fastdc.models import as_factory
 from fastdc.processes import Helpers
@@ -79,6 +80,7 @@ class TableConfig:
         resolve_device(self.device)
 
 
+@isolated()
 def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
     """Do what is still to be done of a table, together with whoever else does it, and write its files.
 

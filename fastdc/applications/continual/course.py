@@ -17,10 +17,11 @@ from fastdc.checks import check_count
 from fastdc.claims import do_all
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device
 from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import RunError, UsageError
 from fastdc.info import versions
+from fastdc.isolation import isolated
 from fastdc.models.network import NetworkFamily
 from fastdc.run import kept_or_temporary, shared_folder
 from fastdc.seeding import check_seed
@@ -73,6 +74,7 @@ class ContinualConfig:
         resolve_device(self.device)
 
 
+@isolated()
 def continual_learning(
     stages: Sequence[Any],
     memory: str = "dc",
@@ -224,7 +226,7 @@ class Course:
 
     def do(self, run: Run, say: Callable[[str], None]) -> None:
         """Learn what is not learned yet of a run, stage by stage."""
-        with exact_arithmetic():
+        with isolated():
             for distill in self.config.distill:
                 older: nn.Module | None = None
                 for number in range(len(self.stages)):

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdc.checks import check_count
 from fastdc.data import ImageData, as_image_data, check_every_class, load_dataset
 from fastdc.errors import DataError, UsageError, unknown_name
+from fastdc.isolation import isolated
 
 SCENARIOS = ("task", "class")
 _BLOCK = 1000  # images brought to another size at once
@@ -84,6 +85,7 @@ def as_stages(stages: Sequence[Any], scenario: str, image_size: tuple[int, int] 
     return tuple(result)
 
 
+@isolated()
 def split_classes(train: Any, test: Any, stages: int) -> list[tuple[ImageData, ImageData]]:
     """Split a dataset into stages of nearly as many classes each, in their order: for scenario="class".
 

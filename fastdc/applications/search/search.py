@@ -21,10 +21,11 @@ from fastdc.checks import check_count
 from fastdc.claims import do_all
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_image_data
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import resolve_device
 from fastdc.engines import check_engine
 from fastdc.errors import DataError, RunError, UsageError, unknown_name
 from fastdc.info import versions
+from fastdc.isolation import isolated
 from fastdc.models.network import NetworkFamily
 from fastdc.run import kept_or_temporary, shared_folder
 from fastdc.seeding import check_seed, make_generator
@@ -72,6 +73,7 @@ class SearchConfig:
         resolve_device(self.device)
 
 
+@isolated()
 def architecture_search(
     train: Any,
     test: Any,
@@ -215,7 +217,7 @@ class Search:
         for model, reason in self.skipped.items():
             say(f"left out {model}: {reason}")
         names = [name for name in config.proxies if name != EARLY_STOPPING]
-        with exact_arithmetic():  # around all threads: each sets it for all of them, and puts back what it found
+        with isolated():
             _raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
             laboratory = Laboratory(
                 self.out / "networks",
