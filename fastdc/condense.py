@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from fastdc.condensed import CondensedDataset
 from fastdc.config import CondenseConfig
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData, as_image_data, check_every_class
-from fastdc.devices import exact_arithmetic, resolve_device
+from fastdc.devices import HostCopy, resolve_device
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.info import versions
+from fastdc.isolation import isolated
 from fastdc.methods import Problem, make_method
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
@@ -38,6 +41,7 @@ _MOMENTUM_IMAGES = 0.5
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken
 
 
+@isolated()
 def condense(
     data: Any,
     ipc: int,
@@ -134,10 +138,19 @@ def condense(
     family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
     config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(exact_arithmetic())
-        run = stack.enter_context(open_run(out)) if out is not None else None
+    with open_run(out) if out is not None else contextlib.nullcontext() as run:
         return _Condensation(config, real, family, run, callbacks, progress).result()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a matching step leaves to be looked at: on a GPU one step later, so that nobody waits for its numbers."""
+
+    iteration: int  # from 1 on, as is the step
+    step: int
+    by_class: bool  # whether each class has a loss of its own
+    checked: tuple[str, ...]  # what else was checked, beside the images of each class
+    numbers: HostCopy  # the loss, then whether each of these is finite: the images of each class, what else was checked
 
 
 class _Condensation:
@@ -163,9 +176,12 @@ class _Condensation:
             sampler=make_generator(config.seed, "sampler"),
             training=make_generator(config.seed, "training"),
         )
-        self.sampler = ClassSampler(real, self.state.sampler, device=family.device)
+        self.sampler = ClassSampler(real.near(family.device), self.state.sampler, device=family.device)
         self.method = make_method(config.method, Problem(config, self.engine, family, self.sampler))
         self.state.learned = self.method.learned()
+        self.outcomes: deque[_Outcome] = deque()
+        self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
+        self.iteration_began = 0.0
 
     def result(self) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one."""
@@ -181,15 +197,12 @@ class _Condensation:
             stop.listening() if run is not None else contextlib.nullcontext(),
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
-            started = time.monotonic()
+            self.iteration_began = time.monotonic()
             while state.iteration < total:
-                loss = self._matching_step()
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-                if state.step == 0:
-                    seconds, started = time.monotonic() - started, time.monotonic()
-                    self._end_iteration(seconds)
+                self.outcomes.append(self._matching_step())
+                self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
                 if run is not None and (run.checkpoint_due or stop.signum is not None or state.iteration == total):
+                    self._look_at_outcomes(bar, 0)
                     self._save(run)
                 if run is not None and stop.signum is not None:
                     raise Interrupted(
@@ -198,8 +211,8 @@ class _Condensation:
                     )
         return self._finish()
 
-    def _matching_step(self) -> float:
-        """One step of the method, then what it does between two steps of one network; returns the loss."""
+    def _matching_step(self) -> _Outcome:
+        """One step of the method, then what it does between two steps of one network."""
         state, method = self.state, self.method
         if state.theta is None:
             method.begin(state)
@@ -207,17 +220,19 @@ class _Condensation:
         losses, gradient = method.step(state)  # [C] or [], [C, n, channels, H, W]
         state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
         state.images.sub_(state.velocity, alpha=self.config.lr_images)
-        self._check_finite(losses)
-        loss = losses.sum().item()
-        state.losses += loss
-        if state.step + 1 < self.steps:
+        iteration, step = state.iteration + 1, state.step + 1
+        good = torch.isfinite(losses) & torch.isfinite(state.images.flatten(1)).all(1)  # [C]
+        checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
+        if step < self.steps:
             method.advance(state)
-            if state.theta is not None and not torch.isfinite(state.theta).all():
-                raise self._not_finite("a weight of the network, trained on the images of all classes,")
-            state.step += 1
+            state.step = step
+            if state.theta is not None:
+                checked["a weight of the network, trained on the images of all classes,"] = state.theta
         else:
-            state.theta, state.path, state.step, state.iteration = None, {}, 0, state.iteration + 1
-        return loss
+            state.theta, state.path, state.step, state.iteration = None, {}, 0, iteration
+        finite = torch.cat([good, *(torch.isfinite(value).all()[None] for value in checked.values())])
+        numbers = torch.cat([losses.sum().double()[None], finite.double()])
+        return _Outcome(iteration, step, losses.dim() > 0, tuple(checked), HostCopy(numbers))
 
     def _freeze_statistics(self) -> None:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
@@ -226,10 +241,22 @@ class _Condensation:
             images = torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)])
             self.engine.freeze_statistics(self.state.theta, images)
 
-    def _end_iteration(self, seconds: float) -> None:
-        state = self.state
-        event = IterationDone(state.iteration, state.losses / self.steps, seconds)
-        state.losses = 0.0
+    def _look_at_outcomes(self, bar: Any, unread: int) -> None:
+        """Report every step but the last `unread` ones; raise where numbers are not finite."""
+        while len(self.outcomes) > unread:
+            outcome = self.outcomes.popleft()
+            loss, *finite = outcome.numbers.read()
+            self._check_finite(outcome, finite)
+            self.state.losses += loss
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            if outcome.step == self.steps:
+                self._end_iteration(outcome.iteration)
+
+    def _end_iteration(self, iteration: int) -> None:
+        state, now = self.state, time.monotonic()
+        event = IterationDone(iteration, state.losses / self.steps, now - self.iteration_began)
+        state.losses, self.iteration_began = 0.0, now
         if self.run is not None:
             self.run.log({"event": "iteration", **dataclasses.asdict(event)})
         self._tell(event)
@@ -277,21 +304,20 @@ class _Condensation:
         shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 
-    def _check_finite(self, losses: Tensor) -> None:
-        """Raise where a loss [C] or [], an image that its gradient has moved, or what else is learned is not finite."""
-        good = torch.isfinite(losses) & torch.isfinite(self.state.images.flatten(1)).all(1)  # [C]
-        if not good.all():
-            name = self.real.class_names[int((~good).nonzero()[0])]
-            raise self._not_finite("the distance or an image", f", class {name!r}" if losses.dim() else "")
-        for name, value in self.state.learned.items():
-            if not torch.isfinite(value).all():
-                raise self._not_finite(f"what the method learns beside the images ({name})")
+    def _check_finite(self, outcome: _Outcome, finite: list[float]) -> None:
+        """Raise where a loss, an image that its gradient has moved, or what else was checked is not finite."""
+        images, others = finite[: self.real.num_classes], finite[self.real.num_classes :]
+        if not all(images):
+            name = self.real.class_names[images.index(0)]
+            raise self._not_finite(outcome, "the distance or an image", f", class {name!r}" if outcome.by_class else "")
+        for what, good in zip(outcome.checked, others, strict=True):
+            if not good:
+                raise self._not_finite(outcome, what)
 
-    def _not_finite(self, what: str, where: str = "") -> RunError:
-        state = self.state
+    def _not_finite(self, outcome: _Outcome, what: str, where: str = "") -> RunError:
         kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
         return RunError(
-            f"{what} is not finite at iteration {state.iteration + 1}, step {state.step + 1}{where}. Lower {self.method.remedy()}.{kept}"
+            f"{what} is not finite at iteration {outcome.iteration}, step {outcome.step}{where}. Lower {self.method.remedy()}.{kept}"
         )
 
     def _tell(self, event: Event) -> None:

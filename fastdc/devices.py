@@ -1,11 +1,9 @@
-"""Which device to use, and arithmetic that gives the same bits each time."""
+"""Which device to use, how much of its memory is free, and how tensors get there."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
+from torch import Tensor
 
 from fastdc.errors import UsageError
 
@@ -16,26 +14,52 @@ def resolve_device(device: str | torch.device) -> torch.device:
     Raises:
         UsageError: a device that does not exist here.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        resolved = torch.device(device)
+        resolved = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except (RuntimeError, TypeError):
         raise UsageError(f"unknown device {device!r}; expected auto, cpu, cuda or cuda:N.") from None
     if resolved.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N.")
     if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices. Use 'cpu' or 'auto'.")
-    return resolved
+    if resolved.type == "cpu":
+        return torch.device("cpu")
+    torch.cuda.init()  # now, so that the states of its generators can be saved before they are used
+    return torch.device("cuda", torch.cuda.current_device() if resolved.index is None else resolved.index)
 
 
-@contextlib.contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """Full float32 products and deterministic convolutions on GPUs; what was set before is put back."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`; the copy to a GPU goes by pinned memory, so that nobody waits for it."""
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class HostCopy:
+    """Numbers [n] on their way from their device; reading them waits for what they depend on, and for nothing that came after."""
+
+    def __init__(self, numbers: Tensor) -> None:
+        self._host, self._arrived = numbers, None
+        if numbers.is_cuda:
+            self._host = torch.empty(numbers.shape, dtype=numbers.dtype, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.current_stream(numbers.device).record_event()
+
+    def read(self) -> list[float]:
+        """The numbers."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.tolist()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be allocated on a CUDA device: those that nobody holds, and those that torch holds and does not use."""
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is done on `device` now goes into a CUDA graph, and runs later."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):  # torch asks the stream of the current device
+        return torch.cuda.is_current_stream_capturing()

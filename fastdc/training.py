@@ -15,9 +15,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastdc.data import ImageData
+from fastdc.devices import to_device
 from fastdc.engines import Distillation, Engine, Sgd
 from fastdc.engines.base import batches
 from fastdc.models.network import NetworkFamily
@@ -36,7 +38,7 @@ class Batch(NamedTuple):
 
 def whole_batches(data: ImageData, theta: Tensor) -> Callable[[Tensor], Batch]:
     """Gives the images of `data` at positions [b], in the dtype and on the device of `theta`."""
-    return lambda index: Batch(data.normalised(index, theta.dtype, theta.device), data.labels[index].to(theta.device))
+    return lambda index: Batch(data.normalised(index, theta.dtype, theta.device), to_device(data.labels[index], theta.device))
 
 
 def train_by_batch(
@@ -83,7 +85,6 @@ def logits_by_block(engine: Engine, theta: Tensor, data: ImageData) -> Iterator[
 
 def accuracy(engine: Engine, theta: Tensor, data: ImageData) -> float:
     """The share of the images of `data` that the network with weights `theta` [P] classifies rightly."""
-    right = 0
-    for block, logits in logits_by_block(engine, theta, data):
-        right += int((logits.argmax(1) == data.labels[block].to(theta.device)).sum())
-    return right / len(data)
+    blocks = logits_by_block(engine, theta, data)
+    right = [(logits.argmax(1) == to_device(data.labels[block], theta.device)).sum() for block, logits in blocks]
+    return int(torch.stack(right).sum()) / len(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastdc.devices import free_memory, to_device
 from fastdc.errors import DataError
 
+_SHARE_OF_DEVICE = 0.25  # of a GPU's free memory, for the images of a set
 _STATISTICS_BLOCK = 1 << 22  # pixels counted at once: bincount widens them to int64
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
@@ -125,28 +128,33 @@ class ImageData:
 
     def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W], on `device`; None: where they are."""
-        return normalise(self.images[index].to(device).to(dtype) / 255, self.mean, self.std)
+        if isinstance(index, Tensor):
+            index = to_device(index, self.images.device)
+        images = self.images[index]
+        pixels = to_device(images, images.device if device is None else device).to(dtype)
+        return pixels.div_(255).sub_(per_channel(self.mean, pixels)).div_(per_channel(self.std, pixels))  # in place: no copies
 
-
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(pixels - mean) / std for pixels [..., channels, H, W] in 0..1."""
-    return (pixels - per_channel(mean, pixels)) / per_channel(std, pixels)
+    def near(self, device: torch.device) -> ImageData:
+        """This set with its images on a CUDA device, where they take no more than a share of its free memory; else as it is."""
+        if device.type != "cuda" or self.images.nbytes > _SHARE_OF_DEVICE * free_memory(device):
+            return self
+        return dataclasses.replace(self, images=self.images.to(device))
 
 
 def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
     """One number per channel as a tensor [channels, 1, 1] with the dtype and device of `like`."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    return to_device(torch.tensor(values, dtype=like.dtype, device="cpu"), like.device).view(-1, 1, 1)
 
 
 def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 images, of pixels in 0..1; exact, from counts of the 256 values."""
     if images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
         raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected uint8 [N, channels, H, W], N > 0.")
-    values = torch.arange(256, dtype=torch.float64) / 255
+    values = torch.arange(256, dtype=torch.float64, device="cpu") / 255
     means, stds = [], []
     for channel in images.unbind(1):  # [N, H, W]
         block = max(1, _STATISTICS_BLOCK // channel[0].numel())
-        counts = torch.zeros(256, dtype=torch.int64)
+        counts = torch.zeros(256, dtype=torch.int64, device="cpu")
         for part in channel.split(block):
             counts += torch.bincount(part.flatten(), minlength=256).cpu()
         share = counts.double() / counts.sum()

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData
+from fastdc.devices import to_device
 
 
 class ClassSampler:
     """Draws images of every class from a seeded generator, without replacement within a batch.
 
     Args:
-        data: the images; only an index of them is made, [N] int64.
+        data: the images; only an index of them is made, [N] int64. They stay where they are: drawn from a set on the device
+            (`ImageData.near`), only positions go there.
         generator: a CPU generator; its state decides all future draws.
         dtype: of the normalised images.
         device: where the normalised images go.
@@ -28,7 +30,7 @@ class ClassSampler:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.data, self.generator, self.dtype, self.device = data, generator, dtype, device
+        self.data, self.generator, self.dtype, self.device = data, generator, dtype, torch.device(device)
         self._members = data.class_members
 
     def indices(self, batch: int) -> list[Tensor]:
@@ -48,5 +50,5 @@ class ClassSampler:
         for _, group in groupby(enumerate(chosen), key=lambda item: len(item[1])):
             classes, positions = zip(*group, strict=True)
             index = torch.stack(positions)  # [G, B]
-            images = self.data.normalised(index.flatten(), self.dtype)
-            yield torch.tensor(classes, device=self.device), images.unflatten(0, index.shape).to(self.device)
+            images = self.data.normalised(index.flatten(), self.dtype, self.device)
+            yield to_device(torch.tensor(classes, device="cpu"), self.device), images.unflatten(0, index.shape)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdc.devices import to_device
 from fastdc.distance import layerwise_distance
 from fastdc.layout import ParameterLayout
 
@@ -181,10 +182,10 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
-def batches(count: int, sgd: Sgd, generator: torch.Generator) -> Iterator[Tensor]:
-    """The batches of all epochs as positions [<= batch]: every engine trains in this order."""
+def batches(count: int, sgd: Sgd, generator: torch.Generator, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+    """The batches of all epochs as positions [<= batch] on `device`: every engine trains in this order."""
     for _ in range(sgd.epochs):
-        yield from torch.randperm(count, generator=generator).split(sgd.batch)
+        yield from to_device(torch.randperm(count, generator=generator), device).split(sgd.batch)
 
 
 def class_numbers(images: Tensor) -> Tensor:

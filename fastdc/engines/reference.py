@@ -68,8 +68,7 @@ class ReferenceEngine(Engine):
         weights = self._leaves(theta)
         optimizer = torch.optim.SGD(weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
         self.module.train()
-        for index in batches(len(images), sgd, generator):
-            index = index.to(images.device)
+        for index in batches(len(images), sgd, generator, images.device):
             batch = images[index] if augment is None else augment(images[index], generator)
             logits = functional_call(self.module, weights, (batch,))
             loss = F.cross_entropy(logits, labels[index])

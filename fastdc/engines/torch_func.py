@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
+from fastdc.devices import free_memory
 from fastdc.distance import layerwise_distance
 from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, batches, class_numbers
 from fastdc.errors import UsageError
@@ -38,7 +40,10 @@ with (
 
 Weights = dict[str, Tensor]
 
-_MEMORY_MIB = {"cpu": 512, "cuda": 4096}
+_MEMORY_MIB = {"cpu": 512, "cuda": 4096}  # on GPUs at the most
+_SHARE_OF_DEVICE = 8  # of a GPU's free memory a chunk may take one part in eight
+
+_forward_mode = threading.Lock()  # torch numbers the levels of forward mode for the whole process, not for each thread
 
 # On the CPU maps that stay in the last cache are read from there by the next operator (bench/bench_engines.py, class gradients).
 # Second-order passes do more with each map and gain from longer chunks.
@@ -53,11 +58,11 @@ _GRAPH_COPIES = 4
 
 @dataclass(frozen=True)
 class TorchEngineOptions:
-    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 512 on the CPU, 4096 on GPUs) and compile
-    (through torch.compile; None: on GPUs only)."""
+    """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 512 on the CPU, on GPUs an eighth of what is free, a
+    power of two and 4096 at the most) and compile (through torch.compile, which takes minutes before the first step)."""
 
     memory: int | None = None
-    compile: bool | None = None
+    compile: bool = False
 
 
 class TorchEngine(Engine):
@@ -68,13 +73,13 @@ class TorchEngine(Engine):
     def __init__(self, module: nn.Module, options: TorchEngineOptions | None = None) -> None:
         super().__init__(module)
         options = options if options is not None else TorchEngineOptions()
-        device = next(module.parameters()).device.type
-        memory = options.memory if options.memory is not None else _MEMORY_MIB.get(device, _MEMORY_MIB["cuda"])
+        device = next(module.parameters()).device
+        memory = options.memory if options.memory is not None else _memory_of(device)
         if memory < 1:
             raise UsageError(f"engine torch with memory={memory}; expected 1 MiB or more.")
-        self._memory, self._cache = memory << 20, min(memory, _CACHE_MIB.get(device, memory)) << 20
+        self._memory, self._cache = memory << 20, min(memory, _CACHE_MIB.get(device.type, memory)) << 20
         self._map_bytes: dict[tuple[int, ...], int] = {}
-        self._compiled = options.compile if options.compile is not None else device == "cuda"
+        self._compiled = options.compile
         wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compile if self._compiled else lambda function: function
         self._weight_gradients = wrap(self._batched_weight_gradients)
         self._image_gradients = wrap(self._batched_image_gradients)
@@ -150,8 +155,7 @@ class TorchEngine(Engine):
         # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
         chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._cache // _FIRST_ORDER_COPIES)
         self.module.train()
-        for index in batches(len(images), sgd, generator):
-            index = index.to(images.device)
+        for index in batches(len(images), sgd, generator, images.device):
             batch = images[index] if augment is None else augment(images[index], generator)
             parts = []
             for some, part in zip(_split(batch, chunk), _split(index, chunk), strict=True):
@@ -193,7 +197,8 @@ class TorchEngine(Engine):
 
             return jvp(gradient, (weights,), (tangent,))[1]
 
-        return vmap(one_class)(tangents, images, classes)
+        with _forward_mode:
+            return vmap(one_class)(tangents, images, classes)
 
     def _chunks(self, images: Tensor, most: int) -> Iterator[tuple[slice, slice]]:
         """Slices of classes and of images that together cover images [C, n, ...], each of at most `most` images."""
@@ -225,6 +230,14 @@ class TorchEngine(Engine):
             for handle in handles:
                 handle.remove()
         return total
+
+
+def _memory_of(device: torch.device) -> int:
+    """MiB for a chunk. On a GPU a power of two: a little more or less free memory gives the same chunks, and so the same bits."""
+    if device.type != "cuda":
+        return _MEMORY_MIB["cpu"]
+    share = max(1, (free_memory(device) >> 20) // _SHARE_OF_DEVICE)
+    return min(_MEMORY_MIB["cuda"], 1 << (share.bit_length() - 1))
 
 
 def _even_slices(count: int, most: int) -> Iterator[slice]:

@@ -99,8 +99,7 @@ class Method(ABC):
 
     def fresh_weights(self, number: int) -> Tensor:
         """The weights [P] of random network `number`, always the same ones for one seed."""
-        network = self.problem.family.fresh(derive_seed(self.problem.config.seed, "network", number))
-        return self.problem.engine.layout.flatten(network)
+        return self.problem.family.fresh_weights(derive_seed(self.problem.config.seed, "network", number))
 
     def real_gradients(self, theta: Tensor) -> Tensor:
         """The gradient of each class's loss [C, P] over `batch_real` real images of it, drawn anew."""

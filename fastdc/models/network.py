@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from fastdc.devices import to_device
 from fastdc.errors import FastdcError, UsageError
+from fastdc.layout import ParameterLayout
 from fastdc.models.registry import ModelFactory, build
 from fastdc.seeding import global_seed
 
@@ -42,6 +44,12 @@ class NetworkFamily:
         """A network whose weights `seed` decides; torch's global generator is left as it was."""
         with global_seed(seed):
             return build(self.model, self.channels, self.num_classes, self.image_size).to(self.device)
+
+    def fresh_weights(self, seed: int) -> Tensor:
+        """The weights [P] of `fresh(seed)`, in one copy to the device."""
+        with global_seed(seed):
+            module = build(self.model, self.channels, self.num_classes, self.image_size)
+        return to_device(ParameterLayout.of(module).flatten(module), self.device)
 
     def _random_state(self) -> Tensor:
         return torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else torch.get_rng_state()
