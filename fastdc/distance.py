@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastdc.backends import BACKENDS, DTYPES, resolve_backend
+from fastdc.backends import DTYPES, compute
 from fastdc.errors import UsageError, unknown_name
 from fastdc.layout import Parameter, ParameterLayout
 
@@ -53,6 +53,7 @@ def layerwise_distance(
 
     Raises:
         UsageError: an unknown metric or backend, a backend that cannot serve, or shapes, dtypes or devices that do not fit.
+        RunError: a backend that was named, or has served before, fails.
 
     Example:
         >>> layout = ParameterLayout.of(torch.nn.Linear(3, 2))
@@ -129,8 +130,7 @@ _distance_op = torch.ops.fastdc.layerwise_distance.default
 
 
 def _compute(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
-    chosen = BACKENDS[resolve_backend(backend, synthetic.device.type, synthetic.dtype)]
-    return chosen.layerwise_distance(_side_by_side(synthetic.detach()), _side_by_side(real.detach()), tuple(segments), metric)
+    return compute(backend, _side_by_side(synthetic.detach()), _side_by_side(real.detach()), tuple(segments), metric)
 
 
 def _shapes(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import platform
 
 import torch
 
-from fastdc.backends import BACKENDS
+from fastdc.backends import BACKENDS, unsupported_reasons
 from fastdc.compiled import BUILD
 from fastdc.engines import ENGINES
 from fastdc.models import build
@@ -35,9 +35,9 @@ def report() -> str:
         reasons = engine.unsupported_reasons(build("convnet", 1, 10, (28, 28)))
         lines.append((f"engine {name}", "; ".join(reasons) or "usable"))
     for name, backend in BACKENDS.items():
-        devices_served = [kind for kind in ("cpu", "cuda") if not backend.unsupported_reasons(kind, torch.float32)]
-        reasons = backend.unsupported_reasons("cuda" if name in ("triton", "cuda") else "cpu", torch.float32)
-        lines.append((f"backend {name}", f"usable on {', '.join(devices_served)}" if devices_served else "; ".join(reasons)))
+        against = {kind: unsupported_reasons(name, kind, torch.float32) for kind in ("cpu", "cuda")}
+        served = [kind for kind, reasons in against.items() if not reasons]
+        lines.append((f"backend {name}", f"usable on {', '.join(served)}" if served else "; ".join(against[backend.MEANT_FOR])))
     lines += [(f"build, {key}", value) for key, value in BUILD.items() if value]
     width = max(len(key) for key, _ in lines)
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines)

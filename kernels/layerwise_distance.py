@@ -12,10 +12,11 @@ are rounded from float64 by way of float32.
 
 How the work is split: one program per pair of a class and a tile of `fastdc.tiles`, C * T of them, each about as long as any other. A
 program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the class,
-in an order that does not depend on who finished when. A distance is thus the same, bit for bit, whenever the configuration is: which one
-autotuning picks shifts the order within a sum. For `cosine` no coefficient is known before all parts are, so that the last program of a
-class writes the cotangent of the whole class: its second pass is one program per class.
+in an order that does not depend on who finished when. A distance is thus the same, bit for bit, in every process. For `cosine` no
+coefficient is known before all parts are, so that the last program of a class writes the cotangent of the whole class: its second pass is
+one program per class.
 
+`fastdc::layerwise_distance` (fastdc.distance) is the operator that compilers see; here the kernel is launched as it is.
 TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors, one program after another.
 """
 # ruff: noqa: N803 (constexpr arguments are in capitals, as is usual in Triton)
@@ -26,17 +27,18 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import custom_op, triton_op, wrap_triton
+
+from fastdc.devices import is_capturing
 
 METRICS = {"layerwise_cosine": 0, "cosine": 1, "mse": 2}  # the values of Metric in csrc/row_distance.h
 
 _LAYERWISE_COSINE = tl.constexpr(METRICS["layerwise_cosine"])
 _COSINE = tl.constexpr(METRICS["cosine"])
 _EPSILON = tl.constexpr(1e-6)
-_INTERPRETED = triton.knobs.runtime.interpret
 
-# (elements of a step, warps). The interpreter gets one, so that it does not benchmark.
-_CONFIGS = [(1024, 4)] if _INTERPRETED else [(256, 2), (512, 4), (512, 8), (1024, 8), (1024, 16)]
+# One configuration for all: it decides the order within a sum, and one picked by timing would give other bits from process to process.
+BLOCK = 512  # elements of a step
+WARPS = 4
 
 
 @triton.jit
@@ -185,10 +187,6 @@ def _any_row(tiles, tile_count, BLOCK: tl.constexpr):
 
 # Sizes are not specialized: offsets come from the table of tiles, so that knowing what divides a size would speed up nothing, and each
 # layout would be compiled anew.
-@triton.autotune(
-    configs=[triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in _CONFIGS],
-    key=["size", "tile_count", "METRIC"],  # Triton itself adds the dtypes
-)
 @triton.jit(do_not_specialize=["size", "tile_count", "synthetic_stride", "real_stride"])
 def layerwise_distance_kernel(
     synthetic,
@@ -276,15 +274,14 @@ _tickets: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def _zeroed_tickets(like: Tensor) -> Tensor:
-    """Tickets int32 [at least C], all zero; `like` [C, P] is a tensor allocated for this call.
+    """Tickets int32 [at least C], all zero; `like` [C, P] is a tensor of this call.
 
     A launch leaves its tickets at zero, so that the next one on the same stream can use them again without a launch to clear them. Two
-    streams run side by side and must not share theirs: the buffers are kept by stream. What is being traced, or captured into a CUDA
-    graph, runs later and anywhere, so that it gets tickets of its own, cleared each time.
+    streams run side by side and must not share theirs: the buffers are kept by stream. What is captured into a CUDA graph runs later and
+    anywhere, so that it gets tickets of its own, cleared each time.
     """
     count = like.shape[0]
-    traced = type(like) is not Tensor or torch.compiler.is_compiling()
-    if traced or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if is_capturing(like.device):
         return like.new_zeros(count, dtype=torch.int32)
     key = (like.device, torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0)
     kept = _tickets.get(key)
@@ -293,21 +290,25 @@ def _zeroed_tickets(like: Tensor) -> Tensor:
     return kept
 
 
-def _results_for(synthetic: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance [C] and the cotangent [C, P], not filled in."""
-    wide = torch.float64 if synthetic.dtype == torch.float64 else torch.float32
-    return synthetic.new_empty(synthetic.shape[0], dtype=wide), synthetic.new_empty(synthetic.shape)
+def layerwise_distance(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """The distance of every class's synthetic gradient from its real one, and the derivative by the synthetic one, in one launch.
 
+    Args:
+        synthetic: [C, P], float32, float64, float16 or bfloat16; elements of a class lie side by side, classes anywhere.
+        real: [C, P], of the same dtype and device.
+        tiles: int64 [T, 3] of `fastdc.tiles.tiles_of`, on the same device, which is the current one.
+        metric: a key of METRICS.
 
-def launch(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """`layerwise_distance` without the operator around it: allocates the results and launches the kernel, once."""
+    Returns:
+        The distance [C], float64 if the gradients are and else float32, and its cotangent [C, P].
+    """
     classes, size = synthetic.shape
     tile_count = tiles.shape[0]
-    distance, cotangent = _results_for(synthetic)
+    distance = synthetic.new_empty(classes, dtype=torch.promote_types(synthetic.dtype, torch.float32))
+    cotangent = synthetic.new_empty(synthetic.shape)
     if classes * tile_count == 0:
         return distance.zero_(), cotangent  # without tiles, the cotangent has no elements
-    # By that bare name: torch reads this source for it, to find which kernels belong to the operator.
-    wrap_triton(layerwise_distance_kernel)[(classes * tile_count,)](
+    layerwise_distance_kernel[(classes * tile_count,)](
         synthetic,
         real,
         tiles,
@@ -320,31 +321,7 @@ def launch(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: str) -> tuple
         synthetic.stride(0),
         real.stride(0),
         METRIC=METRICS[metric],
+        BLOCK=BLOCK,
+        num_warps=WARPS,
     )
     return distance, cotangent
-
-
-# A compiler looks into a triton_op, which it cannot do with the interpreter's programs: there the operator stays closed.
-@(custom_op if _INTERPRETED else triton_op)("fastdc::layerwise_distance_triton", mutates_args=())
-def layerwise_distance_triton(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """`launch` as an operator."""
-    return launch(synthetic, real, tiles, metric)
-
-
-if _INTERPRETED:
-    layerwise_distance_triton.register_fake(lambda synthetic, real, tiles, metric: _results_for(synthetic))
-
-
-def layerwise_distance(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    """The distance of every class's synthetic gradient from its real one, and the derivative by the synthetic one.
-
-    Args:
-        synthetic: [C, P], float32, float64, float16 or bfloat16; elements of a class lie side by side, classes anywhere.
-        real: [C, P], of the same dtype and device.
-        tiles: int64 [T, 3] of `fastdc.tiles.tiles_of`, on the same device.
-        metric: a key of METRICS.
-
-    Returns:
-        The distance [C], float64 if the gradients are and else float32, and its cotangent [C, P].
-    """
-    return layerwise_distance_triton(synthetic, real, tiles, metric)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from versions import triton_version
 
 # Triton decides when it is imported whether kernels are compiled or interpreted, and without a GPU only the interpreter can run them.
 # With a GPU they are compiled, as they are for users.
@@ -40,15 +41,22 @@ class Arm(NamedTuple):
         return "-".join(filter(None, (self.backend, self.instruction_set, self.device)))
 
 
+# Without a GPU, Triton's kernels are interpreted.
+needs_triton = pytest.mark.skipif(triton_version() == (0, 0), reason="triton is not installed")
+needs_triton_to_run = pytest.mark.skipif(
+    not torch.cuda.is_available() and triton_version() < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0",
+    reason="the interpreter of Triton before 3.7 does not work with numpy 2.4: it takes int() of arrays with one element",
+)
+
+
 def arms(*backends: str) -> list[pytest.param]:
     """One for each device of each backend, or of those named; a backend that is not there is skipped, and the skip says why."""
     no_extension = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
-    no_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
     compiles = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles for the GPU and does not interpret")
     marks = {
         Arm("reference"): [],
         **{Arm("cpp", "cpu", name): [no_extension] for name in INSTRUCTION_SETS or ["baseline"]},
-        Arm("triton"): [no_triton, compiles],
+        Arm("triton"): [needs_triton, needs_triton_to_run, compiles],
         Arm("triton", "cuda"): [pytest.mark.cuda],
         Arm("cuda", "cuda"): [pytest.mark.cuda],
     }

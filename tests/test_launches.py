@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import pytest
 import torch
+from conftest import needs_triton, needs_triton_to_run
 
 from fastdc.backends import cuda
 from fastdc.distance import METRICS, layerwise_distance
@@ -13,26 +17,28 @@ from fastdc.models import build
 LAYOUT = ParameterLayout.of(build("convnet:width=8,depth=2", 1, 10, (8, 8)))
 
 
+@needs_triton
+@needs_triton_to_run
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("classes", [1, 3])
 def test_triton_launches_once(metric: str, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("triton", reason="Triton is not installed")
     from fastdc.kernels import layerwise_distance as module
 
-    launched = []
-    kernel = module.layerwise_distance_kernel
-    run = kernel.fn.run  # of the kernel itself, below autotuning
+    class Counted:
+        """The kernel, which is launched by kernel[grid](...)."""
 
-    def counted(*arguments: object, **options: object) -> object:
-        launched.append(options["grid"])
-        return run(*arguments, **options)
+        grids: ClassVar[list[tuple[int, ...]]] = []
+        kernel = module.layerwise_distance_kernel
 
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., object]:
+            self.grids.append(grid)
+            return self.kernel[grid]
+
+    monkeypatch.setattr(module, "layerwise_distance_kernel", Counted())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     synthetic, real = torch.randn(2, classes, LAYOUT.size, device=device)
-    layerwise_distance(synthetic, real, LAYOUT, metric, "triton")  # autotunes
-    monkeypatch.setattr(kernel.fn, "run", counted)
     layerwise_distance(synthetic, real, LAYOUT, metric, "triton")
-    assert len(launched) == 1
+    assert len(Counted.grids) == 1
 
 
 @pytest.mark.cuda

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastdc import UsageError, tiles
 from fastdc.tiles import tiles_of
 
 CPU = torch.device("cpu")
@@ -86,6 +87,17 @@ def test_tiles_of_small_layouts(segments: tuple[int, ...], size: int, expected: 
 
 def test_the_table_is_kept() -> None:
     assert tiles_of((0, 2, 3), 6, CPU) is tiles_of((0, 2, 3), 6, CPU)
+
+
+def test_a_table_is_not_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tiles_of((0, 2, 5), 10, CPU)
+    monkeypatch.setattr(tiles, "is_capturing", lambda device: True)
+    monkeypatch.setattr(tiles, "_in_graphs", {})
+    for _ in range(2):  # a refusal is not kept for a table
+        with pytest.raises(UsageError, match=r"call it once with these shapes before capturing\.$"):
+            tiles_of((0, 2, 7), 14, CPU)
+    assert tiles_of((0, 2, 5), 10, CPU) is kept
+    assert list(tiles._in_graphs.values()) == [kept]  # the graph reads it long after the cache has forgotten it
 
 
 def test_segments_that_are_no_triples_are_refused() -> None:

@@ -367,15 +367,23 @@ Launch launch_of(int dtype, int metric) {
     }
 }
 
-cudaError_t launch_on(int device, Launch launch, const Call& call) {
+// What `work`, done with `device` as the current one, returns. The device that was current before is so again.
+template <typename Work>
+cudaError_t on_device(int device, const Work& work) {
     int current = 0;
     cudaError_t error = cudaGetDevice(&current);
     if (error != cudaSuccess) return error;
-    if (current == device) return launch(call);
+    if (current == device) return work();
     error = cudaSetDevice(device);
-    if (error == cudaSuccess) error = launch(call);
+    if (error == cudaSuccess) error = work();
     const cudaError_t restored = cudaSetDevice(current);
     return error == cudaSuccess ? restored : error;
+}
+
+const char* text_of(cudaError_t error) {
+    if (error == cudaSuccess) return nullptr;
+    cudaGetLastError();  // this call reports the error; the next one must not find it again
+    return cudaGetErrorString(error);
 }
 
 }  // namespace
@@ -403,10 +411,14 @@ extern "C" const char* fastdc_cuda_layerwise_distance(const void* synthetic, int
                                classes,
                                size,
                                static_cast<cudaStream_t>(stream)};
-    const cudaError_t error = fastdc::launch_on(device, launch, call);
-    if (error == cudaSuccess) return nullptr;
-    cudaGetLastError();  // this call reports the error; the next one must not find it again
-    return cudaGetErrorString(error);
+    return fastdc::text_of(fastdc::on_device(device, [&] { return launch(call); }));
+}
+
+extern "C" const char* fastdc_cuda_unusable(int device) {
+    return fastdc::text_of(fastdc::on_device(device, [] {
+        cudaFuncAttributes attributes;  // one kernel stands for all: they are compiled for the same cards
+        return cudaFuncGetAttributes(&attributes, fastdc::layerwise_distance<fastdc::Metric::mse, float>);
+    }));
 }
 
 extern "C" int fastdc_cuda_launches() {

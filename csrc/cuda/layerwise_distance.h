@@ -40,6 +40,9 @@ const char* fastdc_cuda_layerwise_distance(const void* synthetic, int64_t synthe
                                            int64_t tile_count, double* partial, unsigned* tickets, int64_t classes,
                                            int64_t size, int dtype, int metric, int device, void* stream);
 
+// Why the kernels cannot run on `device`, such as that they were compiled for other cards; nullptr where they can.
+const char* fastdc_cuda_unusable(int device);
+
 // How many kernels were launched since the library was loaded.
 int fastdc_cuda_launches();
 }

@@ -7,23 +7,19 @@ import torch
 from torch import Tensor
 
 from fastdc import compiled
+from fastdc.backends.reasons import against_device, against_dtype
 from fastdc.tiles import tiles_of
+
+MEANT_FOR = "cpu"
 
 _MOST_KEPT = 64 << 20  # bytes of memory that are held on to
 _kept: list[torch.UntypedStorage] = []
-_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def unsupported_reasons(device_type: str, dtype: torch.dtype) -> list[str]:
-    """Every reason why tensors on such a device, of this dtype, cannot be served."""
-    reasons = []
-    if compiled.extension is None:
-        reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
-    if device_type != "cpu":
-        reasons.append("it works on CPU tensors")
-    if dtype not in _DTYPES:
-        reasons.append(f"{dtype} is none of float32, float64, float16, bfloat16")
-    return reasons
+def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Every reason why tensors on this device, of this dtype, cannot be served."""
+    missing = [f"fastdc._C is not there ({compiled.state('cpp')})"] if compiled.extension is None else []
+    return [*missing, *against_device(device, "cpu"), *against_dtype(dtype)]
 
 
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from fastdc import compiled
+from fastdc.backends.reasons import against_device, against_dtype
+from fastdc.devices import is_capturing
 from fastdc.errors import RunError
 from fastdc.tiles import tiles_of
+
+MEANT_FOR = "cuda"
 
 _LIBRARY = Path(__file__).parent.parent / "_cuda.so"
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -22,18 +26,14 @@ _METRICS = {"layerwise_cosine": 0, "cosine": 1, "mse": 2}  # as enum Metric in c
 _tickets: dict[tuple[int, int], Tensor] = {}
 
 
-def unsupported_reasons(device_type: str, dtype: torch.dtype) -> list[str]:
-    """Every reason why the kernel cannot take tensors of this device type and dtype; none where it can."""
-    reasons = []
-    if device_type != "cuda":
-        reasons.append(f"the tensors are on {device_type}, not on a CUDA device")
-    if not torch.cuda.is_available():
-        reasons.append("torch sees no CUDA device")
+def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Every reason why the kernel cannot take tensors of this device and dtype; none where it can."""
+    reasons = against_device(device, "cuda")
     if not _LIBRARY.is_file():
         reasons.append(f"fastdc/{_LIBRARY.name} is not there ({compiled.state('cuda')})")
-    if dtype not in _DTYPES:
-        reasons.append(f"dtype {dtype} is not one of {', '.join(str(known) for known in _DTYPES)}")
-    return reasons
+    elif not reasons:
+        reasons += _unusable(torch.cuda.current_device() if device.index is None else device.index)
+    return [*reasons, *against_dtype(dtype)]
 
 
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
@@ -93,11 +93,25 @@ def launches() -> int:
 
 
 @functools.cache
+def _unusable(device: int) -> list[str]:
+    """Why no kernel of the library runs on that card, such as code for other cards only; nothing where they do."""
+    try:
+        reason = _library().fastdc_cuda_unusable(device)
+    except RunError as error:
+        return [str(error).removesuffix(".")]
+    return [] if reason is None else [f"fastdc/{_LIBRARY.name} does not run on cuda:{device} ({reason.decode()}; {compiled.state('cuda')})"]
+
+
+@functools.cache
 def _library() -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
-    except OSError as error:
-        raise RunError(f"the CUDA kernel of the layer-wise distance cannot be loaded ({compiled.state('cuda')}): {error}.") from None
+        return _declared(ctypes.CDLL(str(_LIBRARY)))
+    except (OSError, AttributeError) as error:  # AttributeError: a library of another version lacks a function
+        raise RunError(f"fastdc/{_LIBRARY.name} does not load ({error}; {compiled.state('cuda')}).") from None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """The library, with the types of its functions (csrc/cuda/layerwise_distance.h)."""
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.fastdc_cuda_layerwise_distance.argtypes = [
         *(pointer, number, pointer, number),  # synthetic and real with their strides
@@ -106,13 +120,15 @@ def _library() -> ctypes.CDLL:
         *(ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer),  # dtype, metric, device, stream
     ]
     library.fastdc_cuda_layerwise_distance.restype = ctypes.c_char_p
+    library.fastdc_cuda_unusable.argtypes = [ctypes.c_int]
+    library.fastdc_cuda_unusable.restype = ctypes.c_char_p
     library.fastdc_cuda_launches.argtypes = []
     library.fastdc_cuda_launches.restype = ctypes.c_int
     return library
 
 
 def _tickets_for(classes: int, device: torch.device, stream: int) -> Tensor:
-    if torch.cuda.is_current_stream_capturing():
+    if is_capturing(device):
         # What is allocated while a graph is captured is cleared only when the graph runs: it cannot serve other calls.
         return torch.zeros(classes, dtype=torch.int32, device=device)
     key = (device.index, stream)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+MEANT_FOR = ""  # any device: whatever else cannot serve
+
 EPSILON = 1e-6
 
 
-def unsupported_reasons(device_type: str, dtype: torch.dtype) -> list[str]:
+def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     """None: what torch can compute, this can."""
     return []
 
