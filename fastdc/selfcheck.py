@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdc.backends import BACKENDS, DTYPES, resolve_backend, unsupported_reasons, unsupported_reasons
+from fastdc.backends import BACKENDS, DTYPES, resolve_backend, unsupported_reasons
 from fastdc.distance import METRICS, layerwise_distance
 from fastdc.engines import ENGINES, make_engine
 from fastdc.errors import UsageError
