@@ -1,0 +1,951 @@
+"""What only a GPU can tell, stage by stage: bench/gpu.sh runs this. Each row is one JSON line in FOLDER/results.jsonl, written at once.
+
+    python bench/bench_gpu.py STAGE FOLDER [--until T]     ceilings, distance-tests, engine-tests, engines, distance, condensation,
+                                                             compiled; or table, which prints what the rows say
+
+A row that fails is a row with `error`, one for which there is no time left or no device a row with `skipped`; the rest goes on. Times are
+medians; `event_ms` lies between two CUDA events, `wall_ms` between two synchronisations, `kernel_ms` is the sum over all kernels of one
+call, so that the difference is time in which the GPU waits. Without a GPU everything is tiny.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+TESTS = Path(__file__).parent.parent / "tests"
+MODEL = "convnet" if GPU else "convnet:width=4,depth=2"
+SIZE = (32, 32) if GPU else (8, 8)
+CLASSES, REAL, COUNT = (10, 256, 20_000) if GPU else (10, 4, 200)
+IPCS = (10, 1, 50, 200) if GPU else (2, 1)  # the most wanted first
+METRIC = "layerwise_cosine"
+LR_MODEL, LR_IMAGES = 0.01, 0.1
+
+
+# Rows
+
+
+class Results:
+    """The rows of one stage."""
+
+    def __init__(self, stage: str, folder: Path, until: float) -> None:
+        self.stage, self.folder, self.until = stage, folder, until
+        self.failed = False
+        self.machine = {"card": torch.cuda.get_device_name() if GPU else "cpu", "torch": torch.__version__, "cuda": torch.version.cuda}
+        self.machine["triton"] = version_of("triton")
+
+    def left(self) -> float:
+        """Seconds of this stage's time that are left."""
+        return self.until - time.time()
+
+    def row(self, what: str, **figures: Any) -> None:
+        figures = {key: float(f"{value:.5g}") if isinstance(value, float) else value for key, value in figures.items()}
+        with (self.folder / "results.jsonl").open("a") as file:
+            file.write(json.dumps({"stage": self.stage, "what": what, **self.machine, **figures}) + "\n")
+        shown = {key: value for key, value in figures.items() if key != "top_kernels"}
+        print(f"{self.stage}: {what}: " + ", ".join(f"{key} {value}" for key, value in shown.items()), flush=True)
+
+    def attempt(self, what: str, job: Callable[[], dict[str, Any]], needs: float = 3, **labels: Any) -> dict[str, Any]:
+        """A row of what `job` gives, or of why it gives nothing."""
+        if self.left() < needs:
+            self.row(what, **labels, skipped=f"{self.left():.0f} s are left")
+            return {}
+        try:
+            figures = job()
+        except Exception as error:
+            self.failed = True
+            traceback.print_exc(limit=-3)
+            self.row(what, **labels, error=f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            if GPU:
+                torch.cuda.empty_cache()
+            return {}
+        self.row(what, **labels, **figures)
+        return figures
+
+
+def version_of(package: str) -> str | None:
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def synchronise() -> None:
+    if GPU:
+        torch.cuda.synchronize()
+
+
+def measure(job: Callable[[], object], seconds: float = 0.4, most: int = 15, calls: int = 1, profiled: bool = True) -> dict[str, Any]:
+    """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels, and how much memory it took at its peak."""
+    synchronise()
+    start = time.perf_counter()
+    job()
+    synchronise()
+    first = time.perf_counter() - start
+    figures: dict[str, Any] = {"first_ms": 1e3 * first}
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    walls, events, begun = [], [], time.perf_counter()
+    while len(walls) < most and (len(walls) < 2 or time.perf_counter() - begun < seconds):
+        wall, event = one_call(job)
+        walls.append(wall)
+        events.append(event)
+        if first > seconds:
+            break
+    figures |= {"wall_ms": 1e3 * statistics.median(walls) / calls, "repeats": len(walls)}
+    if GPU:
+        figures |= {"event_ms": statistics.median(events) / calls}
+        figures |= {"peak_MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
+        if profiled and first < 3:
+            figures |= kernels_of(job, calls)
+    return figures
+
+
+def one_call(job: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and milliseconds between two events."""
+    if not GPU:
+        start = time.perf_counter()
+        job()
+        return time.perf_counter() - start, 0.0
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    begin.record()
+    job()
+    end.record()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, begin.elapsed_time(end)
+
+
+def profiled_kernels(job: Callable[[], object]) -> list[tuple[str, float]]:
+    """Name and milliseconds of all that the GPU did in one call."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        job()
+        torch.cuda.synchronize()
+    found = profiler.profiler.kineto_results.events()
+    return [(e.name(), e.duration_ns() / 1e6) for e in found if e.device_type() == DeviceType.CUDA and not e.name().startswith("Optimizer")]
+
+
+def kernels_of(job: Callable[[], object], calls: int = 1) -> dict[str, Any]:
+    try:
+        done = profiled_kernels(job)
+    except Exception as error:  # a profiler that does not work here costs no other figure
+        return {"profiler_error": f"{type(error).__name__}: {error}"[:300]}
+    kernels = [(name, ms) for name, ms in done if not name.startswith(("Memcpy", "Memset"))]
+    total: Counter[str] = Counter()
+    for name, ms in kernels:
+        total[name] += ms
+    counts = Counter(name for name, _ in kernels)
+    return {
+        "launches": len(kernels) / calls,
+        "copies": (len(done) - len(kernels)) / calls,
+        "kernel_ms": sum(ms for _, ms in kernels) / calls,
+        "top_kernels": [[name[:90], counts[name] / calls, round(ms / calls, 4)] for name, ms in total.most_common(8)],
+    }
+
+
+@contextlib.contextmanager
+def products(precision: str, deterministic: bool = False) -> Iterator[None]:
+    """How products and convolutions are computed: float32, tf32, or bfloat16 by autocast; what was set before is put back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    try:
+        matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+        cudnn.deterministic, cudnn.benchmark = deterministic, False
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
+    return float((found - expected).norm() / expected.norm())
+
+
+# ceilings
+
+
+def ceilings(results: Results) -> None:
+    results.attempt("machine", machine)
+    results.attempt("copy", copy_rate)
+    for precision in ("float32", "tf32", "bfloat16"):
+        results.attempt("matmul", functools.partial(matmul_rate, precision), precision=precision)
+    results.attempt("launch", launch_overhead)
+    for precision in ("float32", "tf32", "bfloat16"):
+        for channels_last in (False, True):
+            labels = {"precision": precision, "channels_last": channels_last}
+            results.attempt("convolution 128 to 128, 16x16", functools.partial(convolution_rates, **labels), **labels)
+
+
+def machine() -> dict[str, Any]:
+    if not GPU:
+        return {"cpus": os.cpu_count(), "cudnn": None}
+    found = torch.cuda.get_device_properties(0)
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.max.sm,power.limit,memory.total", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        driver = f"nvidia-smi: {error}"
+    return {
+        "cpus": os.cpu_count(),
+        "cudnn": torch.backends.cudnn.version(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "processors": found.multi_processor_count,
+        "memory_GiB": found.total_memory / 2**30,
+        "cache_MiB": found.L2_cache_size / 2**20,
+        "nvidia_smi": driver,
+        "python": sys.version.split()[0],
+    }
+
+
+def copy_rate() -> dict[str, Any]:
+    source = torch.randn((1 << 28) if GPU else (1 << 20), device=DEVICE)  # 1 GiB
+    target = torch.empty_like(source)
+    figures = measure(lambda: target.copy_(source), profiled=False)
+    return {"GB/s": 2 * source.nbytes / 1e6 / figures.get("event_ms", figures["wall_ms"]), **figures}
+
+
+def matmul_rate(precision: str) -> dict[str, Any]:
+    if precision == "tf32" and not GPU:
+        return {"skipped": "no TF32 on the CPU"}
+    side = 8192 if GPU else 256
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = torch.randn(2, side, side, device=DEVICE).to(dtype)
+    with products("float32" if precision == "bfloat16" else precision):
+        figures = measure(lambda: a @ b, profiled=False)
+    return {"TFLOP/s": 2 * side**3 / 1e9 / figures.get("event_ms", figures["wall_ms"]), **figures}
+
+
+def launch_overhead() -> dict[str, Any]:
+    """Microseconds per kernel of one element, from Python and from a captured graph."""
+    value, count = torch.zeros(1, device=DEVICE), 1000
+
+    def many() -> None:
+        for _ in range(count):
+            value.add_(1)
+
+    figures = {"python_us": 1e3 * measure(many, calls=count, profiled=False)["wall_ms"]}
+    if GPU:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            many()
+        figures["graph_us"] = 1e3 * measure(graph.replay, calls=count, profiled=False)["wall_ms"]
+    return figures
+
+
+def convolution_rates(precision: str, channels_last: bool) -> dict[str, Any]:
+    """TFLOP/s of the middle convolution of the ConvNet over all real images: forward, and gradient by the weights at once, by class."""
+    if precision == "tf32" and not GPU:
+        return {"skipped": "no TF32 on the CPU"}
+    width, side, images = (128, 16, CLASSES * 256) if GPU else (4, 4, CLASSES * 2)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    maps, gradient = (torch.randn(images, width, side, side, device=DEVICE, dtype=dtype).to(memory_format=layout) for _ in range(2))
+    weight = torch.randn(width, width, 3, 3, device=DEVICE, dtype=dtype).to(memory_format=layout)
+
+    def by_weight(some: slice) -> Tensor:
+        arguments = [width], [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
+        return torch.ops.aten.convolution_backward(gradient[some], maps[some], weight, *arguments)[1]
+
+    each = images // CLASSES
+    jobs = {
+        "forward": lambda: F.conv2d(maps, weight, padding=1),
+        "by_weight": lambda: by_weight(slice(None)),
+        "by_weight_of_each_class": lambda: [by_weight(slice(c * each, (c + 1) * each)) for c in range(CLASSES)],
+    }
+    operations = 2 * 9 * images * width * width * side * side
+    figures = {}
+    with products("float32" if precision == "bfloat16" else precision, deterministic=True):
+        for name, job in jobs.items():
+            times = measure(job, seconds=0.1, most=5, profiled=False)
+            ms = times.get("event_ms", times["wall_ms"])
+            figures |= {f"{name}_ms": ms, f"{name}_TFLOP/s": operations / 1e9 / ms}
+    return figures
+
+
+# distance-tests, engine-tests
+
+
+class Recorder:
+    """A plugin of pytest: each failure is a row at once, and the counts are one at the end."""
+
+    def __init__(self, results: Results) -> None:
+        self.results, self.counts, self.reasons = results, Counter[str](), Counter[str]()
+        self.slowest: list[tuple[float, str]] = []
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        # What compiles most, and would eat the time of the others, comes last.
+        def order(item: Any) -> int:
+            name = item.name
+            return 2 * ("compile" in name or "opcheck" in name) + ("triton" in name)
+
+        items.sort(key=order)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call":
+            self.slowest = sorted([*self.slowest, (round(report.duration, 2), report.nodeid.split("::", 1)[-1])])[-8:]
+        if report.when == "call" or report.outcome != "passed":
+            self.counts[report.outcome] += 1
+        if report.failed:
+            self.results.row("failure", test=report.nodeid.split("::", 1)[-1], phase=report.when, error=str(report.longrepr)[-1500:])
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.reasons[report.longrepr[2]] += 1
+
+    def pytest_sessionfinish(self) -> None:
+        self.results.row("tests", **self.counts, why_skipped=dict(self.reasons), slowest_s=self.slowest[::-1])
+
+
+def run_tests(results: Results, marked: str, *files: str) -> None:
+    """The tests so marked in these files of tests/, with this package and without the project's pytest settings."""
+    import pytest
+
+    settings = Path.cwd() / "pytest.ini"
+    settings.write_text("[pytest]\nmarkers = slow\n")
+    options = ["-c", str(settings), "-p", "no:cacheprovider", "-q", "--tb=short", "--maxfail=60", "-m", marked]
+    code = pytest.main([*options, *(str(TESTS / file) for file in files)], plugins=[Recorder(results)])
+    results.failed = code != 0
+
+
+def distance_tests(results: Results) -> None:
+    run_tests(results, "cuda and not slow", "test_layerwise_distance.py", "test_backends.py", "test_launches.py")
+
+
+def engine_tests(results: Results) -> None:
+    run_tests(results, "not slow", "test_cuda_engines.py")
+
+
+# engines: a plain script beside every engine
+
+
+class Problem:
+    """What every arm works on: images of a set, one network, and synthetic images of any number."""
+
+    def __init__(self) -> None:
+        from fastdc.data import ImageData
+        from fastdc.models import build
+
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(256, (COUNT, 3, *SIZE), dtype=torch.uint8, generator=generator)
+        self.data = ImageData.of(pixels, torch.arange(COUNT) % CLASSES)
+        torch.manual_seed(0)
+        self.module = build(MODEL, 3, CLASSES, SIZE).to(DEVICE)
+        normalised = self.data.normalised(torch.arange(CLASSES * REAL)).to(DEVICE)  # classes in turn
+        self.real = normalised.unflatten(0, (REAL, CLASSES)).transpose(0, 1).contiguous()  # [C, B, channels, H, W]
+
+    @functools.cache  # noqa: B019  one object
+    def synthetic(self, ipc: int) -> Tensor:
+        return torch.randn(CLASSES, ipc, 3, *SIZE, generator=torch.Generator().manual_seed(ipc)).to(DEVICE)
+
+
+class Plain:
+    """The yardstick: eager double backward, one class after the other, as the paper's authors do it."""
+
+    name = "plain"
+
+    def __init__(self, problem: Problem, precision: str) -> None:
+        self.precision, self.module = precision, problem.module
+        self.images = problem.data.normalised(slice(None)).to(DEVICE)  # the whole set, float32
+        self.members = [(problem.data.labels == c).nonzero()[:, 0] for c in range(CLASSES)]
+        self.build = lambda: type(problem.module)(*problem.module.made_of).to(DEVICE)
+
+    def settings(self) -> contextlib.AbstractContextManager[None]:
+        return products(self.precision)
+
+    def draw(self) -> list[Tensor]:
+        return [self.draw_class(c) for c in range(CLASSES)]
+
+    def draw_class(self, c: int) -> Tensor:
+        members = self.members[c]
+        return self.images[members[torch.randperm(len(members))[:REAL]].to(DEVICE)]
+
+    def gradients(self, module: nn.Module, images: Tensor, c: int, create_graph: bool = False) -> tuple[Tensor, ...]:
+        labels = torch.full((len(images),), c, device=DEVICE)
+        loss = F.cross_entropy(module(images), labels)
+        return torch.autograd.grad(loss, list(module.parameters()), create_graph=create_graph)
+
+    def real_side(self, real: Tensor) -> list[tuple[Tensor, ...]]:
+        return [self.gradients(self.module, images, c) for c, images in enumerate(real)]
+
+    def synthetic_side(self, synthetic: Tensor, real: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor]:
+        leaf = synthetic.detach().requires_grad_()
+        distances = [plain_distance(self.gradients(self.module, leaf[c], c, True), real[c]) for c in range(CLASSES)]
+        distance = torch.stack(distances)
+        return distance.detach(), torch.autograd.grad(distance.sum(), leaf)[0]
+
+    def stepper(self, synthetic: Tensor, module: nn.Module | None = None) -> Callable[[], float]:
+        """A whole matching step: draw, real side, synthetic side, images moved."""
+        module = module if module is not None else self.module
+        leaf = synthetic.clone().requires_grad_()
+        optimizer = torch.optim.SGD([leaf], lr=LR_IMAGES, momentum=0.5)
+
+        def step() -> float:
+            loss = torch.zeros((), device=DEVICE)
+            for c in range(CLASSES):
+                real = self.gradients(module, self.draw_class(c), c)
+                loss = loss + plain_distance(self.gradients(module, leaf[c], c, True), real)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+
+        return step
+
+    def train(self, images: Tensor, epochs: int, module: nn.Module | None = None) -> None:
+        module = module if module is not None else self.build()
+        flat, labels = images.detach().flatten(0, 1), torch.arange(CLASSES, device=DEVICE).repeat_interleave(images.shape[1])
+        optimizer = torch.optim.SGD(module.parameters(), lr=LR_MODEL)
+        for _ in range(epochs):
+            for index in torch.randperm(len(flat)).to(DEVICE).split(256):
+                optimizer.zero_grad()
+                F.cross_entropy(module(flat[index]), labels[index]).backward()
+                optimizer.step()
+
+    def iteration(self, problem: Problem, ipc: int, iterations: int) -> dict[str, Any]:
+        from fastdc.schedule import paper_schedule
+
+        steps, epochs = paper_schedule(ipc)
+        synthetic, seconds = problem.synthetic(ipc), []
+        for _ in range(iterations):
+            synchronise()
+            start = time.perf_counter()
+            module = self.build()
+            step = self.stepper(synthetic, module)
+            for i in range(steps):
+                step()
+                if i + 1 < steps:
+                    self.train(synthetic, epochs, module)
+            synchronise()
+            seconds.append(time.perf_counter() - start)
+        return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations}
+
+
+def plain_distance(synthetic: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Tensor:
+    total = torch.zeros((), device=synthetic[0].device)
+    for a, b in zip(synthetic, real, strict=True):
+        if a.dim() > 1:
+            a, b = a.flatten(1), b.flatten(1)
+            total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6)).sum()
+    return total
+
+
+class Ours:
+    """An engine of fastdc, through the calls that the loop of `condense` makes."""
+
+    def __init__(self, problem: Problem, name: str, spec: str, precision: str = "float32") -> None:
+        from fastdc.data import ClassSampler
+        from fastdc.engines import make_engine
+
+        self.name, self.spec, self.precision = name, spec, precision
+        self.engine = make_engine(spec, problem.module)
+        self.theta = self.engine.layout.flatten(problem.module)
+        self.sampler = ClassSampler(problem.data, torch.Generator().manual_seed(0), device=DEVICE)
+
+    def settings(self) -> contextlib.AbstractContextManager[None]:
+        return products(self.precision, deterministic=True)
+
+    def draw(self) -> list[tuple[Tensor, Tensor]]:
+        return list(self.sampler.draw(REAL))
+
+    def real_side(self, real: Tensor) -> Tensor:
+        return self.engine.class_gradients(self.theta, real)
+
+    def synthetic_side(self, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        return self.engine.match(self.theta, synthetic, real, METRIC)
+
+    def stepper(self, synthetic: Tensor) -> Callable[[], float]:
+        images, velocity = synthetic.clone(), torch.zeros_like(synthetic)
+
+        def step() -> float:
+            real = torch.cat([self.engine.class_gradients(self.theta, some, classes) for classes, some in self.sampler.draw(REAL)])
+            losses, gradient = self.engine.match(self.theta, images, real, METRIC)
+            velocity.mul_(0.5).add_(gradient)
+            images.sub_(velocity, alpha=LR_IMAGES)
+            assert torch.isfinite(images).all()
+            return losses.sum().item()
+
+        return step
+
+    def train(self, images: Tensor, epochs: int) -> None:
+        from fastdc.engines import Sgd
+
+        labels = torch.arange(CLASSES, device=DEVICE).repeat_interleave(images.shape[1])
+        self.engine.train(self.theta.clone(), images.flatten(0, 1), labels, Sgd(epochs, LR_MODEL), torch.Generator().manual_seed(0))
+
+    def iteration(self, problem: Problem, ipc: int, iterations: int) -> dict[str, Any]:
+        import fastdc
+        from fastdc.callbacks import IterationDone
+
+        seconds: list[float] = []
+
+        def note(event: object) -> None:
+            if isinstance(event, IterationDone):
+                seconds.append(event.seconds)
+
+        options = {"model": MODEL, "batch_real": REAL, "engine": self.spec, "device": DEVICE.type, "progress": False}
+        start = time.perf_counter()
+        fastdc.condense(problem.data, ipc, iterations=iterations, callbacks=[note], **options)
+        whole = time.perf_counter() - start
+        return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations, "whole_call_seconds": whole}
+
+
+def our_engines(results: Results, problem: Problem) -> dict[str, str]:
+    """The engines that serve here, name and spec; the torch engine without torch.compile, which has a stage of its own."""
+    from fastdc.engines import ENGINES
+
+    served = {}
+    for name, engine in ENGINES.items():
+        reasons = engine.unsupported_reasons(problem.module)
+        if reasons:
+            results.row("engine", arm=name, skipped="; ".join(reasons))
+        else:
+            served[name] = "torch:compile=false" if name == "torch" else name
+    return served
+
+
+def engines(results: Results) -> None:
+    problem = Problem()
+    arms: list[Any] = [Plain(problem, precision) for precision in ("float32", "tf32", "bfloat16")]
+    for name, spec in our_engines(results, problem).items():
+        arms.append(Ours(problem, name, spec))
+        if GPU and name != "reference":
+            arms.append(Ours(problem, name, spec, "tf32"))
+    if not GPU:
+        arms = [arm for arm in arms if arm.precision != "tf32"]
+        results.row("arms in tf32", skipped="no TF32 on the CPU")
+    rows = EngineRows(results, problem, arms)
+    rows.draw()
+    rows.real_side()
+    rows.synthetic_side(IPCS[0])
+    rows.step(IPCS[0])
+    rows.training(IPCS[0], epochs=10)
+    chunks_of_the_torch_engine(results, problem, first=True)
+    for ipc in IPCS[1:3]:
+        rows.synthetic_side(ipc)
+        rows.step(ipc)
+    rows.iteration(1, 20 if GPU else 2)
+    rows.iteration(IPCS[0], 2)
+    rows.training(50 if GPU else 3, epochs=5)
+    chunks_of_the_torch_engine(results, problem, first=False)
+    for ipc in IPCS[3:]:
+        rows.synthetic_side(ipc)
+        rows.step(ipc)
+    if GPU:
+        rows.arms = [arm for arm in arms if arm.name == "torch" or (arm.name == "plain" and arm.precision == "tf32")]
+        rows.iteration(50, 1, needs=15)
+
+
+class EngineRows:
+    """One job after the other, each by every arm."""
+
+    def __init__(self, results: Results, problem: Problem, arms: list[Any]) -> None:
+        self.results, self.problem, self.arms = results, problem, arms
+        with arms[0].settings():
+            gradients = arms[0].real_side(problem.real)
+        self.real = torch.stack([torch.cat([g.flatten() for g in each]) for each in gradients])  # [C, P], float32, of the plain script
+
+    def each(self, what: str, job: Callable[[Any], dict[str, Any]], needs: float = 3, **labels: Any) -> None:
+        for arm in self.arms:
+
+            def within(arm: Any = arm) -> dict[str, Any]:
+                with arm.settings():
+                    return job(arm)
+
+            self.results.attempt(what, within, needs, arm=arm.name, precision=arm.precision, **labels)
+
+    def draw(self) -> None:
+        self.each("draw", lambda arm: measure(arm.draw))
+
+    def checked(self, arm: Any, found: Tensor, expected: Tensor) -> dict[str, Any]:
+        """The error against the plain script in float32, which must be small where an engine computes in float32."""
+        error = relative(found, expected)
+        assert error < (1e-2 if arm.precision == "float32" else 1), f"the relative error is {error}"
+        return {"error": error}
+
+    def real_side(self) -> None:
+        def job(arm: Any) -> dict[str, Any]:
+            found = arm.real_side(self.problem.real)
+            if isinstance(arm, Plain):
+                found = torch.stack([torch.cat([g.flatten() for g in each]) for each in found])
+            return {**self.checked(arm, found, self.real), **measure(lambda: arm.real_side(self.problem.real))}
+
+        self.each("real side", job)
+
+    def gradients_for(self, arm: Any) -> Any:
+        """The real gradients of the plain script as an arm takes them."""
+        if not isinstance(arm, Plain):
+            return self.real
+        parameters = list(arm.module.parameters())
+        return [
+            [part.view(p.shape) for part, p in zip(flat.split([p.numel() for p in parameters]), parameters, strict=True)]
+            for flat in self.real
+        ]
+
+    def synthetic_side(self, ipc: int) -> None:
+        synthetic = self.problem.synthetic(ipc)
+        with self.arms[0].settings():
+            expected = self.arms[0].synthetic_side(synthetic, self.gradients_for(self.arms[0]))
+
+        def job(arm: Any) -> dict[str, Any]:
+            real = self.gradients_for(arm)
+            distance, gradient = arm.synthetic_side(synthetic, real)
+            errors = {**self.checked(arm, gradient, expected[1]), "distance_error": relative(distance, expected[0])}
+            return {**errors, **measure(lambda: arm.synthetic_side(synthetic, real))}
+
+        self.each("synthetic side", job, ipc=ipc)
+
+    def step(self, ipc: int) -> None:
+        self.each("step", lambda arm: measure(arm.stepper(self.problem.synthetic(ipc))), ipc=ipc)
+
+    def training(self, ipc: int, epochs: int) -> None:
+        images = self.problem.synthetic(ipc)
+        steps = epochs * -(-CLASSES * ipc // 256)
+        self.each("SGD step", lambda arm: measure(lambda: arm.train(images, epochs), calls=steps), ipc=ipc, images=min(CLASSES * ipc, 256))
+
+    def iteration(self, ipc: int, iterations: int, needs: float = 8) -> None:
+        self.each("iteration", lambda arm: arm.iteration(self.problem, ipc, iterations), needs, ipc=ipc)
+
+
+def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) -> None:
+    """How many classes should share a chunk, and how much memory a chunk takes; the least important rows only where not `first`."""
+    from fastdc.engines import TorchEngine, TorchEngineOptions
+
+    class Chunked(TorchEngine):
+        images = 1
+
+        def _images_per_chunk(self, *_: object) -> int:
+            return self.images
+
+    try:
+        engine = Chunked(problem.module, TorchEngineOptions(compile=False))
+        theta = engine.layout.flatten(problem.module)
+        map_bytes = engine._bytes_of_maps(theta, problem.real[0, :1])
+        cotangent = torch.randn(CLASSES, engine.layout.size, device=DEVICE)
+    except Exception as error:
+        results.row("chunks", error=f"{type(error).__name__}: {error}"[:300])
+        return
+
+    def timed(job: Callable[[], object], images: int) -> dict[str, Any]:
+        engine.images = images
+        with products("float32", deterministic=True):
+            figures = measure(job, seconds=0.2, most=7)
+        return {**figures, "copies": figures["peak_MiB"] * 2**20 / (images * map_bytes)} if GPU else figures
+
+    if first:
+        results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
+        for classes in (1, 2, 5, 10):
+            job = functools.partial(engine.class_gradients, theta, problem.real)
+            results.attempt("class gradients, chunked", functools.partial(timed, job, classes * REAL), classes=classes, real=REAL)
+    for ipc in IPCS[:1] if first else IPCS[1:3]:
+        for classes in (1, 2, 5, 10):
+            synthetic = problem.synthetic(ipc)
+            for what, job in (
+                ("image gradients, chunked", functools.partial(engine.image_gradients, theta, synthetic, cotangent)),
+                ("match, chunked", functools.partial(engine.match, theta, synthetic, cotangent, METRIC)),
+            ):
+                results.attempt(what, functools.partial(timed, job, classes * ipc), classes=classes, ipc=ipc)
+
+
+# distance
+
+
+def distance(results: Results) -> None:
+    if not GPU:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+    from fastdc.backends import BACKENDS
+    from fastdc.distance import layerwise_distance
+    from fastdc.layout import ParameterLayout
+    from fastdc.models import build
+
+    layout = ParameterLayout.of(build(MODEL, 3, CLASSES, SIZE))
+    for classes in (10, 100) if GPU else (2,):
+        # Several pairs in turn, more than the last cache holds.
+        pairs = [torch.randn(2, classes, layout.size, device=DEVICE).unbind() for _ in range(6 if classes == 10 else 2)]
+        first = [side[:10].cpu().double() for side in pairs[0]]
+        expected = layerwise_distance(*first, layout, METRIC, "reference")
+        jobs: dict[str, Callable[..., Any]] = {}
+        for name, backend in BACKENDS.items():
+            reasons = backend.unsupported_reasons(DEVICE.type, torch.float32) or interpreter_reasons(name)
+            if reasons:
+                results.row("distance", arm=name, classes=classes, skipped="; ".join(reasons))
+            else:
+                jobs[name] = functools.partial(layerwise_distance, layout=layout, metric=METRIC, backend=name)
+        jobs["plain"] = functools.partial(plain_double, layout=layout)
+        for name, job in jobs.items():
+            measured = functools.partial(distance_row, job, pairs, expected)
+            results.attempt("distance", measured, arm=name, classes=classes)
+        configurations_of_triton(results, layout, pairs, expected)
+
+
+def interpreter_reasons(backend: str) -> list[str]:
+    """Triton 3.6 cannot interpret with numpy 2.5."""
+    if backend != "triton" or GPU:
+        return []
+    from fastdc.distance import layerwise_distance
+    from fastdc.layout import ParameterLayout
+
+    ones = torch.ones(1, 8)
+    try:
+        layerwise_distance(ones, ones, ParameterLayout.of(nn.Linear(3, 2)), METRIC, "triton")
+    except Exception as error:
+        return [f"Triton's interpreter fails: {error}"]
+    return []
+
+
+def plain_double(synthetic: Tensor, real: Tensor, layout: Any) -> tuple[Tensor, Tensor]:
+    """Class by class with autograd, as a script does it."""
+    leaf = synthetic.detach().requires_grad_()
+    views = [[tuple(layout.views(flat).values()) for flat in side] for side in (leaf, real)]
+    found = torch.stack([plain_distance(a, b) for a, b in zip(*views, strict=True)])
+    return found.detach(), torch.autograd.grad(found.sum(), leaf)[0]
+
+
+def distance_row(job: Callable[..., Any], pairs: list[Any], expected: Any) -> dict[str, Any]:
+    found = [result[:10] for result in job(*pairs[0])]
+    errors = {f"{name}_error": relative(a, b) for name, a, b in zip(("distance", "cotangent"), found, expected, strict=True)}
+    assert max(errors.values()) < 1e-3, errors
+
+    def in_turn() -> None:
+        for synthetic, real in pairs:
+            job(synthetic, real)
+
+    figures = measure(in_turn, calls=len(pairs))
+    gigabytes = 3 * pairs[0][0].nbytes / 1e9  # reads both, writes one
+    figures["GB/s"] = gigabytes / figures.get("event_ms", figures["wall_ms"]) * 1e3
+    if figures.get("kernel_ms"):
+        figures["kernel_GB/s"] = gigabytes / figures["kernel_ms"] * 1e3
+    return {**errors, **figures}
+
+
+def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], expected: Any) -> None:
+    """The Triton kernel itself in fixed configurations, so that the best can be chosen."""
+    try:
+        import triton
+        from fastdc.kernels import layerwise_distance as module
+
+        from fastdc.tiles import tiles_of
+    except ImportError as error:
+        results.row("configuration of triton", skipped=str(error))
+        return
+    kernel = module.layerwise_distance_kernel
+    kernel = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
+    if reasons := interpreter_reasons("triton"):
+        results.row("configuration of triton", skipped="; ".join(reasons))
+        return
+    tiles = tiles_of(layout.segments, layout.size, DEVICE)
+    classes, size = pairs[0][0].shape
+    distance, cotangent = pairs[0][0].new_empty(classes), torch.empty_like(pairs[0][0])
+    parts = torch.empty(classes, 3, len(tiles), dtype=torch.float64, device=DEVICE)
+    tickets = torch.zeros(classes, dtype=torch.int32, device=DEVICE)
+
+    def call(synthetic: Tensor, real: Tensor, block: int, warps: int) -> tuple[Tensor, Tensor]:
+        arguments = [synthetic, real, tiles, distance, cotangent, parts, tickets, size, len(tiles), synthetic.stride(0), real.stride(0)]
+        kernel[(classes * len(tiles),)](*arguments, METRIC=module.METRICS[METRIC], BLOCK=block, num_warps=warps)
+        return distance, cotangent
+
+    for block in (256, 512, 1024, 2048) if GPU else (256, 1024):
+        for warps in (2, 4, 8, 16) if GPU else (4,):
+            if GPU and block * 8 < warps * 32 * 8:
+                continue
+            job = functools.partial(call, block=block, warps=warps)
+            measured = functools.partial(distance_row, job, pairs, expected)
+            results.attempt("configuration of triton", measured, block=block, warps=warps, classes=classes)
+
+
+# condensation
+
+
+def condensation(results: Results) -> None:
+    import fastdc
+
+    root = os.environ.get("FASTDC_GPU_DATA")
+    if GPU and root:
+        train, test = fastdc.load_dataset("fashion-mnist", root=root)
+    else:
+        train, test = fastdc.load_dataset("digits")
+        reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
+        results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
+    options = {"model": MODEL, "batch_real": REAL, "engine": "torch:compile=false", "device": DEVICE.type, "progress": False}
+    images: dict[str, Any] = {}
+    for ipc, wanted, share in ((1, 300, 0.45), (10, 10, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
+        deadline = results.left() * share
+
+        def condense(ipc: int = ipc, wanted: int = wanted, deadline: float = deadline) -> dict[str, Any]:
+            start = time.perf_counter()
+            fastdc.condense(train, ipc, iterations=1, **options)
+            one = time.perf_counter() - start  # with all that is done once
+            iterations = max(1, min(wanted, int((deadline - one) * 0.7 / one)))
+            start = time.perf_counter()
+            images[f"condensed {ipc}"] = fastdc.condense(train, ipc, iterations=iterations, **options)
+            seconds = time.perf_counter() - start
+            images[f"condensed {ipc}"].save_grid(results.folder / f"condensed-{train.name}-{ipc}.png")
+            return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": seconds / iterations, "first_seconds": one}
+
+        results.attempt("condense", condense, needs=5, ipc=ipc, data=train.name)
+        images[f"random {ipc}"] = fastdc.coresets.random(train, ipc)
+        for subject in (f"condensed {ipc}", f"random {ipc}"):
+            if subject in images:
+                evaluation = functools.partial(evaluate, images[subject], test)
+                results.attempt("evaluate", evaluation, needs=6, subject=subject, data=train.name)
+
+
+def evaluate(images: Any, test: Any) -> dict[str, Any]:
+    import fastdc
+
+    networks, epochs = (5, 300) if GPU else (2, 3)
+    start = time.perf_counter()
+    options = {"model": MODEL, "engine": "torch:compile=false", "device": DEVICE.type, "progress": False}
+    found = fastdc.evaluate(images, test, networks=networks, epochs=epochs, **options)
+    seconds = time.perf_counter() - start
+    return {"accuracy_%": 100 * found.mean, "std_%": 100 * found.std, "networks": networks, "epochs": epochs, "seconds": seconds}
+
+
+# compiled
+
+
+def compiled(results: Results) -> None:
+    problem = Problem()
+    arm = Ours(problem, "torch compiled", "torch:compile=true")
+    plain = Plain(problem, "float32")
+    synthetic = problem.synthetic(IPCS[0])
+
+    def job(name: str, ours: Callable[[], Tensor], expected: Callable[[], Tensor]) -> dict[str, Any]:
+        with plain.settings():
+            right = expected()
+        with arm.settings():
+            synchronise()
+            start = time.perf_counter()
+            found = ours()
+            synchronise()
+            seconds = time.perf_counter() - start
+            error = relative(found, right)
+            assert error < 1e-2, f"the relative error is {error}"
+            figures = measure(ours)
+        return {"compile_and_first_call_seconds": seconds, "error": error, **figures}
+
+    def flat() -> Tensor:
+        return torch.stack([torch.cat([g.flatten() for g in each]) for each in plain.real_side(problem.real)])
+
+    results.attempt("real side", lambda: job("real side", lambda: arm.real_side(problem.real), flat), arm=arm.name)
+    if not GPU:
+        results.row("synthetic side", arm=arm.name, skipped="a minute of compiling without a GPU")
+        return
+    real = arm.theta.new_zeros(CLASSES, len(arm.theta)).normal_()
+    parameters = list(problem.module.parameters())
+    pieces = [
+        tuple(part.view(p.shape) for part, p in zip(row.split([p.numel() for p in parameters]), parameters, strict=True)) for row in real
+    ]
+    results.attempt(
+        "synthetic side",
+        lambda: job("", lambda: arm.synthetic_side(synthetic, real)[1], lambda: plain.synthetic_side(synthetic, pieces)[1]),
+        arm=arm.name,
+        ipc=IPCS[0],
+    )
+
+
+# table
+
+
+def table(folder: Path) -> None:
+    """What the rows of all stages say, short enough for the end of an output."""
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    grouped: dict[str, dict[str, str]] = {}
+    print("\n== results")
+    failures = [row for row in rows if isinstance(row.get("error"), str)]
+    for row in failures[:12]:
+        label = " ".join(str(row[key]) for key in ("arm", "precision", "ipc", "classes", "block", "warps", "test") if key in row)
+        print(f"FAILED {row['stage']}: {row['what']} {label}: ... {' '.join(row['error'].split())[-160:]}")
+    if failures[12:]:
+        print(f"and {len(failures[12:])} more failures: results.jsonl has them")
+    for row in rows:
+        label = row.get("arm", "") + (f" {row['precision']}" if row.get("precision") not in (None, "float32") else "")
+        if row["what"] == "stage":
+            print(f"stage {row['stage']}: " + (f"rc {row['rc']}, {row['seconds']} s" if "rc" in row else f"skipped, {row['skipped']}"))
+        elif row["stage"] in ("engines", "compiled") and "arm" in row and "skipped" not in row and row not in failures:
+            job = f"{row['what']}" + (f", ipc {row['ipc']}" if "ipc" in row else "")
+            grouped.setdefault(job, {})[label] = short(row)
+    for job, cells in grouped.items():
+        print(f"{job}: " + " | ".join(f"{label} {cell}" for label, cell in cells.items()))
+    for row in rows:
+        listed = row["what"] in ("distance", "configuration of triton", "condense", "evaluate") or "chunked" in row["what"]
+        if listed and not {"error", "skipped"} & row.keys():
+            keys = (
+                "arm",
+                "classes",
+                "ipc",
+                "block",
+                "warps",
+                "subject",
+                "wall_ms",
+                "event_ms",
+                "kernel_ms",
+                "kernel_GB/s",
+                "copies",
+                "seconds",
+            )
+            print(f"{row['what']}: " + ", ".join(f"{key} {row[key]}" for key in (*keys, "iterations", "accuracy_%", "std_%") if key in row))
+
+
+def short(row: dict[str, Any]) -> str:
+    if "seconds" in row:
+        return f"{row['seconds']:.4g} s"
+    text = f"{row.get('event_ms', row.get('wall_ms', 0)):.4g} ms"
+    return text + (f" ({row['kernel_ms']:.3g} in {row['launches']:.0f} kernels, {row['peak_MiB']:.0f} MiB)" if "kernel_ms" in row else "")
+
+
+STAGES: dict[str, Callable[[Results], None]] = {
+    "ceilings": ceilings,
+    "distance-tests": distance_tests,
+    "engine-tests": engine_tests,
+    "engines": engines,
+    "distance": distance,
+    "condensation": condensation,
+    "compiled": compiled,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*STAGES, "table"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--until", type=float, default=time.time() + 100, help="seconds since 1970: rows that would begin later are skipped"
+    )
+    arguments = parser.parse_args()
+    if arguments.stage == "table":
+        table(arguments.folder)
+        return 0
+    if not GPU:
+        torch.set_num_threads(1)  # what is this small only waits for a second thread
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    results = Results(arguments.stage, arguments.folder, arguments.until)
+    STAGES[arguments.stage](results)
+    return int(results.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
