@@ -17,6 +17,7 @@ import fastdc
 from fastdc import compiled
 from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
+from fastdc.errors import UsageError
 from fastdc.models import build
 
 VARIANTS = [
@@ -293,6 +294,12 @@ def test_a_golden_run_of_three_iterations_equals_the_reference_engine() -> None:
     start = fastdc.condense("digits", 2, model="convnet:width=8", iterations=1, matching_steps=1, lr_images=1e-30, batch_real=2)
     for run in runs[1:]:
         assert relative(run.images - start.images, runs[0].images - start.images) < GOLDEN_RUN
+
+
+def test_compiling_without_a_compiler_is_refused_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UsageError, match=r"compile=true needs a C\+\+ compiler, and none of .* is there; leave it out"):
+        make_engine("torch:compile=true", build("mlp:width=4", 1, 2, (8, 8)))
 
 
 def test_a_compiled_engine_equals_the_reference() -> None:

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,6 +45,7 @@ Weights = dict[str, Tensor]
 _MEMORY_MIB = {"cpu": 512, "cuda": 4096}  # on GPUs at the most
 _SHARE_OF_DEVICE = 8  # of a GPU's free memory a chunk may take one part in eight
 
+_COMPILERS = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++")))  # that torch.compile can use
 _forward_mode = threading.Lock()  # torch numbers the levels of forward mode for the whole process, not for each thread
 
 # On the CPU maps that stay in the last cache are read from there by the next operator (bench/bench_engines.py, class gradients).
@@ -80,6 +83,10 @@ class TorchEngine(Engine):
         self._memory, self._cache = memory << 20, min(memory, _CACHE_MIB.get(device.type, memory)) << 20
         self._map_bytes: dict[tuple[int, ...], int] = {}
         self._compiled = options.compile
+        if self._compiled and not any(shutil.which(name) for name in _COMPILERS):
+            raise UsageError(
+                f"engine torch with compile=true needs a C++ compiler, and none of {', '.join(_COMPILERS)} is there; leave it out."
+            )
         wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = torch.compile if self._compiled else lambda function: function
         self._weight_gradients = wrap(self._batched_weight_gradients)
         self._image_gradients = wrap(self._batched_image_gradients)
