@@ -5,12 +5,16 @@ package installs all the same and `fastdc info` says what is missing. Environmen
 
     FASTDC_BUILD=auto|require   require: a compiler that is missing or fails is an error
     FASTDC_CUDA=auto|0|1        0: no CUDA; 1: nvcc that is missing or fails is an error
+    FASTDC_CUDA_ARCHITECTURES   compute capabilities to compile for, such as "80 90"; not set: all those below that nvcc knows
+
+A script has `_cuda.so` alone compiled into a folder by `runpy.run_path("setup.py")["build_cuda"](folder)`, called beside setup.py.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +44,8 @@ FLAGS = [
     "-pthread",
     "-Wno-psabi",
 ]
-CUDA_ARCHITECTURES = ("80", "90", "100")
+# Volta, Turing, Ampere (and Ada), Hopper, Blackwell. Newer cards compile the PTX of the newest one for themselves.
+CUDA_ARCHITECTURES = ("70", "75", "80", "90", "100", "120")
 
 
 class BuildKernels(build_ext):
@@ -56,7 +61,7 @@ class BuildKernels(build_ext):
                 raise
             self.report["cpp"] = f"not built: {_in_one_line(error)}"
             print(f"fastdc: installed without compiled CPU code ({self.report['cpp']})", file=sys.stderr)
-        self.report["cuda"] = self.build_cuda()
+        self.report["cuda"] = build_cuda(self.package_folder)
         self.package_folder.mkdir(parents=True, exist_ok=True)
         lines = ["# Written by setup.py: how the compiled code of this installation was built.", f"BUILD = {self.report!r}"]
         (self.package_folder / "_build_info.py").write_text("\n".join(lines) + "\n")
@@ -87,34 +92,59 @@ class BuildKernels(build_ext):
         extension.extra_compile_args = plain
         super().build_extension(extension)
 
-    def build_cuda(self) -> str:
-        choice = _choice("FASTDC_CUDA", ("auto", "0", "1"))
-        nvcc = shutil.which("nvcc")
-        if choice == "0":
-            return "not built: FASTDC_CUDA=0"
-        if nvcc is None:
-            if choice == "1":
-                raise SystemExit("FASTDC_CUDA=1, but nvcc is not on the PATH; expected the CUDA toolkit. Install it, or set FASTDC_CUDA=0.")
-            return "not built: nvcc was not found"
-        codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in CUDA_ARCHITECTURES]
-        newest = CUDA_ARCHITECTURES[-1]
-        codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
-        self.package_folder.mkdir(parents=True, exist_ok=True)
-        command = [nvcc, "-std=c++17", "-O3", "-shared", "-cudart", "static", "-Xcompiler", "-fPIC", *codes, "-I", str(CSRC)]
-        sources = [str(path) for path in sorted((CSRC / "cuda").glob("*.cu"))]
-        done = subprocess.run(
-            [*command, *sources, "-o", str(self.package_folder / "_cuda.so")], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            if choice == "1":
-                raise SystemExit(f"FASTDC_CUDA=1, but nvcc failed:\n{done.stderr}")
-            return f"not built: nvcc failed: {_in_one_line(done.stderr)}"
-        version = _first_line([nvcc, "--version"], last=True)
-        return f"built: {version}, " + " ".join(f"sm_{a}" for a in CUDA_ARCHITECTURES) + f" and PTX for {newest}"
-
     def get_outputs(self) -> list[str]:
         written = [self.package_folder / name for name in ("_cuda.so", "_build_info.py")]
         return [*(path for path in super().get_outputs() if Path(path).exists()), *(str(path) for path in written if path.exists())]
+
+
+def build_cuda(folder: Path) -> str:
+    """Compiles _cuda.so into the folder where nvcc is found and FASTDC_CUDA does not say otherwise; returns what came of it."""
+    choice = _choice("FASTDC_CUDA", ("auto", "0", "1"))
+    if choice == "0":
+        return "not built: FASTDC_CUDA=0"
+    try:
+        return f"built: {_compile_cuda(folder)}"
+    except _NoCudaError as error:
+        if choice == "1":
+            raise SystemExit(f"FASTDC_CUDA=1, but {error}") from None
+        return f"not built: {_in_one_line(error)}"
+
+
+class _NoCudaError(Exception):
+    """Why no CUDA code can be had here."""
+
+
+def _compile_cuda(folder: Path) -> str:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        raise _NoCudaError("nvcc is not on the PATH; install the CUDA toolkit, or set FASTDC_CUDA=0.")
+    architectures = cuda_architectures(nvcc)
+    if not architectures:
+        raise _NoCudaError(f"{nvcc} knows none of {', '.join(CUDA_ARCHITECTURES)}; name others with FASTDC_CUDA_ARCHITECTURES.")
+    newest = architectures[-1]
+    codes = [f"-gencode=arch=compute_{each},code=sm_{each}" for each in architectures]
+    codes.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [nvcc, "-std=c++17", "-O3", "-shared", "-cudart", "static", "--threads", "0", "-Xcompiler", "-fPIC", *codes, "-I", str(CSRC)]
+    sources = [str(path) for path in sorted((CSRC / "cuda").glob("*.cu"))]
+    done = subprocess.run([*command, *sources, "-o", str(folder / "_cuda.so")], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise _NoCudaError(f"nvcc failed:\n{done.stderr}")
+    return f"{_first_line([nvcc, '--version'], last=True)}, {' '.join(f'sm_{each}' for each in architectures)} and PTX for {newest}"
+
+
+def cuda_architectures(nvcc: str) -> list[str]:
+    """What to compile for, the newest last: what FASTDC_CUDA_ARCHITECTURES names, or what this nvcc knows of CUDA_ARCHITECTURES."""
+    asked = re.findall(r"[^\s,;]+", os.environ.get("FASTDC_CUDA_ARCHITECTURES", ""))
+    wanted = asked or CUDA_ARCHITECTURES
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
+    known = re.findall(r"\bsm_(\w+)", listed.stdout)
+    if listed.returncode:  # nvcc before 11.1 has no list: it is asked for each
+        known = [each for each in wanted if _succeeds([nvcc, f"-arch=sm_{each}", "-dryrun", "-c", "-x", "cu", os.devnull])]
+    unknown = [each for each in asked if each not in known]
+    if unknown:
+        raise SystemExit(f"FASTDC_CUDA_ARCHITECTURES names {', '.join(unknown)}; {nvcc} knows {', '.join(known) or 'none of those named'}.")
+    return sorted(set(wanted) & set(known), key=lambda each: (int(re.sub(r"\D", "", each)), each))
 
 
 def _choice(name: str, known: tuple[str, ...]) -> str:
@@ -126,6 +156,10 @@ def _choice(name: str, known: tuple[str, ...]) -> str:
 
 def _in_one_line(error: object) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def _succeeds(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _first_line(command: list[str], last: bool = False) -> str:

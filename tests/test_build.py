@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -92,7 +93,82 @@ def test_a_value_that_is_not_known_is_refused(source: Path, variable: str) -> No
 def test_without_nvcc_the_reason_is_kept(source: Path) -> None:
     done = run_setup(source, "build", PATH="", **NO_COMPILER)
     assert done.returncode == 0, done.stderr
-    assert build_info(source)["cuda"] == "not built: nvcc was not found"
+    assert build_info(source)["cuda"].startswith("not built: nvcc is not on the PATH")
+
+
+NVCC = """#!/bin/sh
+echo "$@" >> {calls}
+case "$*" in
+  *--version*) echo "Build cuda_12.4" ;;
+  --list-gpu-code) {list} ;;
+  *-dryrun*) case "$1" in -arch=sm_[89]0) ;; *) exit 1 ;; esac ;;
+  *) while [ "$1" != -o ]; do shift; done; echo code > "$2" ;;
+esac
+"""
+LISTS = {"12": "for a in 50 80 86 89 90 90a; do echo sm_$a; done", "11.0": "echo \"Unknown option 'list-gpu-code'\" >&2; exit 1"}
+
+
+@pytest.fixture(params=LISTS)
+def nvcc(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A compiler that writes what it is asked to a file and knows sm_80 and sm_90 of those that are wanted; with and without a list."""
+    folder = tmp_path_factory.mktemp("cuda")
+    program = folder / "nvcc"
+    program.write_text(NVCC.format(calls=folder / "calls", list=LISTS[request.param]))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for variable in ("FASTDC_CUDA", "FASTDC_CUDA_ARCHITECTURES"):
+        monkeypatch.delenv(variable, raising=False)
+    return folder / "calls"
+
+
+def build_cuda(folder: Path) -> str:
+    return runpy.run_path(str(ROOT / "setup.py"))["build_cuda"](folder)
+
+
+def codes(nvcc: Path) -> list[str]:
+    return re.findall(r",code=(\w+)", nvcc.read_text())
+
+
+def test_cuda_is_compiled_for_what_this_nvcc_knows(nvcc: Path, tmp_path: Path) -> None:
+    assert build_cuda(tmp_path / "new") == "built: Build cuda_12.4, sm_80 sm_90 and PTX for 90"
+    assert codes(nvcc) == ["sm_80", "sm_90", "compute_90"]
+    assert (tmp_path / "new" / "_cuda.so").is_file()
+
+
+@pytest.mark.parametrize("named", ["90 80", "80,90", "80; 90 90"])
+def test_the_architectures_can_be_named(nvcc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("FASTDC_CUDA_ARCHITECTURES", named)
+    build_cuda(tmp_path)
+    assert codes(nvcc) == ["sm_80", "sm_90", "compute_90"]
+    monkeypatch.setenv("FASTDC_CUDA_ARCHITECTURES", "80")
+    assert build_cuda(tmp_path) == "built: Build cuda_12.4, sm_80 and PTX for 80"
+
+
+@pytest.mark.usefixtures("nvcc")
+def test_an_architecture_that_nvcc_does_not_know_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTDC_CUDA_ARCHITECTURES", "80 100 sm_90")
+    with pytest.raises(SystemExit, match=r"FASTDC_CUDA_ARCHITECTURES names 100, sm_90; \S*nvcc knows (50, )?80"):
+        build_cuda(tmp_path)
+    assert not list(tmp_path.glob("*.so"))
+
+
+@pytest.mark.usefixtures("nvcc")
+def test_an_nvcc_that_knows_none_of_the_architectures_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = runpy.run_path(str(ROOT / "setup.py"))
+    setup["build_cuda"].__globals__["CUDA_ARCHITECTURES"] = ("140",)
+    assert setup["build_cuda"](tmp_path).startswith("not built: ")
+    monkeypatch.setenv("FASTDC_CUDA", "1")
+    with pytest.raises(SystemExit, match="FASTDC_CUDA=1, but "):
+        setup["build_cuda"](tmp_path)
+
+
+@pytest.mark.parametrize("nvcc", ["12"], indirect=True)
+def test_a_build_says_what_cuda_was_compiled_for(source: Path, nvcc: Path) -> None:
+    done = run_setup(source, "build", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert build_info(source)["cuda"] == "built: Build cuda_12.4, sm_80 sm_90 and PTX for 90"
+    assert len(list((source / "build").glob("lib*/fastdc/_cuda.so"))) == 1
+    assert nvcc.is_file()
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ here")
