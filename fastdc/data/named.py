@@ -38,7 +38,7 @@ def load_dataset(name: str, root: str | Path | None = None) -> Pair:
         split 80/20, stratified, always in the same way.
 
     Raises:
-        UsageError: an unknown name.
+        UsageError: an unknown name, or digits where scikit-learn is not installed.
         MissingFileError: files that are neither there nor to be downloaded.
         DataError: files that cannot be read.
 
@@ -67,8 +67,11 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def _digits(root: Path) -> Pair:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UsageError("dataset 'digits' comes from scikit-learn, which is not installed; pip install scikit-learn brings it.") from None
 
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]  # grey levels 0..16 -> 0..255
