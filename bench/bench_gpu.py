@@ -15,6 +15,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -97,29 +98,27 @@ def synchronise() -> None:
 
 def measure(job: Callable[[], object], seconds: float = 0.4, most: int = 15, calls: int = 1, profiled: bool = True) -> dict[str, Any]:
     """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels, and how much memory it took at its peak."""
-    synchronise()
-    start = time.perf_counter()
-    job()
-    synchronise()
-    first = time.perf_counter() - start
+    first, _ = one_call(job)
     figures: dict[str, Any] = {"first_ms": 1e3 * first}
     if GPU:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    walls, events, begun = [], [], time.perf_counter()
-    while len(walls) < most and (len(walls) < 2 or time.perf_counter() - begun < seconds):
-        wall, event = one_call(job)
-        walls.append(wall)
-        events.append(event)
-        if first > seconds:
-            break
+    walls, events = zip(*repeated(job, seconds, most), strict=True)
     figures |= {"wall_ms": 1e3 * statistics.median(walls) / calls, "repeats": len(walls)}
     if GPU:
         figures |= {"event_ms": statistics.median(events) / calls}
         figures |= {"peak_MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
-        if profiled and first < 3:
+        if profiled and walls[-1] < 3:
             figures |= kernels_of(job, calls)
     return figures
+
+
+def repeated(job: Callable[[], object], seconds: float, most: int) -> list[tuple[float, float]]:
+    """Calls for about that many seconds: twice at least, unless one takes much longer."""
+    begun, found = time.perf_counter(), [one_call(job)]
+    while len(found) < most and time.perf_counter() - begun < (seconds if len(found) > 1 else 4 * seconds):
+        found.append(one_call(job))
+    return found
 
 
 def one_call(job: Callable[[], object]) -> tuple[float, float]:
@@ -408,8 +407,7 @@ class Plain:
             for c in range(CLASSES):
                 real = self.gradients(module, self.draw_class(c), c)
                 loss = loss + plain_distance(self.gradients(module, leaf[c], c, True), real)
-            optimizer.zero_grad()
-            loss.backward()
+            (leaf.grad,) = torch.autograd.grad(loss, leaf)
             optimizer.step()
             return loss.item()
 
@@ -463,7 +461,7 @@ class Ours:
         self.name, self.spec, self.precision = name, spec, precision
         self.engine = make_engine(spec, problem.module)
         self.theta = self.engine.layout.flatten(problem.module)
-        self.sampler = ClassSampler(problem.data, torch.Generator().manual_seed(0), device=DEVICE)
+        self.sampler = ClassSampler(problem.data.near(DEVICE), torch.Generator().manual_seed(0), device=DEVICE)
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         return products(self.precision, deterministic=True)
@@ -500,6 +498,8 @@ class Ours:
         import fastdc
         from fastdc.callbacks import IterationDone
 
+        if self.precision != "float32":
+            return {"skipped": "condense computes in float32"}
         seconds: list[float] = []
 
         def note(event: object) -> None:
@@ -653,7 +653,7 @@ def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) 
         engine.images = images
         with products("float32", deterministic=True):
             figures = measure(job, seconds=0.2, most=7)
-        return {**figures, "copies": figures["peak_MiB"] * 2**20 / (images * map_bytes)} if GPU else figures
+        return {**figures, "maps_copies": figures["peak_MiB"] * 2**20 / (images * map_bytes)} if GPU else figures
 
     if first:
         results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
@@ -688,10 +688,9 @@ def distance(results: Results) -> None:
         first = [side[:10].cpu().double() for side in pairs[0]]
         expected = layerwise_distance(*first, layout, METRIC, "reference")
         jobs: dict[str, Callable[..., Any]] = {}
-        for name, backend in BACKENDS.items():
-            reasons = backend.unsupported_reasons(DEVICE.type, torch.float32) or interpreter_reasons(name)
-            if reasons:
-                results.row("distance", arm=name, classes=classes, skipped="; ".join(reasons))
+        for name in BACKENDS:
+            if reason := why_not(name):
+                results.row("distance", arm=name, classes=classes, skipped=reason)
             else:
                 jobs[name] = functools.partial(layerwise_distance, layout=layout, metric=METRIC, backend=name)
         jobs["plain"] = functools.partial(plain_double, layout=layout)
@@ -701,19 +700,20 @@ def distance(results: Results) -> None:
         configurations_of_triton(results, layout, pairs, expected)
 
 
-def interpreter_reasons(backend: str) -> list[str]:
-    """Triton 3.6 cannot interpret with numpy 2.5."""
-    if backend != "triton" or GPU:
-        return []
+def why_not(backend: str) -> str:
+    """Why a backend cannot serve here, or nothing; what fails on a GPU is a row that failed."""
     from fastdc.distance import layerwise_distance
+    from fastdc.errors import UsageError
     from fastdc.layout import ParameterLayout
 
-    ones = torch.ones(1, 8)
+    ones = torch.ones(1, 8, device=DEVICE)
     try:
-        layerwise_distance(ones, ones, ParameterLayout.of(nn.Linear(3, 2)), METRIC, "triton")
+        layerwise_distance(ones, ones, ParameterLayout.of(nn.Linear(3, 2)), METRIC, backend)
+    except UsageError as error:
+        return str(error)
     except Exception as error:
-        return [f"Triton's interpreter fails: {error}"]
-    return []
+        return "" if GPU else f"{type(error).__name__}: {error}"  # Triton 3.6 cannot interpret with numpy 2.5
+    return ""
 
 
 def plain_double(synthetic: Tensor, real: Tensor, layout: Any) -> tuple[Tensor, Tensor]:
@@ -744,7 +744,6 @@ def distance_row(job: Callable[..., Any], pairs: list[Any], expected: Any) -> di
 def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], expected: Any) -> None:
     """The Triton kernel itself in fixed configurations, so that the best can be chosen."""
     try:
-        import triton
         from fastdc.kernels import layerwise_distance as module
 
         from fastdc.tiles import tiles_of
@@ -752,9 +751,8 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
         results.row("configuration of triton", skipped=str(error))
         return
     kernel = module.layerwise_distance_kernel
-    kernel = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
-    if reasons := interpreter_reasons("triton"):
-        results.row("configuration of triton", skipped="; ".join(reasons))
+    if reason := why_not("triton"):
+        results.row("configuration of triton", skipped=reason)
         return
     tiles = tiles_of(layout.segments, layout.size, DEVICE)
     classes, size = pairs[0][0].shape
@@ -873,47 +871,47 @@ def compiled(results: Results) -> None:
 def table(folder: Path) -> None:
     """What the rows of all stages say, short enough for the end of an output."""
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    grouped: dict[str, dict[str, str]] = {}
     print("\n== results")
-    failures = [row for row in rows if isinstance(row.get("error"), str)]
-    for row in failures[:12]:
-        label = " ".join(str(row[key]) for key in ("arm", "precision", "ipc", "classes", "block", "warps", "test") if key in row)
-        print(f"FAILED {row['stage']}: {row['what']} {label}: ... {' '.join(row['error'].split())[-160:]}")
-    if failures[12:]:
-        print(f"and {len(failures[12:])} more failures: results.jsonl has them")
     for row in rows:
-        label = row.get("arm", "") + (f" {row['precision']}" if row.get("precision") not in (None, "float32") else "")
         if row["what"] == "stage":
             print(f"stage {row['stage']}: " + (f"rc {row['rc']}, {row['seconds']} s" if "rc" in row else f"skipped, {row['skipped']}"))
-        elif row["stage"] in ("engines", "compiled") and "arm" in row and "skipped" not in row and row not in failures:
-            job = f"{row['what']}" + (f", ipc {row['ipc']}" if "ipc" in row else "")
-            grouped.setdefault(job, {})[label] = short(row)
-    for job, cells in grouped.items():
-        print(f"{job}: " + " | ".join(f"{label} {cell}" for label, cell in cells.items()))
+    failures = [row for row in rows if isinstance(row.get("error"), str)]
+    for row in failures[:12]:
+        print(f"FAILED {row['stage']}: {row['what']} {label_of(row)}: ... {' '.join(row['error'].split())[-160:]}")
+    if failures[12:]:
+        print(f"and {len(failures[12:])} more failures: results.jsonl has them")
+    lines: dict[str, list[str]] = {}
     for row in rows:
-        listed = row["what"] in ("distance", "configuration of triton", "condense", "evaluate") or "chunked" in row["what"]
-        if listed and not {"error", "skipped"} & row.keys():
-            keys = (
-                "arm",
-                "classes",
-                "ipc",
-                "block",
-                "warps",
-                "subject",
-                "wall_ms",
-                "event_ms",
-                "kernel_ms",
-                "kernel_GB/s",
-                "copies",
-                "seconds",
-            )
-            print(f"{row['what']}: " + ", ".join(f"{key} {row[key]}" for key in (*keys, "iterations", "accuracy_%", "std_%") if key in row))
+        if row not in failures and "skipped" not in row and (cell := cell_of(row)):
+            line = row["what"] + (f", ipc {row['ipc']}" if "ipc" in row else "")
+            line += f", {row['classes']} classes" if row["stage"] == "distance" else ""
+            lines.setdefault(line, []).append(f"{label_of(row)} {cell}")
+    for line, cells in lines.items():
+        print(f"{line}: " + " | ".join(cells))
 
 
-def short(row: dict[str, Any]) -> str:
-    if "seconds" in row:
-        return f"{row['seconds']:.4g} s"
-    text = f"{row.get('event_ms', row.get('wall_ms', 0)):.4g} ms"
+def label_of(row: dict[str, Any]) -> str:
+    """What tells a row from the others in its line of the table."""
+    keys = ("arm", "precision", "block", "warps", "subject", "test") + (() if row["stage"] == "distance" else ("classes",))
+    return " ".join(str(row[key]) for key in keys if row.get(key) not in (None, "float32"))
+
+
+def cell_of(row: dict[str, Any]) -> str:
+    if "accuracy_%" in row:
+        return f"{row['accuracy_%']:.1f} +- {row['std_%']:.1f} %, {row['seconds']:.1f} s"
+    if "seconds" in row and "rc" not in row:
+        return f"{row['seconds']:.4g} s" + (f" of {row['iterations']}" if row["what"] == "condense" else "")
+    if "forward_TFLOP/s" in row:
+        rates = [f"{row[f'{name}_TFLOP/s']:.3g}" for name in ("forward", "by_weight", "by_weight_of_each_class")]
+        return f"{'channels last ' * row['channels_last']}{' / '.join(rates)} TFLOP/s"
+    for rate in ("TFLOP/s", "kernel_GB/s", "GB/s"):
+        if rate in row:
+            return f"{row.get('kernel_ms', row.get('event_ms', row['wall_ms'])):.3g} ms {row[rate]:.4g} {rate}"
+    if "wall_ms" not in row:
+        return ""
+    text = f"{row.get('event_ms', row['wall_ms']):.4g} ms"
+    if "maps_copies" in row:
+        return f"{text} {row['maps_copies']:.3g} copies"
     return text + (f" ({row['kernel_ms']:.3g} in {row['launches']:.0f} kernels, {row['peak_MiB']:.0f} MiB)" if "kernel_ms" in row else "")
 
 
@@ -941,9 +939,15 @@ def main() -> int:
         return 0
     if not GPU:
         torch.set_num_threads(1)  # what is this small only waits for a second thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which `timeout` sends; a shell in the background ignores it
     arguments.folder.mkdir(parents=True, exist_ok=True)
     results = Results(arguments.stage, arguments.folder, arguments.until)
-    STAGES[arguments.stage](results)
+    try:
+        STAGES[arguments.stage](results)
+    except Exception as error:
+        traceback.print_exc()
+        results.row("the whole stage", error=f"{type(error).__name__}: {error}"[:1000])
+        return 1
     return int(results.failed)
 
 

@@ -57,7 +57,7 @@ build() {
     record build '"skipped": "nvcc is not on the PATH"'
   else
     # shellcheck disable=SC2016
-    cd "$root" && FASTDC_CUDA=1 timeout -k 5 "${limit[build]}" "$python" -c \
+    cd "$root" && FASTDC_CUDA=1 timeout -s INT -k 5 "${limit[build]}" "$python" -c \
       'import pathlib, runpy, sys; print(runpy.run_path("setup.py")["build_cuda"](pathlib.Path(sys.argv[1])))' "$layout/fastdc"
   fi
 }
@@ -66,7 +66,7 @@ run() { # stage
   if [ "$1" = build ]; then
     build
   else
-    cd "$layout" && timeout -k 5 "${limit[$1]}" "$python" "$root/bench/bench_gpu.py" "$1" "$folder" --until "$(($(date +%s) + limit[$1] - 8))"
+    cd "$layout" && timeout -s INT -k 5 "${limit[$1]}" "$python" "$root/bench/bench_gpu.py" "$1" "$folder" --until "$(($(date +%s) + limit[$1] - 8))"
   fi
 }
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from test_engines import METRICS, NETWORKS, VARIANTS, relative
-from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES
+from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
 import fastdc
@@ -35,9 +35,18 @@ on_gpu_only = pytest.mark.skipif(not GPU, reason="the CPU has nothing of the kin
 
 PROBE = build("convnet:width=8", 1, 10, (28, 28)).to(DEVICE)
 SPECS = [*(name for name, engine in ENGINES.items() if not engine.unsupported_reasons(PROBE)), "torch:memory=1"]  # in several chunks
-CASES = [(spec, variant) for spec in SPECS for i, variant in enumerate(VARIANTS) if spec == "torch" or i % 4 < 2]
+CASES = [(spec, variant) for spec in SPECS for i, variant in enumerate(VARIANTS) if spec == "torch" or i % 4 == 2]  # 2 is batch norm
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 2, "model_epochs": 2, "batch_real": 16, "progress": False}
 METHODS = ["dc", "dd:unroll=2", "parameter_matching:unroll=2", "curriculum:unroll=2"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """On the CPU, where everything here is too small for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if GPU else 1)
+    yield
+    torch.set_num_threads(before)
 
 
 # Every job of every engine
@@ -191,7 +200,7 @@ def test_a_run_resembles_that_on_the_cpu(images: Tensor) -> None:
     if not GPU:
         pytest.skip("it is one")
     smooth = {"model": "convnet:width=8,activation=swish"}
-    assert relative(condense(**smooth), condense(**smooth, device="cpu")) < FLOAT32_ENGINES
+    assert relative(condense(**smooth), condense(**smooth, device="cpu")) < GOLDEN_RUN
 
 
 @pytest.mark.parametrize("engine", ["torch", "reference"])
