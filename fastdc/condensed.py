@@ -231,7 +231,8 @@ def _read_pt(path: Path) -> tuple[list[Any], Any]:
         raise MissingFileError(f"{path} is missing; expected a .pt file with condensed images.")
     # The authors' accuracies are numpy scalars; these names rebuild numbers and nothing else.
     scalar = np.float64(0).__reduce__()[0]
-    numbers: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype(np.float64))]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of numpy 1 and 2, whichever wrote the file
+    numbers: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype, type(np.dtype(np.float64))]
     try:
         with torch.serialization.safe_globals(numbers):
             content = torch.load(path, map_location="cpu", weights_only=True)
