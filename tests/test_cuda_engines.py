@@ -11,6 +11,7 @@ import functools
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -397,3 +398,22 @@ print(torch.rand(3).tolist(), torch.rand(3, device={DEVICE!r}).tolist())
     outputs = [child.communicate(timeout=100)[0] for child in children]
     assert outputs[0]
     assert outputs[0] == outputs[1]
+
+
+@on_gpu_only
+@pytest.mark.parametrize("ipc", [1, 2])
+def test_a_step_waits_for_nothing(ipc: int) -> None:
+    """Neither matching nor training between two steps: more iterations make no more calls that wait for the GPU."""
+
+    def waits(iterations: int) -> int:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                fastdc.condense("digits", **{**SHORT, "ipc": ipc, "iterations": iterations}, device=DEVICE)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    waits(1)
+    assert waits(5) == waits(2)
