@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +73,13 @@ def arm(request: pytest.FixtureRequest) -> Iterator[Arm]:
     yield request.param
     if request.param.instruction_set:
         compiled.extension.select_instruction_set(INSTRUCTION_SETS[0])
+
+
+@pytest.fixture
+def cli() -> ModuleType:
+    """The command line."""
+    pytest.importorskip("tyro", reason="tyro is not installed, which the command line needs")
+    return importlib.import_module("fastdc.cli")
 
 
 @pytest.fixture

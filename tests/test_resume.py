@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import cli, run, storage
+from fastdc import run, storage
 from fastdc.callbacks import CheckpointWritten, Event, IterationDone, Started
 from fastdc.checkpoint import State, load_checkpoint, save_checkpoint
 from fastdc.condensed import CondensedDataset
@@ -251,7 +252,9 @@ def test_checkpoints_are_written_within_an_iteration_too(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_command_with_a_checkpoint_and_a_line_that_says_how_to_continue(tmp_path: Path, signum: int, code: int) -> None:
+def test_a_signal_stops_the_command_with_a_checkpoint_and_a_line_that_says_how_to_continue(
+    tmp_path: Path, signum: int, code: int, cli: ModuleType
+) -> None:
     options = {**SMALL, "model": "convnet:width=8", "iterations": 20}
     flags = [part for key, value in options.items() if key != "progress" for part in (f"--{key.replace('_', '-')}", str(value))]
     folder = tmp_path / "run"

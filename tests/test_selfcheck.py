@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from types import ModuleType
 
 import pytest
 import torch
 
-from fastdc import cli, selfcheck
+from fastdc import selfcheck
 from fastdc.backends import BACKENDS
 from fastdc.engines import ENGINES
 from fastdc.selfcheck import Check
@@ -44,7 +45,9 @@ def test_a_backend_that_computes_something_else_is_a_miss(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("error", [1e-4, float("nan"), float("inf")])
-def test_a_miss_is_shown_and_ends_with_1(error: float, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_miss_is_shown_and_ends_with_1(
+    error: float, cli: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli, "selfcheck", lambda device: iter([GOOD, dataclasses.replace(GOOD, error=error)]))
     assert cli.main(["selfcheck", "--device", "cpu"]) == 1
     shown = capsys.readouterr()
@@ -54,7 +57,7 @@ def test_a_miss_is_shown_and_ends_with_1(error: float, monkeypatch: pytest.Monke
 
 
 def test_without_a_miss_it_ends_with_0_and_says_what_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cli: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(cli, "selfcheck", lambda device: iter([GOOD]))
     assert cli.main(["selfcheck", "--device", "cpu"]) == 0
