@@ -1,7 +1,7 @@
 """What only a GPU can tell, stage by stage: bench/gpu.sh runs this. Each row is one JSON line in FOLDER/results.jsonl, written at once.
 
-    python bench/bench_gpu.py STAGE FOLDER [--until T]     ceilings, distance-tests, engine-tests, engines, distance, condensation,
-                                                             compiled; or table, which prints what the rows say
+    python bench/bench_gpu.py STAGE FOLDER [--until T]     ceilings, distance-tests, engine-tests, engines, chunks, graphs, distance,
+                                                             condensation, compiled; or table, which prints what the rows say
 
 A row that fails is a row with `error`, one for which there is no time left or no device a row with `skipped`; the rest goes on. Times are
 medians; `event_ms` lies between two CUDA events, `wall_ms` between two synchronisations, `kernel_ms` is the sum over all kernels of one
@@ -513,27 +513,26 @@ class Ours:
         return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations, "whole_call_seconds": whole}
 
 
-def our_engines(results: Results, problem: Problem) -> dict[str, str]:
-    """The engines that serve here, name and spec; the torch engine without torch.compile, which has a stage of its own."""
+def our_engines(results: Results, problem: Problem) -> list[str]:
+    """The engines that serve here; the torch engine without torch.compile, which has a stage of its own."""
     from fastdc.engines import ENGINES
 
-    served = {}
+    served = []
     for name, engine in ENGINES.items():
-        reasons = engine.unsupported_reasons(problem.module)
-        if reasons:
+        if reasons := engine.unsupported_reasons(problem.module):
             results.row("engine", arm=name, skipped="; ".join(reasons))
         else:
-            served[name] = "torch:compile=false" if name == "torch" else name
+            served.append(name)
     return served
 
 
 def engines(results: Results) -> None:
     problem = Problem()
     arms: list[Any] = [Plain(problem, precision) for precision in ("float32", "tf32", "bfloat16")]
-    for name, spec in our_engines(results, problem).items():
-        arms.append(Ours(problem, name, spec))
+    for name in our_engines(results, problem):
+        arms.append(Ours(problem, name, name))
         if GPU and name != "reference":
-            arms.append(Ours(problem, name, spec, "tf32"))
+            arms.append(Ours(problem, name, name, "tf32"))
     if not GPU:
         arms = [arm for arm in arms if arm.precision != "tf32"]
         results.row("arms in tf32", skipped="no TF32 on the CPU")
@@ -543,14 +542,12 @@ def engines(results: Results) -> None:
     rows.synthetic_side(IPCS[0])
     rows.step(IPCS[0])
     rows.training(IPCS[0], epochs=10)
-    chunks_of_the_torch_engine(results, problem, first=True)
     for ipc in IPCS[1:3]:
         rows.synthetic_side(ipc)
         rows.step(ipc)
     rows.iteration(1, 20 if GPU else 2)
     rows.iteration(IPCS[0], 2)
     rows.training(50 if GPU else 3, epochs=5)
-    chunks_of_the_torch_engine(results, problem, first=False)
     for ipc in IPCS[3:]:
         rows.synthetic_side(ipc)
         rows.step(ipc)
@@ -630,9 +627,11 @@ class EngineRows:
         self.each("iteration", lambda arm: arm.iteration(self.problem, ipc, iterations), needs, ipc=ipc)
 
 
-def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) -> None:
-    """How many classes should share a chunk, and how much memory a chunk takes; the least important rows only where not `first`."""
+def chunks(results: Results) -> None:
+    """How many classes should share a chunk of the torch engine, and how much memory a chunk takes."""
     from fastdc.engines import TorchEngine, TorchEngineOptions
+
+    problem = Problem()
 
     class Chunked(TorchEngine):
         images = 1
@@ -641,7 +640,7 @@ def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) 
             return self.images
 
     try:
-        engine = Chunked(problem.module, TorchEngineOptions(compile=False))
+        engine = Chunked(problem.module, TorchEngineOptions())
         theta = engine.layout.flatten(problem.module)
         map_bytes = engine._bytes_of_maps(theta, problem.real[0, :1])
         cotangent = torch.randn(CLASSES, engine.layout.size, device=DEVICE)
@@ -655,12 +654,11 @@ def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) 
             figures = measure(job, seconds=0.2, most=7)
         return {**figures, "maps_copies": figures["peak_MiB"] * 2**20 / (images * map_bytes)} if GPU else figures
 
-    if first:
-        results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
-        for classes in (1, 2, 5, 10):
-            job = functools.partial(engine.class_gradients, theta, problem.real)
-            results.attempt("class gradients, chunked", functools.partial(timed, job, classes * REAL), classes=classes, real=REAL)
-    for ipc in IPCS[:1] if first else IPCS[1:3]:
+    results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
+    for classes in (1, 2, 5, 10):
+        job = functools.partial(engine.class_gradients, theta, problem.real)
+        results.attempt("class gradients, chunked", functools.partial(timed, job, classes * REAL), classes=classes, real=REAL)
+    for ipc in IPCS[:3]:
         for classes in (1, 2, 5, 10):
             synthetic = problem.synthetic(ipc)
             for what, job in (
@@ -668,6 +666,65 @@ def chunks_of_the_torch_engine(results: Results, problem: Problem, first: bool) 
                 ("match, chunked", functools.partial(engine.match, theta, synthetic, cotangent, METRIC)),
             ):
                 results.attempt(what, functools.partial(timed, job, classes * ipc), classes=classes, ipc=ipc)
+
+
+# graphs
+
+
+def graphs(results: Results) -> None:
+    """What is left of a job when its launches cost nothing: captured once as a CUDA graph, and replayed."""
+    if not GPU:
+        results.row("graphs", skipped="torch sees no CUDA device")
+        return
+    problem = Problem()
+    for precision in ("float32", "tf32"):
+        arm = Ours(problem, "torch", "torch", precision)
+        jobs: dict[str, Callable[[], Tensor]] = {"real side": lambda arm=arm: arm.real_side(problem.real)}  # type: ignore[misc]
+        gradients = arm.real_side(problem.real)
+        for ipc in IPCS[:3]:
+            jobs[f"synthetic side, ipc {ipc}"] = functools.partial(matched, arm, problem.synthetic(ipc), gradients)
+        for count in (100, 256):
+            jobs[f"SGD step, {count} images"] = sgd_step(arm, problem.real.flatten(0, 1)[:: CLASSES * REAL // count][:count])
+        for what, job in jobs.items():
+            results.attempt(what, functools.partial(replayed, arm, job), arm="torch as a graph", precision=precision)
+
+
+def matched(arm: Ours, synthetic: Tensor, real: Tensor) -> Tensor:
+    return arm.synthetic_side(synthetic, real)[1]
+
+
+def sgd_step(arm: Ours, images: Tensor) -> Callable[[], Tensor]:
+    """Forward, backward and update on one batch that stays where it is."""
+    from torch.func import functional_call
+
+    theta, module = arm.theta.clone(), arm.engine.module
+    labels = torch.arange(len(images), device=DEVICE) % CLASSES
+
+    def step() -> Tensor:
+        weights = {name: view.detach().requires_grad_() for name, view in arm.engine.layout.views(theta).items()}
+        loss = F.cross_entropy(functional_call(module, weights, (images,)), labels)
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(weights.values()))])
+        theta.sub_(gradient, alpha=0)  # the work of a step, and the same one each time
+        return gradient
+
+    return step
+
+
+def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
+    with arm.settings():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                expected = job()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = job()
+        eager = measure(job, seconds=0.2, most=7, profiled=False)
+        graph.replay()
+        figures = measure(graph.replay, seconds=0.2, most=7)
+        return {"difference": relative(found, expected), "eager_ms": eager["event_ms"], **figures}
 
 
 # distance
@@ -765,10 +822,8 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
         kernel[(classes * len(tiles),)](*arguments, METRIC=module.METRICS[METRIC], BLOCK=block, num_warps=warps)
         return distance, cotangent
 
-    for block in (256, 512, 1024, 2048) if GPU else (256, 1024):
-        for warps in (2, 4, 8, 16) if GPU else (4,):
-            if GPU and block * 8 < warps * 32 * 8:
-                continue
+    for block in (256, 512, 1024) if GPU else (256, 1024):
+        for warps in (4, 8) if GPU else (4,):
             job = functools.partial(call, block=block, warps=warps)
             measured = functools.partial(distance_row, job, pairs, expected)
             results.attempt("configuration of triton", measured, block=block, warps=warps, classes=classes)
@@ -787,15 +842,16 @@ def condensation(results: Results) -> None:
         train, test = fastdc.load_dataset("digits")
         reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
         results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
-    options = {"model": MODEL, "batch_real": REAL, "engine": "torch:compile=false", "device": DEVICE.type, "progress": False}
+    options = {"model": MODEL, "batch_real": REAL, "engine": "torch", "device": DEVICE.type, "progress": False}
     images: dict[str, Any] = {}
-    for ipc, wanted, share in ((1, 300, 0.45), (10, 10, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
+    for ipc, wanted, share in ((1, 300, 0.45), (10, 20, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
         deadline = results.left() * share
 
         def condense(ipc: int = ipc, wanted: int = wanted, deadline: float = deadline) -> dict[str, Any]:
+            fastdc.condense(train, ipc, iterations=1, **options)  # with all that is done once in a process
             start = time.perf_counter()
             fastdc.condense(train, ipc, iterations=1, **options)
-            one = time.perf_counter() - start  # with all that is done once
+            one = time.perf_counter() - start
             iterations = max(1, min(wanted, int((deadline - one) * 0.7 / one)))
             start = time.perf_counter()
             images[f"condensed {ipc}"] = fastdc.condense(train, ipc, iterations=iterations, **options)
@@ -816,7 +872,7 @@ def evaluate(images: Any, test: Any) -> dict[str, Any]:
 
     networks, epochs = (5, 300) if GPU else (2, 3)
     start = time.perf_counter()
-    options = {"model": MODEL, "engine": "torch:compile=false", "device": DEVICE.type, "progress": False}
+    options = {"model": MODEL, "engine": "torch", "device": DEVICE.type, "progress": False}
     found = fastdc.evaluate(images, test, networks=networks, epochs=epochs, **options)
     seconds = time.perf_counter() - start
     return {"accuracy_%": 100 * found.mean, "std_%": 100 * found.std, "networks": networks, "epochs": epochs, "seconds": seconds}
@@ -920,6 +976,8 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "distance-tests": distance_tests,
     "engine-tests": engine_tests,
     "engines": engines,
+    "chunks": chunks,
+    "graphs": graphs,
     "distance": distance,
     "condensation": condensation,
     "compiled": compiled,

@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,27 +42,34 @@ with (
 
 Weights = dict[str, Tensor]
 
-_MEMORY_MIB = {"cpu": 512, "cuda": 4096}  # on GPUs at the most
+
+class _Limits(NamedTuple):
+    """What chunks are cut to on one type of device, in MiB at their peak."""
+
+    memory: int  # of any chunk
+    first_order: int  # of one in which each image is gone through forward and back
+    shared: int  # of second order: where two classes fit into it, classes share a chunk, else the graph of each is kept
+    second_order_copies: int  # what such a chunk holds, in units of the maps of one forward pass
+
+
+# On the CPU maps that stay in the last cache are read from there by the next operator (bench/bench_engines.py, class gradients).
+# On a GPU 256 images of the default network fill it, and classes that share a chunk take as long as one after another; what is smaller
+# waits for its launches, so that as many classes share as there is memory for (bench/gpu.sh, chunks).
+_LIMITS = {"cpu": _Limits(512, 64, 64, 13), "cuda": _Limits(8192, 1280, 8192, 6)}
 _SHARE_OF_DEVICE = 8  # of a GPU's free memory a chunk may take one part in eight
+
+# The same for the other passes: maps and their gradients; the graph of a class's gradient while it is gone back through.
+_FIRST_ORDER_COPIES = 2
+_GRAPH_COPIES = 4
 
 _COMPILERS = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++")))  # that torch.compile can use
 _forward_mode = threading.Lock()  # torch numbers the levels of forward mode for the whole process, not for each thread
-
-# On the CPU maps that stay in the last cache are read from there by the next operator (bench/bench_engines.py, class gradients).
-# Second-order passes do more with each map and gain from longer chunks.
-_CACHE_MIB = {"cpu": 64}
-
-# What a pass holds at its peak, in units of the maps of one forward pass, as measured on the default ConvNet: maps and their
-# gradients; these with their tangents and graphs; the graph of a class's gradient while it is gone back through.
-_FIRST_ORDER_COPIES = 2
-_SECOND_ORDER_COPIES = 13
-_GRAPH_COPIES = 4
 
 
 @dataclass(frozen=True)
 class TorchEngineOptions:
     """Options of `torch`: memory (MiB that the maps of a chunk may take; None: 512 on the CPU, on GPUs an eighth of what is free, a
-    power of two and 4096 at the most) and compile (through torch.compile, which takes minutes before the first step)."""
+    power of two and 8192 at the most) and compile (through torch.compile, which takes minutes before the first step)."""
 
     memory: int | None = None
     compile: bool = False
@@ -77,10 +84,12 @@ class TorchEngine(Engine):
         super().__init__(module)
         options = options if options is not None else TorchEngineOptions()
         device = next(module.parameters()).device
-        memory = options.memory if options.memory is not None else _memory_of(device)
+        limits = _LIMITS.get(device.type, _LIMITS["cpu"])
+        memory = options.memory if options.memory is not None else _memory_of(device, limits.memory)
         if memory < 1:
             raise UsageError(f"engine torch with memory={memory}; expected 1 MiB or more.")
-        self._memory, self._cache = memory << 20, min(memory, _CACHE_MIB.get(device.type, memory)) << 20
+        self._memory, self._first_order, self._shared = (min(memory, most) << 20 for most in (memory, limits.first_order, limits.shared))
+        self._second_order_copies = limits.second_order_copies
         self._map_bytes: dict[tuple[int, ...], int] = {}
         self._compiled = options.compile
         if self._compiled and not any(shutil.which(name) for name in _COMPILERS):
@@ -96,7 +105,7 @@ class TorchEngine(Engine):
         weights, leaves = self.layout.views(theta), self._leaves(theta)
         result = theta.new_zeros(len(images), self.layout.size)  # [C, P]
         share = 1 / images.shape[1]
-        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._cache // _FIRST_ORDER_COPIES)):
+        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._first_order // _FIRST_ORDER_COPIES)):
             if group.stop - group.start == 1 and not self._compiled:
                 # `torch.func.grad` always keeps a graph of the backward pass, which costs the norms their fused kernels.
                 loss = self._loss(leaves, images[group.start, part], classes[group.start])
@@ -112,7 +121,7 @@ class TorchEngine(Engine):
         weights, tangents = self.layout.views(theta), self.layout.views(cotangent)
         result = torch.empty_like(images)
         share = 1 / images.shape[1]
-        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // _SECOND_ORDER_COPIES)):
+        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // self._second_order_copies)):
             tangent = {name: view[group] for name, view in tangents.items()}
             result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
         return result
@@ -133,7 +142,7 @@ class TorchEngine(Engine):
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
         each = synthetic.shape[1]
         fits = each <= self._images_per_chunk(theta, synthetic[0], self._memory // _GRAPH_COPIES)
-        batched = 2 * each <= self._images_per_chunk(theta, synthetic[0], self._cache // _SECOND_ORDER_COPIES)
+        batched = 2 * each <= self._images_per_chunk(theta, synthetic[0], self._shared // self._second_order_copies)
         if self._compiled or batched or not fits:
             return super().match(theta, synthetic, real, metric)
         weights, share = self._leaves(theta), 1 / each
@@ -160,7 +169,7 @@ class TorchEngine(Engine):
         weights = self._leaves(theta)
         gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
         # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
-        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._cache // _FIRST_ORDER_COPIES)
+        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
         self.module.train()
         for index in batches(len(images), sgd, generator, images.device):
             batch = images[index] if augment is None else augment(images[index], generator)
@@ -181,7 +190,7 @@ class TorchEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         weights = self.layout.views(theta)
         with torch.no_grad():
-            parts = _split(images, self._images_per_chunk(theta, images, self._cache))
+            parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
 
     def _leaves(self, theta: Tensor) -> Weights:
@@ -239,12 +248,12 @@ class TorchEngine(Engine):
         return total
 
 
-def _memory_of(device: torch.device) -> int:
+def _memory_of(device: torch.device, most: int) -> int:
     """MiB for a chunk. On a GPU a power of two: a little more or less free memory gives the same chunks, and so the same bits."""
     if device.type != "cuda":
-        return _MEMORY_MIB["cpu"]
+        return most
     share = max(1, (free_memory(device) >> 20) // _SHARE_OF_DEVICE)
-    return min(_MEMORY_MIB["cuda"], 1 << (share.bit_length() - 1))
+    return min(most, 1 << (share.bit_length() - 1))
 
 
 def _even_slices(count: int, most: int) -> Iterator[slice]:
