@@ -22,10 +22,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise UsageError(f"device {device!r} is not supported; expected auto, cpu, cuda or cuda:N.")
     if resolved.type == "cuda" and (not torch.cuda.is_available() or (resolved.index or 0) >= torch.cuda.device_count()):
         raise UsageError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices. Use 'cpu' or 'auto'.")
-    if resolved.type == "cpu":
-        return torch.device("cpu")
-    torch.cuda.init()  # now, so that the states of its generators can be saved before they are used
-    return torch.device("cuda", torch.cuda.current_device() if resolved.index is None else resolved.index)
+    if resolved.type == "cuda":
+        torch.cuda.init()  # now, so that the states of its generators can be saved before they are used
+    return resolved
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
