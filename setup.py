@@ -21,7 +21,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
@@ -185,4 +185,5 @@ def extensions() -> list[Extension]:
 
 
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+    packages = [*find_packages(include=["fastdc", "fastdc.*"]), "fastdc.kernels"]  # kernels/, which lies beside
+    setup(packages=packages, ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import nn
 
 import fastdc
-from fastdc.applications import ConvNetSpace
-from fastdc.applications.search.side_by_side import do_trials
-from fastdc.applications.search.trial import Laboratory, Trial
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import NativeEngine
+from fastdc.experiments import ConvNetSpace
+from fastdc.experiments.search.side_by_side import do_trials
+from fastdc.experiments.search.trial import Laboratory, Trial
 from fastdc.models import build
-from fastdc.schedule import paper_training
+from fastdc.training.schedule import paper_training
 
 EPOCHS, TESTED = 100, 10_000
 SPACES = {

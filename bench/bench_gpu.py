@@ -424,7 +424,7 @@ class Plain:
                 optimizer.step()
 
     def iteration(self, problem: Problem, ipc: int, iterations: int) -> dict[str, Any]:
-        from fastdc.schedule import paper_schedule
+        from fastdc.training.schedule import paper_schedule
 
         steps, epochs = paper_schedule(ipc)
         synthetic, seconds = problem.synthetic(ipc), []
@@ -733,9 +733,9 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
 def distance(results: Results) -> None:
     if not GPU:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    from fastdc.backends import BACKENDS
-    from fastdc.distance import layerwise_distance
-    from fastdc.layout import ParameterLayout
+    from fastdc.metrics.backends import BACKENDS
+    from fastdc.metrics.layout import ParameterLayout
+    from fastdc.metrics.operator import layerwise_distance
     from fastdc.models import build
 
     layout = ParameterLayout.of(build(MODEL, 3, CLASSES, SIZE))
@@ -759,9 +759,9 @@ def distance(results: Results) -> None:
 
 def why_not(backend: str) -> str:
     """Why a backend cannot serve here, or nothing; what fails on a GPU is a row that failed."""
-    from fastdc.distance import layerwise_distance
     from fastdc.errors import UsageError
-    from fastdc.layout import ParameterLayout
+    from fastdc.metrics.layout import ParameterLayout
+    from fastdc.metrics.operator import layerwise_distance
 
     ones = torch.ones(1, 8, device=DEVICE)
     try:
@@ -802,8 +802,7 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
     """The Triton kernel itself in fixed configurations, so that the best can be chosen."""
     try:
         from fastdc.kernels import layerwise_distance as module
-
-        from fastdc.tiles import tiles_of
+        from fastdc.metrics.tiles import tiles_of
     except ImportError as error:
         results.row("configuration of triton", skipped=str(error))
         return

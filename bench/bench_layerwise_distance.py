@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastdc import compiled
-from fastdc.distance import layerwise_distance
 from fastdc.engines.reference import plain_distance
-from fastdc.layout import Parameter, ParameterLayout
+from fastdc.metrics.layout import Parameter, ParameterLayout
+from fastdc.metrics.operator import layerwise_distance
+from fastdc.metrics.tiles import tiles_of
 from fastdc.models import build
-from fastdc.tiles import tiles_of
+from fastdc.runtime import compiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BACKENDS = ["reference", "triton", "cuda"] if DEVICE.type == "cuda" else ["reference", "cpp"]

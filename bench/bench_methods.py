@@ -16,11 +16,12 @@ from processes import peak_mib
 from torch import Tensor
 from torch.func import functional_call
 
-from fastdc.checkpoint import State
-from fastdc.config import CondenseConfig
 from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
+from fastdc.loop.config import resolved
 from fastdc.methods import Method, Problem, make_method
+from fastdc.methods.config import CondenseConfig
+from fastdc.methods.state import State
 from fastdc.methods.unrolled import descend, go_back
 from fastdc.models.network import NetworkFamily
 
@@ -42,7 +43,7 @@ def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Me
     torch.manual_seed(0)
     data = ImageData.of(torch.randint(256, (CLASSES * REAL, 1, 28, 28), dtype=torch.uint8), torch.arange(CLASSES * REAL) % CLASSES)
     method = spec if spec != "dd, plain" else f"dd:unroll={UNROLL}"
-    config = CondenseConfig(ipc=ipc, model=MODEL, method=method, batch_real=REAL).resolved()
+    config = resolved(CondenseConfig(ipc=ipc, model=MODEL, method=method, batch_real=REAL))
     family = NetworkFamily(MODEL, 1, CLASSES, (28, 28), torch.device("cpu"))
     images = torch.randn(CLASSES, ipc, 1, 28, 28, dtype=dtype)
     state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(0), torch.Generator())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastdc import compiled
+from fastdc.runtime import compiled
 
 ROOT = Path(__file__).parent.parent
 SIDE = 2048

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastdc.compiled import BUILD
+from fastdc.runtime.compiled import BUILD
 
 
 @pytest.fixture

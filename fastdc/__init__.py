@@ -1,14 +1,21 @@
 """fastdc learns a few synthetic images per class that stand in for a whole training set."""
 
-from fastdc import applications, callbacks, coresets, methods
-from fastdc.condense import condense
+import sys
+
+from fastdc import callbacks, coresets, experiments, methods, metrics
+from fastdc._condense import condense
+from fastdc._evaluate import evaluate
+from fastdc._match import GradientMatcher
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, load_dataset
-from fastdc.distance import match_loss
 from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, RunError, UsageError
-from fastdc.evaluate import Evaluation, evaluate
-from fastdc.info import versions
-from fastdc.matcher import GradientMatcher
+from fastdc.metrics import match_loss
+from fastdc.runtime.versions import versions
+from fastdc.training.evaluation import Evaluation
+
+# Names of version 0.1.
+applications = experiments
+sys.modules["fastdc.applications"], sys.modules["fastdc.distance"] = experiments, metrics
 
 __version__ = versions()["fastdc"]
 
@@ -28,6 +35,7 @@ __all__ = [
     "condense",
     "coresets",
     "evaluate",
+    "experiments",
     "load_dataset",
     "match_loss",
     "methods",

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.errors import DataError, MissingFileError
-from fastdc.storage import load_tensors, save_tensors, write_atomically, write_error
+from fastdc.runs.files import load_tensors, save_tensors, write_atomically, write_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image

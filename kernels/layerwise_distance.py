@@ -10,13 +10,13 @@ The first term of dd/da is 0 where |a| = 0, and all of it where no row lies. Sum
 are: the square of a float never overflows a double, so that a result that float can hold is never lost on the way. Elements of 16 bits
 are rounded from float64 by way of float32.
 
-How the work is split: one program per pair of a class and a tile of `fastdc.tiles`, C * T of them, each about as long as any other. A
+How the work is split: one program per pair of a class and a tile of `fastdc.metrics.tiles`, C * T of them, each about as long as any other. A
 program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the class,
 in an order that does not depend on who finished when. A distance is thus the same, bit for bit, in every process. For `cosine` no
 coefficient is known before all parts are, so that the last program of a class writes the cotangent of the whole class: its second pass is
 one program per class.
 
-`fastdc::layerwise_distance` (fastdc.distance) is the operator that compilers see; here the kernel is launched as it is.
+`fastdc::layerwise_distance` (fastdc.metrics.operator) is the operator that compilers see; here the kernel is launched as it is.
 TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors, one program after another.
 """
 # ruff: noqa: N803 (constexpr arguments are in capitals, as is usual in Triton)
@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastdc.devices import is_capturing
+from fastdc.parallel.devices import is_capturing
 
 METRICS = {"layerwise_cosine": 0, "cosine": 1, "mse": 2}  # the values of Metric in csrc/row_distance.h
 
@@ -296,7 +296,7 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: s
     Args:
         synthetic: [C, P], float32, float64, float16 or bfloat16; elements of a class lie side by side, classes anywhere.
         real: [C, P], of the same dtype and device.
-        tiles: int64 [T, 3] of `fastdc.tiles.tiles_of`, on the same device, which is the current one.
+        tiles: int64 [T, 3] of `fastdc.metrics.tiles.tiles_of`, on the same device, which is the current one.
         metric: a key of METRICS.
 
     Returns:

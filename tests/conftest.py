@@ -19,8 +19,8 @@ from versions import triton_version
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from fastdc import compiled
-from fastdc.data import named
+from fastdc.data.sources import named
+from fastdc.runtime import compiled
 
 # A shell ignores SIGINT for what it starts in the background, and so do all processes of that; the tests send it.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

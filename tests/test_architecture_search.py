@@ -19,18 +19,18 @@ import torch
 from filelock import FileLock
 
 import fastdc
-from fastdc.applications import ConvNetSpace, SearchResult, architecture_search
-from fastdc.applications.search.lessons import early_lessons, early_steps, images_seen
-from fastdc.applications.search.report import as_csv, markdown, plot_against_truth, ranking
-from fastdc.applications.search.result import ProxyResult, rank_correlation
-from fastdc.applications.search.search import Search, SearchConfig
-from fastdc.applications.search.side_by_side import do_trials
-from fastdc.applications.search.space import PAPER_SPACE, models_of
-from fastdc.applications.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
+from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
+from fastdc.experiments.search.lessons import early_lessons, early_steps, images_seen
+from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
+from fastdc.experiments.search.result import ProxyResult, rank_correlation
+from fastdc.experiments.search.search import Search, SearchConfig
+from fastdc.experiments.search.side_by_side import do_trials
+from fastdc.experiments.search.space import PAPER_SPACE, models_of
+from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial
 from fastdc.models import build
 
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
@@ -306,7 +306,7 @@ def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: C
         assert counted.calls[SPACE[3], "random"] == 1
         other.release()
 
-    monkeypatch.setattr("fastdc.claims.time.sleep", sleep)
+    monkeypatch.setattr("fastdc.parallel.jobs.time.sleep", sleep)
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     assert counted.calls[SPACE[0], "random"] == 1
 

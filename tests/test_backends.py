@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from fastdc import RunError, UsageError, backends, compiled
-from fastdc.backends import BACKENDS, DTYPES, Backend, compute, cpp, cuda, resolve_backend, triton, unsupported_reasons
-from fastdc.distance import layerwise_distance, match_loss
-from fastdc.layout import Parameter, ParameterLayout
+from fastdc import RunError, UsageError
+from fastdc.metrics import backends
+from fastdc.metrics.backends import BACKENDS, DTYPES, Backend, compute, cpp, cuda, resolve_backend, triton, unsupported_reasons
+from fastdc.metrics.layout import Parameter, ParameterLayout
+from fastdc.metrics.operator import layerwise_distance, match_loss
+from fastdc.runtime import compiled
 
 built = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 LAYOUT = ParameterLayout((Parameter("weight", 0, (2, 3)),))

@@ -471,7 +471,7 @@ def test_an_idx_file_with_something_else_in_it_is_refused(idx_root, content, mat
 
 
 def test_a_gzipped_idx_file_with_a_changed_byte_is_refused_or_gives_the_same_images(tmp_path):
-    from fastdc.data.idx import read_idx
+    from fastdc.data.sources.idx import read_idx
 
     whole = gzip.compress(idx_bytes(IMAGES[:2, 0]))
     for position in range(len(whole)):

@@ -65,7 +65,7 @@ def test_a_package_without_compiled_code_works_and_says_why_there_is_none(source
     library = next((source / "build").glob("lib*"))
     done = run_in(library, "import fastdc, torch; fastdc.match_loss([torch.ones(2, 2)], [torch.ones(2, 2)])")
     assert done.returncode == 0, done.stderr
-    done = run_in(library, "from fastdc.info import report; print(report())")
+    done = run_in(library, "from fastdc.cli.info import report; print(report())")
     assert done.returncode == 0, done.stderr
     assert "backend cpp" in done.stdout
     assert "fastdc._C is not there (not built: " in done.stdout

@@ -16,9 +16,9 @@ import torch
 import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
 from fastdc.condensed import CondensedDataset
-from fastdc.config import CondenseConfig
 from fastdc.errors import UsageError
-from fastdc.storage import load_tensors
+from fastdc.methods.config import CondenseConfig
+from fastdc.runs.files import load_tensors
 
 SMALL = {"ipc": 1, "model": "mlp:width=8", "iterations": 4, "matching_steps": 2, "model_epochs": 1, "batch_real": 8}
 
@@ -111,7 +111,7 @@ def test_the_metrics_hold_a_line_for_each_iteration_with_what_the_callbacks_were
 @pytest.fixture
 def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every step."""
-    monkeypatch.setattr("fastdc.run._CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr("fastdc.runs.folder._CHECKPOINT_SHARE", 1e9)
 
 
 @pytest.mark.usefixtures("every_step_kept")

@@ -22,8 +22,8 @@ from PIL import Image
 
 import fastdc
 from fastdc import cli
-from fastdc.arguments import parse
 from fastdc.cli import Condense, Evaluate, Select, main
+from fastdc.cli.arguments import parse
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import ENGINES
 

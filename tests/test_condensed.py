@@ -297,7 +297,7 @@ def test_a_safetensors_file_of_another_program_is_refused(tmp_path):
 
 
 def test_a_checkpoint_is_no_condensed_dataset(tmp_path):
-    from fastdc.storage import save_tensors
+    from fastdc.runs.files import save_tensors
 
     save_tensors(tmp_path / "checkpoint", "checkpoint", {"images": torch.zeros(2, 1, 4, 4)}, {})
     with pytest.raises(DataError, match="another kind"):

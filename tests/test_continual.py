@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.applications import ContinualResult, continual_learning, split_classes
-from fastdc.applications.continual import course, learner
-from fastdc.applications.continual.growth import grow
-from fastdc.applications.continual.report import as_csv, markdown
-from fastdc.applications.continual.stages import Stage, as_stages
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
+from fastdc.experiments import ContinualResult, continual_learning, split_classes
+from fastdc.experiments.continual import course, learner
+from fastdc.experiments.continual.growth import grow
+from fastdc.experiments.continual.report import as_csv, markdown
+from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.models import build
-from fastdc.training import Batch
+from fastdc.training.by_batch import Batch
 
 MODEL = "convnet:width=8,depth=1"
 OPTIONS: dict[str, Any] = {"model": MODEL, "epochs": 1, "fine_tuning_epochs": 1, "scenario": "class", "progress": False}
@@ -285,7 +285,7 @@ def test_the_command_from_end_to_end_and_again(
 ) -> None:
     if there and importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
-    monkeypatch.setattr("fastdc.applications.continual.command.can_plot", lambda: there)
+    monkeypatch.setattr("fastdc.cli.continual.can_plot", lambda: there)
     command = ["continual", "--stages", "digits", "--split", "2", "--memory", "random", "dc", "--ipc", "1", "--scale", "tiny", "--quiet"]
     command += ["--out", str(tmp_path / "out")]
     assert main(command) == 0

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import compiled
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS, whole_set
 from fastdc.coresets import features as feature_rows
@@ -29,7 +28,8 @@ from fastdc.data import ImageData
 from fastdc.engines import ENGINES, NativeEngine, ReferenceEngine, TorchEngine
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import build
-from fastdc.seeding import derive_seed, make_generator
+from fastdc.runtime import compiled
+from fastdc.runtime.seeding import derive_seed, make_generator
 
 forgetting_module = importlib.import_module("fastdc.coresets.forgetting")  # the name is that of the function, too
 

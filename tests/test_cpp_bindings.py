@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import INSTRUCTION_SETS
 
-from fastdc import compiled
+from fastdc.runtime import compiled
 
 pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 

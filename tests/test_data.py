@@ -17,8 +17,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import fastdc
 from fastdc.data import ImageData, as_image_data, dataset_names, named
-from fastdc.data.idx import read_idx
 from fastdc.data.image_data import pixel_statistics
+from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError
 
 STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

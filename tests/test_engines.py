@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastdc
-from fastdc import compiled
 from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
 from fastdc.errors import UsageError
 from fastdc.models import build
+from fastdc.runtime import compiled
 
 VARIANTS = [
     "mlp:width=16",

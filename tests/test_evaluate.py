@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import augment
-from fastdc.augment import crop_scale_or_rotate
+from fastdc._evaluate import Evaluation, evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import Sgd, TorchEngine
 from fastdc.errors import DataError, UsageError
-from fastdc.evaluate import Evaluation, evaluate
 from fastdc.models import build
-from fastdc.seeding import derive_seed, make_generator
+from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training import augment
+from fastdc.training.augment import crop_scale_or_rotate
 
 evaluation = importlib.import_module("fastdc.evaluate")  # the name fastdc.evaluate is that of the function
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import isolation
-from fastdc.isolation import isolated
+from fastdc.runtime import isolation
+from fastdc.runtime.isolation import isolated
 
 BY_OPERATION = isolation._BY_OPERATION
 PLACES = isolation._OPERATIONS if BY_OPERATION else ()

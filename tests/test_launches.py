@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import needs_triton, needs_triton_to_run
 
-from fastdc.backends import cuda
-from fastdc.distance import METRICS, layerwise_distance
-from fastdc.layout import ParameterLayout
+from fastdc.metrics.backends import cuda
+from fastdc.metrics.layout import ParameterLayout
+from fastdc.metrics.operator import METRICS, layerwise_distance
 from fastdc.models import build
 
 LAYOUT = ParameterLayout.of(build("convnet:width=8,depth=2", 1, 10, (8, 8)))

@@ -18,11 +18,11 @@ from tolerances import DISTANCE, DISTANCE_BY_REFERENCE, DISTANCE_INTERPRETED, FL
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.backends import DTYPES
-from fastdc.backends import cpp as cpp_backend
-from fastdc.distance import METRICS, layerwise_distance
 from fastdc.engines.reference import plain_distance
-from fastdc.layout import Parameter, ParameterLayout
+from fastdc.metrics.backends import DTYPES
+from fastdc.metrics.backends import cpp as cpp_backend
+from fastdc.metrics.layout import Parameter, ParameterLayout
+from fastdc.metrics.operator import METRICS, layerwise_distance
 from fastdc.models import build
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import fastdc
-from fastdc.layout import ParameterLayout
+from fastdc.metrics.layout import ParameterLayout
 from fastdc.models import build
 
 

@@ -16,17 +16,19 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fastdc
-from fastdc import compiled, methods, run
+from fastdc import methods, run
 from fastdc.callbacks import CheckpointWritten, Event, IterationDone
-from fastdc.checkpoint import State
-from fastdc.config import CondenseConfig
 from fastdc.data import ClassSampler
-from fastdc.distance import layerwise_distance
 from fastdc.engines import Engine, make_engine
 from fastdc.errors import RunError, UsageError
+from fastdc.loop.config import resolved
 from fastdc.methods import Method, Problem, check_method, make_method
+from fastdc.methods.config import CondenseConfig
+from fastdc.methods.state import State
 from fastdc.methods.unrolled import descend, go_back
+from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.network import NetworkFamily
+from fastdc.runtime import compiled
 
 SMOOTH = "convnet:width=8,activation=swish"
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
@@ -39,7 +41,7 @@ ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
 def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Method, State]:
     """A method on digits in float64, and the state before the first step of its first network."""
     train, _ = fastdc.load_dataset("digits")
-    config = CondenseConfig(ipc=2, model=model, method=method, batch_real=8, **options).resolved()
+    config = resolved(CondenseConfig(ipc=2, model=model, method=method, batch_real=8, **options))
     family = NetworkFamily(model, 1, 10, (8, 8), torch.device("cpu"))
     module = family.fresh(3).double()
     images = torch.randn(10, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

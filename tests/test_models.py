@@ -8,7 +8,7 @@ import fastdc
 from fastdc.models import build, model_names
 from fastdc.models.convnet import ConvNet, ConvNetOptions, default_depth
 from fastdc.models.paper import PAPER_NETWORKS, evaluation_model
-from fastdc.seeding import make_generator
+from fastdc.runtime.seeding import make_generator
 
 AVGPOOL = "resnet18:downsampling=avgpool"
 # The other networks, and the least side of an image from which they learn.

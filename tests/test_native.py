@@ -23,11 +23,11 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import compiled
 from fastdc.callbacks import Event, IterationDone
 from fastdc.engines import Distillation, NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
 from fastdc.errors import UsageError
 from fastdc.models import build
+from fastdc.runtime import compiled
 
 pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 

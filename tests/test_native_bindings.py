@@ -10,7 +10,7 @@ import pytest
 from conftest import INSTRUCTION_SETS
 from test_cpp_bindings import read_only, run_apart
 
-from fastdc import compiled
+from fastdc.runtime import compiled
 
 pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 

@@ -8,10 +8,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from fastdc import selfcheck
-from fastdc.backends import BACKENDS
+from fastdc.cli import selfcheck
+from fastdc.cli.selfcheck import Check
 from fastdc.engines import ENGINES
-from fastdc.selfcheck import Check
+from fastdc.metrics.backends import BACKENDS
 
 CPU = torch.device("cpu")
 GOOD = Check("backend cpp", "mse float32", error=1e-8, bar=1e-5, speedup=3.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdc import compiled
+from fastdc.runtime import compiled
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["first_conv", "winograd", "norm_act_pool", "linear_loss"]

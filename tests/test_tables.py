@@ -20,18 +20,19 @@ from filelock import FileLock
 from PIL import Image
 
 import fastdc
-from fastdc import claims, ways
+from fastdc._evaluate import Evaluation
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset
 from fastdc.errors import DataError, RunError, UsageError
-from fastdc.evaluate import Evaluation
+from fastdc.experiments import image_sets as ways
+from fastdc.experiments.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
+from fastdc.experiments.tables.definitions import Setting
+from fastdc.experiments.tables.job import Skipped, jobs_of
+from fastdc.experiments.tables.paper import paper_figures
+from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
 from fastdc.models.paper import PAPER_NETWORKS
-from fastdc.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
-from fastdc.tables.definitions import Setting
-from fastdc.tables.job import Skipped, jobs_of
-from fastdc.tables.paper import paper_figures
-from fastdc.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
+from fastdc.parallel import jobs as claims
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
 WAYS = ["random", "herding", "k_center", "forgetting", "dc"]
@@ -311,7 +312,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
             time.sleep(0.05)
         return claims.do_all(*arguments)
 
-    monkeypatch.setattr("fastdc.tables.make.do_all", after_the_other)
+    monkeypatch.setattr("fastdc.experiments.tables.make.do_all", after_the_other)
     make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=2)), workers=2)
     lines = [line.split("] ")[1] for line in capfd.readouterr().out.splitlines() if line.startswith("[")]
     assert len(lines) == len(set(lines)) == 12
@@ -359,7 +360,7 @@ def test_the_caption_says_dataset_and_scale_and_the_learned_images_are_shown(con
 
 @pytest.mark.parametrize("there", [False, pytest.param(True, marks=needs_matplotlib)], ids=["without matplotlib", "with matplotlib"])
 def test_the_plot_is_drawn_where_matplotlib_is(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr("fastdc.tables.make.can_plot", lambda: there)
+    monkeypatch.setattr("fastdc.experiments.tables.make.can_plot", lambda: there)
     make_table(dataclasses.replace(config, table="ipc", ipc=(1, 3)))
     text = (config.out / "table.md").read_text()
     assert (config.out / "table.png").exists() == there == ("(table.png)" in text) != ("fastdc-torch[plot]" in text)

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastdc import UsageError, tiles
-from fastdc.tiles import tiles_of
+from fastdc import UsageError
+from fastdc.metrics import tiles
+from fastdc.metrics.tiles import tiles_of
 
 CPU = torch.device("cpu")
-SMALLEST, MOST = 4096, 1024  # as fastdc.tiles says
+SMALLEST, MOST = 4096, 1024  # as fastdc.metrics.tiles says
 
 # Gap before it, rows, row_length of each parameter that has rows; sizes that make one tile, many, or none.
 lengths = st.one_of(st.integers(0, 30), st.integers(4000, 4200), st.integers(0, 10**9))

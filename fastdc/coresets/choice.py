@@ -12,7 +12,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.whole_set import TrainedNetwork
 from fastdc.data import ImageData, check_every_class
 from fastdc.errors import UsageError
-from fastdc.info import versions
+from fastdc.runtime.versions import versions
 
 
 def check_ipc(real: ImageData, ipc: int) -> None:

@@ -11,9 +11,9 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.coresets.whole_set import EPOCHS, WholeSetOptions, train_on_whole_set
 from fastdc.data import as_image_data
-from fastdc.isolation import isolated
 from fastdc.models import ModelFactory
-from fastdc.seeding import make_generator
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import make_generator
 
 
 @isolated()

@@ -7,8 +7,8 @@ from typing import Any
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import ClassSampler, as_image_data
-from fastdc.isolation import isolated
-from fastdc.seeding import check_seed, make_generator
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import check_seed, make_generator
 
 
 @isolated()

@@ -1,6 +1,7 @@
 """A network trained on the whole set, of which herding, k-center and forgetting make their choice; trained once, then kept.
 
-Training is that of the paper's evaluation (`fastdc.schedule.paper_training`), without augmentation, batch by batch (`fastdc.training`).
+Training is that of the paper's evaluation (`fastdc.training.schedule`), without augmentation, batch by batch
+(`fastdc.training.by_batch`).
 
 The weights of a network that has a name are kept in a file called after the hash of all that decides them. A file that is
 damaged, or holds something else, is made anew. A user's function has no name that says what it makes: its networks are not kept.
@@ -23,22 +24,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdc.checks import check_count
 from fastdc.coresets.forgetting_events import forgetting_events
 from fastdc.data import ImageData
-from fastdc.data.named import DEFAULT_ROOT
-from fastdc.devices import resolve_device
+from fastdc.data.sources.named import DEFAULT_ROOT
 from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
 from fastdc.errors import DataError, RunError, UsageError
-from fastdc.isolation import isolated
 from fastdc.models import ModelFactory
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import describe
-from fastdc.progress import progress_bar
-from fastdc.schedule import paper_training
-from fastdc.seeding import check_seed, derive_seed
-from fastdc.storage import load_tensors, save_tensors
-from fastdc.training import logits_by_block, train_by_batch, whole_batches
+from fastdc.options.checks import check_count
+from fastdc.parallel.devices import resolve_device
+from fastdc.runs.files import load_tensors, save_tensors
+from fastdc.runs.progress import progress_bar
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import check_seed, derive_seed
+from fastdc.training.by_batch import logits_by_block, train_by_batch, whole_batches
+from fastdc.training.schedule import paper_training
 
 EPOCHS = 20
 DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"

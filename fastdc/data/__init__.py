@@ -2,7 +2,7 @@
 
 from fastdc.data.convert import as_image_data
 from fastdc.data.image_data import ImageData, check_every_class
-from fastdc.data.named import dataset_names, load_dataset
 from fastdc.data.sampler import ClassSampler
+from fastdc.data.sources.named import dataset_names, load_dataset
 
 __all__ = ["ClassSampler", "ImageData", "as_image_data", "check_every_class", "dataset_names", "load_dataset"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData, count_classes
-from fastdc.data.named import load_dataset
+from fastdc.data.sources.named import load_dataset
 from fastdc.errors import DataError, UsageError
-from fastdc.isolation import isolated
+from fastdc.runtime.isolation import isolated
 
 _ACCEPTED = "the name of a dataset, an ImageData, a pair (images, labels), or a map-style torch Dataset"
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdc.devices import free_memory, to_device
 from fastdc.errors import DataError
+from fastdc.parallel.devices import free_memory, to_device
 
 _SHARE_OF_DEVICE = 0.25  # of a GPU's free memory, for the images of a set
 _STATISTICS_BLOCK = 1 << 22  # pixels counted at once: bincount widens them to int64

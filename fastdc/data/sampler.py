@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData
-from fastdc.devices import to_device
+from fastdc.parallel.devices import to_device
 
 
 class ClassSampler:

@@ -9,7 +9,7 @@ from fastdc.engines.native import NativeEngine
 from fastdc.engines.reference import ReferenceEngine
 from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
 from fastdc.errors import UsageError, unknown_name
-from fastdc.specs import parse_options, split_spec
+from fastdc.options.specs import parse_options, split_spec
 
 __all__ = [
     "ENGINES",

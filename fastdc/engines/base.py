@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdc.devices import to_device
-from fastdc.distance import layerwise_distance
-from fastdc.layout import ParameterLayout
+from fastdc.metrics.layout import ParameterLayout
+from fastdc.metrics.operator import layerwise_distance
+from fastdc.parallel.devices import to_device
 
 # Images [N, channels, H, W] and the generator of the training -> images of the same shape
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc import compiled
-from fastdc.distance import layerwise_distance
 from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, class_numbers
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
+from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.convnet import ConvNet
+from fastdc.runtime import compiled
 
 # By the order of the enums in csrc/cpu/norm_act_pool.h.
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.SiLU)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from fastdc.backends.reference import EPSILON
 from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batches, class_numbers
+from fastdc.metrics.backends.reference import EPSILON
 
 
 class ReferenceEngine(Engine):

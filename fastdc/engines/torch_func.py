@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from fastdc.devices import free_memory
-from fastdc.distance import layerwise_distance
 from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, batches, class_numbers
 from fastdc.errors import UsageError
+from fastdc.metrics.operator import layerwise_distance
+from fastdc.parallel.devices import free_memory
 
 with (
     warnings.catch_warnings(),

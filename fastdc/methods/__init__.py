@@ -10,7 +10,7 @@ from fastdc.methods.curriculum import Curriculum
 from fastdc.methods.dc import GradientMatching
 from fastdc.methods.dd import DatasetDistillation
 from fastdc.methods.parameter_matching import ParameterMatching
-from fastdc.specs import format_spec, parse_options, split_spec
+from fastdc.options.specs import format_spec, parse_options, split_spec
 
 __all__ = ["METHODS", "Method", "NoOptions", "Problem", "check_method", "make_method", "method_class", "register"]
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from fastdc.checkpoint import State
 from fastdc.data import ClassSampler
 from fastdc.engines import Engine
+from fastdc.methods.config import CondenseConfig
+from fastdc.methods.state import State
 from fastdc.models.network import NetworkFamily
-from fastdc.schedule import paper_schedule
-from fastdc.seeding import derive_seed
-
-if TYPE_CHECKING:
-    from fastdc.config import CondenseConfig
+from fastdc.runtime.seeding import derive_seed
+from fastdc.training.schedule import paper_schedule
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastdc.checkpoint import State
 from fastdc.methods.parameter_matching import ParameterMatching, ParameterMatchingOptions
+from fastdc.methods.state import State
 
 _STRETCHES = 10
 

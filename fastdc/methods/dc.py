@@ -15,10 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastdc.checkpoint import State
 from fastdc.engines import Sgd
 from fastdc.methods.base import Method
-from fastdc.seeding import derive_seed
+from fastdc.methods.state import State
+from fastdc.runtime.seeding import derive_seed
 
 
 class GradientMatching(Method):

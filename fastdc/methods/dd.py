@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdc.checkpoint import State
-from fastdc.checks import check_count, check_rate
 from fastdc.errors import unknown_name
 from fastdc.methods.base import Method
+from fastdc.methods.state import State
 from fastdc.methods.unrolled import descend, go_back
+from fastdc.options.checks import check_count, check_rate
 
 _NETWORKS = ("random", "fixed")
 _MOMENTUM = 0.5

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastdc.checkpoint import State
-from fastdc.checks import check_count
-from fastdc.distance import layerwise_distance
 from fastdc.errors import unknown_name
 from fastdc.methods.base import Method
+from fastdc.methods.state import State
 from fastdc.methods.unrolled import descend, go_back
+from fastdc.metrics.operator import layerwise_distance
+from fastdc.options.checks import check_count
 
 _COMPARED = ("displacement", "parameters")
 

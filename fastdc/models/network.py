@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from fastdc.devices import to_device
 from fastdc.errors import FastdcError, UsageError
-from fastdc.layout import ParameterLayout
+from fastdc.metrics.layout import ParameterLayout
 from fastdc.models.registry import ModelFactory, build
-from fastdc.seeding import global_seed
+from fastdc.parallel.devices import to_device
+from fastdc.runtime.seeding import global_seed
 
 
 class NetworkFamily:

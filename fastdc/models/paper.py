@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdc.specs import split_spec
+from fastdc.options.specs import split_spec
 
 _EVALUATED_WITH_INSTANCE_NORM = ("vgg11", "resnet18")
 

@@ -16,7 +16,7 @@ from fastdc.models.lenet import LeNet
 from fastdc.models.mlp import MLP, MLPOptions
 from fastdc.models.resnet import ResNet18, ResNet18Options
 from fastdc.models.vgg import VGG11, VGG11Options
-from fastdc.specs import parse_options, split_spec
+from fastdc.options.specs import parse_options, split_spec
 
 # (channels, num_classes, (height, width)) -> a network with fresh random weights from torch's global generator
 ModelFactory = Callable[[int, int, tuple[int, int]], nn.Module]

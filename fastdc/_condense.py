@@ -1,0 +1,127 @@
+"""The verb `condense`: from arguments to a configuration, and to the loop."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastdc.condensed import CondensedDataset
+from fastdc.data import as_image_data, check_every_class
+from fastdc.engines import resolve_engine
+from fastdc.errors import UsageError
+from fastdc.loop.config import resolved
+from fastdc.loop.events import Callback
+from fastdc.loop.loop import Condensation
+from fastdc.methods.config import CondenseConfig
+from fastdc.models.network import NetworkFamily
+from fastdc.models.registry import ModelFactory, describe
+from fastdc.parallel.devices import resolve_device
+from fastdc.runs.folder import open_run
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import derive_seed
+
+
+@isolated()
+def condense(
+    data: Any,
+    ipc: int,
+    *,
+    model: str | ModelFactory = "convnet",
+    method: str = "dc",
+    iterations: int = 1000,
+    matching_steps: int | None = None,
+    model_epochs: int | None = None,
+    init: str = "noise",
+    lr_images: float = 0.1,
+    lr_model: float = 0.01,
+    batch_real: int = 256,
+    distance: str = "layerwise_cosine",
+    engine: str = "auto",
+    device: str = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: bool = True,
+) -> CondensedDataset:
+    """Learn `ipc` images per class with which a network trained from scratch does nearly as well as with all of `data`.
+
+    By gradient matching: in each iteration a fresh random network theta; in each of its matching steps, for every class c,
+
+        images_c  <-  images_c - lr_images * d/d images_c  D(grad L(theta, images_c), grad L(theta, real images of c))
+
+    with momentum 0.5; and between two steps theta is trained on the images (batch 256).
+
+    Args:
+        data: the name of a dataset | ImageData | (images, labels), arrays or tensors, uint8 or float in 0..1, as NCHW, NHWC
+            or NHW | a map-style torch Dataset of (image, label).
+        ipc: images per class.
+        model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
+        method: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching"; "curriculum"; with options as in
+            "dd:unroll=20,networks=fixed"; or a name that `fastdc.methods.register` was given. Each is a file in fastdc/methods.
+        iterations: K, the number of random networks.
+        matching_steps: T, matching steps with each of them. None: the paper's number for this ipc, (1, 10, 20, 30, 40, 50)
+            for ipc (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above; 1 with dd and parameter_matching, 10
+            with curriculum.
+        model_epochs: epochs of training the network on the images between two matching steps. None: the paper's number,
+            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above. Methods other
+            than dc have no use for it.
+        init: "noise", standard normal; or "real", copies of random real images, different ones within a class.
+        lr_images: learning rate of the images.
+        lr_model: learning rate of the network; not of dd, which learns its step sizes.
+        batch_real: real images of each class in a matching step; a class that has fewer gives all it has.
+        distance: "layerwise_cosine", "cosine" or "mse"; dd has no use for it.
+        engine: "auto", "native", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: decides every random number: same seed, machine and engine, same images to the last bit.
+        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
+            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted.
+        callbacks: called with every event (see `fastdc.callbacks`).
+        progress: show a progress bar when stderr is a terminal.
+
+    Returns:
+        The learned images, normalised as the training images are, with provenance.
+
+    Raises:
+        UsageError: an argument that cannot be used, or `out` holds a run with other arguments.
+        DataError: data or a checkpoint that cannot be used.
+        RunError: `out` cannot be written or is in use; or a distance or gradient is not finite.
+        Interrupted: SIGINT or SIGTERM arrived while `out` was given; the checkpoint is written.
+
+    Example:
+        >>> condensed = condense("digits", ipc=1, model="convnet:width=8", iterations=2, batch_real=16)
+        >>> condensed.images.shape
+        torch.Size([10, 1, 8, 8])
+    """
+    config = resolved(
+        CondenseConfig(
+            ipc=ipc,
+            model=describe(model),
+            method=method,
+            iterations=iterations,
+            matching_steps=matching_steps,
+            model_epochs=model_epochs,
+            init=init,
+            lr_images=lr_images,
+            lr_model=lr_model,
+            batch_real=batch_real,
+            distance=distance,
+            engine=engine,
+            device=device,
+            seed=seed,
+        )
+    )
+    if not isinstance(callbacks, tuple | list) or not all(map(callable, callbacks)):
+        raise UsageError(f"callbacks is {callbacks!r}; expected a list of functions of one event.")
+    if not isinstance(out, str | Path | None):
+        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
+    where = resolve_device(device)
+    real = as_image_data(data)
+    check_every_class(real)
+    family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
+    network = family.fresh(derive_seed(seed, "network", 0))
+    config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
+    with open_run(out) if out is not None else contextlib.nullcontext() as run:
+        return Condensation(config, real, family, run, callbacks, progress).result()

@@ -1,0 +1,87 @@
+"""GradientMatcher: the matching loss and its image gradient for one network, for a user's own loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastdc.engines import make_engine
+from fastdc.errors import UsageError, unknown_name
+from fastdc.metrics.operator import METRICS
+from fastdc.models.network import check_logits
+from fastdc.runtime.isolation import isolated
+
+
+class GradientMatcher:
+    """Computes how far the gradients of synthetic images are from those of real ones, and which way to move the images.
+
+    Args:
+        module: a network from images [N, channels, H, W] to logits; its weights are used as they stand at each call. Batch
+            norm and dropout work as in evaluation mode, and the module's own mode is left as it was.
+        distance: "layerwise_cosine", "cosine" or "mse".
+        engine: "auto", "native", "torch" or "reference".
+
+    Raises:
+        UsageError: an unknown distance or engine, or one that cannot serve this module.
+
+    Example:
+        >>> matcher = GradientMatcher(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)))
+        >>> loss, gradient = matcher(torch.randn(2, 1, 1, 8, 8), torch.randn(2, 5, 1, 8, 8))
+        >>> loss.shape, gradient.shape
+        (torch.Size([]), torch.Size([2, 1, 1, 8, 8]))
+    """
+
+    @isolated()
+    def __init__(self, module: nn.Module, *, distance: str = "layerwise_cosine", engine: str = "auto") -> None:
+        if distance not in METRICS:
+            raise unknown_name("metric", distance, METRICS)
+        if not isinstance(module, nn.Module):
+            raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
+        self.module, self.distance = module, distance
+        training = module.training
+        self._engine = make_engine(engine, module)
+        module.train(training)
+
+    @isolated()
+    def __call__(self, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and its gradient by the synthetic images.
+
+        Args:
+            synthetic: normalised images [C, n, channels, H, W]; the class is the position.
+            real: normalised images [C, B, channels, H, W].
+
+        Returns:
+            The distance summed over classes, a scalar; and d loss / d synthetic [C, n, channels, H, W].
+
+        Raises:
+            UsageError: images of another shape, dtype or device than the module's.
+        """
+        theta = self._engine.layout.flatten(self.module)
+        for name, images in (("synthetic", synthetic), ("real", real)):
+            if not isinstance(images, Tensor):
+                raise UsageError(f"{name} is a {type(images).__name__}; expected a tensor [C, images per class, channels, H, W].")
+            if images.dim() != 5 or not images.numel():
+                raise UsageError(f"{name} has shape {list(images.shape)}; expected [C, images per class, channels, H, W].")
+            if (images.dtype, images.device) != (theta.dtype, theta.device):
+                raise UsageError(
+                    f"{name} is {images.dtype} on {images.device}, the module {theta.dtype} on {theta.device}; bring them together."
+                )
+        if len(synthetic) != len(real) or synthetic.shape[2:] != real.shape[2:]:
+            raise UsageError(
+                f"synthetic has shape {list(synthetic.shape)} and real {list(real.shape)}; expected the same classes and image size."
+            )
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                check_logits(self.module, synthetic[0, :1], len(synthetic), type(self.module).__name__)
+            gradients = self._engine.class_gradients(theta, _plain(real))  # [C, P]
+            distance, gradient = self._engine.match(theta, _plain(synthetic), gradients, self.distance)
+        finally:
+            self.module.train(training)
+        return distance.sum(), gradient
+
+
+def _plain(images: Tensor) -> Tensor:
+    """The images without their history; those of inference mode, which autograd refuses, as a copy."""
+    return images.clone() if images.is_inference() else images.detach()

@@ -1,7 +1,0 @@
-"""Architecture search: many networks trained on a small proxy of the data, the best of them on all of it."""
-
-from fastdc.applications.search.result import ProxyResult, SearchResult
-from fastdc.applications.search.search import architecture_search
-from fastdc.applications.search.space import PAPER_SPACE, ConvNetSpace
-
-__all__ = ["PAPER_SPACE", "ConvNetSpace", "ProxyResult", "SearchResult", "architecture_search"]

@@ -1,0 +1,86 @@
+"""The command line: fastdc condense | select | evaluate | show | table | continual | search | info | selfcheck."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from fastdc.cli.arguments import parse
+from fastdc.cli.condense import Condense
+from fastdc.cli.continual import Continual
+from fastdc.cli.evaluate import Evaluate
+from fastdc.cli.info import Info
+from fastdc.cli.search import SearchCommand
+from fastdc.cli.select import Select
+from fastdc.cli.selfcheck import Selfcheck
+from fastdc.cli.show import Show
+from fastdc.cli.table import Table
+from fastdc.errors import FastdcError, Interrupted, UsageError
+
+_DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
+
+
+class _Command(Protocol):
+    @property
+    def debug(self) -> bool: ...
+
+    def run(self) -> None: ...
+
+
+COMMANDS: dict[str, Callable[..., _Command]] = {
+    "condense": Condense,
+    "select": Select,
+    "evaluate": Evaluate,
+    "show": Show,
+    "table": Table,
+    "continual": Continual,
+    "search": SearchCommand,
+    "info": Info,
+    "selfcheck": Selfcheck,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 (an error), 2 (usage), 130 or 143 (SIGINT, SIGTERM)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _raise_interrupted)
+    debug = "--debug" in given
+    try:
+        command = parse(COMMANDS, given, _DESCRIPTION)
+        debug = command.debug
+        command.run()
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "stopped; the same command again continues from the last checkpoint."
+        print(f"fastdc: {text}", file=sys.stderr)
+        return 128 + (stop.signum if isinstance(stop, Interrupted) else signal.SIGINT)
+    except SystemExit as end:  # --help
+        return end.code if isinstance(end.code, int) else 2
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        elif isinstance(error, FastdcError):
+            print(f"fastdc: {error}", file=sys.stderr)
+        else:
+            first = (str(error).splitlines() or [""])[0]
+            print(f"fastdc: {type(error).__name__}: {first}\nThis is a fault of fastdc; --debug shows where.", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+def run() -> None:
+    """The console script: as `main`, but an interrupted one ends at once, without waiting for networks in training."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > 128:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _raise_interrupted(signum: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped; the same command again continues from the last checkpoint.", signum)

@@ -1,0 +1,6 @@
+"""`python -m fastdc.cli`."""
+
+from fastdc.cli import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,98 @@
+"""What several commands do: evaluate images, choose a baseline, read a condensed dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdc._evaluate import evaluate
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets import SELECTIONS
+from fastdc.data import ImageData, load_dataset
+from fastdc.errors import UsageError, unknown_name
+from fastdc.loop.events import Callback, Evaluated
+from fastdc.training.evaluation import Evaluation
+
+BASELINES = (*SELECTIONS, "none")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images are evaluated: the arguments of `fastdc.evaluate`."""
+
+    model: str
+    networks: int
+    epochs: int | None
+    seed: int
+    engine: str
+    device: str
+
+
+def evaluate_all(
+    subjects: Mapping[str, CondensedDataset], test: ImageData, protocol: Protocol, quiet: bool, callbacks: Sequence[Callback]
+) -> dict[str, Evaluation]:
+    """Evaluate every subject, print a line each, and tell the callbacks."""
+    results = {}
+    for subject, images in subjects.items():
+        results[subject] = evaluate(images, test, **dataclasses.asdict(protocol), progress=not quiet)
+        print(f"{subject:<10}  {results[subject]}", flush=True)
+        for callback in callbacks:
+            callback(Evaluated(subject, results[subject]))
+    return results
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as it stands in evaluation.json."""
+    return {"accuracies": evaluation.accuracies, "mean": evaluation.mean, "std": evaluation.std}
+
+
+def check_baseline(name: str) -> None:
+    """Raise a UsageError unless `name` is a coreset or "none"."""
+    if name not in BASELINES:
+        raise unknown_name("baseline", name, BASELINES)
+
+
+def baseline_images(name: str, train: ImageData, ipc: int, protocol: Protocol, quiet: bool) -> dict[str, CondensedDataset]:
+    """What to evaluate beside a condensed set; chosen before long work, so that it cannot fail after it."""
+    fewest = int(train.class_counts.min())
+    if name == "none" or ipc < 1:
+        return {}
+    if ipc > fewest:
+        raise UsageError(f"ipc is {ipc}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
+    given = {"model": protocol.model, "seed": protocol.seed, "engine": protocol.engine, "device": protocol.device, "progress": not quiet}
+    return {name: SELECTIONS[name](train, ipc, **options_taken(name, given))}
+
+
+def options_taken(coreset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the given options that a coreset takes."""
+    return {key: given[key] for key in inspect.signature(SELECTIONS[coreset]).parameters if key in given}
+
+
+def folder_for(out: str | None, name: str) -> Path:
+    """The folder that `out` names; None: one of this name in runs/."""
+    return Path(out if out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', name)}")
+
+
+def condensed_file(path: str) -> Path:
+    """The file of a condensed dataset, of which `path` may be the folder of its run."""
+    return Path(path) / "condensed.safetensors" if Path(path).is_dir() else Path(path)
+
+
+def read_condensed(path: str, dataset: str | None, root: str | None, *, needs_dataset: bool = True) -> tuple[CondensedDataset, str]:
+    """The condensed dataset at `path`, and the name of the dataset to test it on."""
+    file = condensed_file(path)
+    if file.suffix == ".pt":
+        if dataset is None:
+            raise UsageError(f"{file} does not say how it is normalised; name the dataset that it was condensed from with --dataset.")
+        train, _ = load_dataset(dataset, root)
+        return CondensedDataset.from_pt(file, mean=train.mean, std=train.std, class_names=train.class_names), dataset
+    condensed = CondensedDataset.load(file)
+    name = dataset if dataset is not None else condensed.provenance.get("dataset")
+    if needs_dataset and name in (None, "data"):
+        raise UsageError(f"{file} was made from data without a name; name the dataset to test on with --dataset.")
+    return condensed, str(name)

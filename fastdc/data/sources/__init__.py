@@ -1,0 +1,1 @@
+"""Where datasets come from: names, folders of images, .npz, idx files."""

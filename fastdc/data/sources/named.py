@@ -1,0 +1,136 @@
+"""Datasets by name: scikit-learn's digits, torchvision's classes, Debian's FashionMNIST, and a user's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastdc.data.image_data import ImageData
+from fastdc.data.sources.idx import read_idx
+from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+from fastdc.runtime.isolation import isolated
+
+Pair = tuple[ImageData, ImageData]
+
+DEFAULT_ROOT = Path("~/.cache/fastdc/data")
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+_DIGITS_SPLIT_SEED = 0
+_IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+@isolated()
+def load_dataset(name: str, root: str | Path | None = None) -> Pair:
+    """Load a dataset: the training set and the test set.
+
+    Args:
+        name: "digits", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100", "usps", "folder:PATH" (train/ and test/
+            with one subfolder per class) or "npz:PATH" (x_train, y_train, x_test, y_test).
+        root: where torchvision keeps its files; what is missing is downloaded there. None: ~/.cache/fastdc/data.
+            FashionMNIST is also found where Debian's package dataset-fashion-mnist puts it.
+
+    Returns:
+        (train, test). mean and std are those of the training images, in both. digits, which has no official split, is
+        split 80/20, stratified, always in the same way.
+
+    Raises:
+        UsageError: an unknown name, or digits where scikit-learn is not installed.
+        MissingFileError: files that are neither there nor to be downloaded.
+        DataError: files that cannot be read.
+
+    Example:
+        >>> train, test = load_dataset("digits")
+        >>> len(train), len(test), train.channels, train.image_size, train.num_classes
+        (1437, 360, 1, (8, 8), 10)
+    """
+    if not isinstance(name, str):
+        raise UsageError(f"the name of a dataset is {name!r}; expected text, such as 'digits' or 'npz:PATH'.")
+    kind, colon, path = name.partition(":")
+    if kind in ("folder", "npz"):
+        if not path:
+            raise UsageError(f"{name!r} names no path; write {kind}:PATH.")
+        from fastdc.data.sources.files import load_folder, load_npz
+
+        return (load_folder if kind == "folder" else load_npz)(Path(path).expanduser())
+    if colon or kind not in _LOADERS:
+        raise unknown_name("dataset", name, dataset_names())
+    return _LOADERS[kind](Path(root if root is not None else DEFAULT_ROOT).expanduser())
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The names that `load_dataset` knows."""
+    return (*_LOADERS, "folder:PATH", "npz:PATH")
+
+
+def _digits(root: Path) -> Pair:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise UsageError("dataset 'digits' comes from scikit-learn, which is not installed; pip install scikit-learn brings it.") from None
+
+    bunch = load_digits()
+    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[:, None]  # grey levels 0..16 -> 0..255
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    parts = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=_DIGITS_SPLIT_SEED)
+    train = ImageData.of(images[parts[0]], labels[parts[0]], name="digits")
+    return train, ImageData.of(images[parts[1]], labels[parts[1]], like=train)
+
+
+def _fashion_mnist(root: Path) -> Pair:
+    folders = (root / "FashionMNIST" / "raw", DEBIAN_FASHION_MNIST)
+    folder = next((folder for folder in folders if all(_plain_or_gzipped(folder / stem).exists() for stem in _IDX_STEMS)), None)
+    if folder is None:
+        return _from_torchvision("fashion-mnist", "FashionMNIST")(root)
+    images, labels, test_images, test_labels = (read_idx(_plain_or_gzipped(folder / stem)) for stem in _IDX_STEMS)
+    train = ImageData.of(images[:, None], labels.long(), class_names=_FASHION_CLASSES, name="fashion-mnist")
+    return train, ImageData.of(test_images[:, None], test_labels.long(), like=train)
+
+
+def _plain_or_gzipped(path: Path) -> Path:
+    return path if path.exists() else path.with_name(path.name + ".gz")
+
+
+def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[[Path], Pair]:
+    """A loader for one of torchvision's dataset classes; `splits` are its arguments for training and test set."""
+
+    def load(root: Path) -> Pair:
+        import torchvision.datasets
+
+        from fastdc.data.convert import as_images
+
+        parts = []
+        for arguments in splits or ({"train": True}, {"train": False}):
+            try:
+                data = getattr(torchvision.datasets, cls)(str(root), download=True, **arguments)
+            except (OSError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                if isinstance(error, RuntimeError) and not reason.startswith("Error downloading"):
+                    raise DataError(f"{name} in {root} cannot be read ({reason}); remove its files to have it downloaded anew.") from None
+                raise MissingFileError(
+                    f"{name} is not in {root} and cannot be downloaded ({reason}); put torchvision's files for {cls} there, "
+                    "or name another folder with root (--data-root)."
+                ) from None
+            except (ValueError, EOFError) as error:
+                raise DataError(f"{name} in {root} cannot be read ({error}); remove its files to have it downloaded anew.") from None
+            labels = data.labels if hasattr(data, "labels") else data.targets
+            parts.append((as_images(data.data), torch.as_tensor(labels, dtype=torch.int64), getattr(data, "classes", None)))
+        train = ImageData.of(*parts[0][:2], class_names=parts[0][2], name=name)
+        return train, ImageData.of(*parts[1][:2], like=train)
+
+    return load
+
+
+_LOADERS: dict[str, Callable[[Path], Pair]] = {
+    "digits": _digits,
+    "mnist": _from_torchvision("mnist", "MNIST"),
+    "fashion-mnist": _fashion_mnist,
+    "svhn": _from_torchvision("svhn", "SVHN", {"split": "train"}, {"split": "test"}),
+    "cifar10": _from_torchvision("cifar10", "CIFAR10"),
+    "cifar100": _from_torchvision("cifar100", "CIFAR100"),
+    "usps": _from_torchvision("usps", "USPS"),
+}

@@ -1,0 +1,6 @@
+"""What condensed sets are for: continual learning and architecture search."""
+
+from fastdc.experiments.continual import ContinualResult, continual_learning, split_classes
+from fastdc.experiments.search import ConvNetSpace, SearchResult, architecture_search
+
+__all__ = ["ContinualResult", "ConvNetSpace", "SearchResult", "architecture_search", "continual_learning", "split_classes"]

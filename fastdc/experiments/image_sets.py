@@ -1,0 +1,97 @@
+"""Ways to a few images per class: chosen by a coreset or learned by a method, by name; made once, in a folder of their own."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastdc._condense import condense
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets import SELECTIONS
+from fastdc.data import ImageData
+from fastdc.errors import UsageError, unknown_name
+from fastdc.methods import METHODS, check_method
+from fastdc.options.specs import split_spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayOptions:
+    """How image sets are made, their way and seed aside."""
+
+    ipc: int
+    """Images per class."""
+    model: str
+    """The network that they are learned with, or chosen by."""
+    iterations: int
+    """Of a method."""
+    batch_real: int
+    """Real images of each class in a step of a method."""
+    whole_set_epochs: int
+    """Of training the network by which a coreset chooses."""
+    engine: str
+    """As `fastdc.condense` takes it."""
+    device: str
+    """Likewise."""
+    progress: bool
+    """Show progress bars when stderr is a terminal."""
+    distance: str = "layerwise_cosine"
+    """Of gradients, for methods."""
+
+
+def check_way(what: str, name: str) -> None:
+    """Raise a UsageError, which calls it `what`, unless `name` is a coreset or a method's spec."""
+    if not isinstance(name, str) or split_spec(name)[0] not in (*SELECTIONS, *METHODS):
+        raise unknown_name(what, name, (*SELECTIONS, *METHODS))
+    if name in SELECTIONS:
+        return
+    if split_spec(name)[0] in SELECTIONS:
+        raise UsageError(f"{what} {name!r} gives options; a coreset takes none here.")
+    check_method(name)
+
+
+def make_images(way: str, train: ImageData, options: WayOptions, seed: int, folder: Path, networks: Path) -> CondensedDataset:
+    """The image set in `folder`, made there unless it is; networks trained on the whole set are kept in `networks`.
+
+    Raises:
+        UsageError: something that cannot be used, or the folder holds another image set.
+        RunError: the folder cannot be written, or something is not finite.
+    """
+    if way not in SELECTIONS:
+        return condense(
+            train,
+            options.ipc,
+            model=options.model,
+            method=way,
+            distance=options.distance,
+            iterations=options.iterations,
+            batch_real=options.batch_real,
+            engine=options.engine,
+            device=options.device,
+            seed=seed,
+            out=folder,
+            progress=options.progress,
+        )
+    file = folder / "condensed.safetensors"
+    if not file.exists():
+        select = SELECTIONS[way]
+        given: dict[str, Any] = {
+            "model": options.model,
+            "epochs": options.whole_set_epochs,
+            "seed": seed,
+            "engine": options.engine,
+            "device": options.device,
+            "cache": networks,
+            "progress": options.progress,
+        }
+        chosen = select(train, options.ipc, **{key: given[key] for key in inspect.signature(select).parameters if key in given})
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen.save_grid(folder / "condensed.png")
+        chosen.save(file)
+    return CondensedDataset.load(file)
+
+
+def is_chosen(way: str) -> bool:
+    """Whether a way gives real images, which can be kept as uint8; learned ones are float32."""
+    return way in SELECTIONS

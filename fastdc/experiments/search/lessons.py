@@ -1,0 +1,60 @@
+"""What a network learns of the whole set, and by which SGD: all of it, or as much as early stopping lets it see."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdc.engines import Sgd
+from fastdc.runtime.seeding import make_generator
+from fastdc.training.schedule import paper_training
+
+BATCH = paper_training(1)[0].batch
+
+
+class Lesson(NamedTuple):
+    """Images of the whole set, and the stretches of SGD on them."""
+
+    positions: Tensor  # [n]
+    stretches: list[Sgd]
+
+
+def whole_lessons(count: int, epochs: int) -> list[Lesson]:
+    """All of `count` images for some epochs, by the paper's training."""
+    return [Lesson(torch.arange(count), paper_training(epochs))]
+
+
+def early_lessons(count: int, steps: int, seed: int) -> list[Lesson]:
+    """`steps` full batches in all, at a tenth of the learning rate in the second half; no image again before each was seen.
+
+    >>> [(len(positions), sgd.epochs, round(sgd.lr, 3)) for positions, (sgd,) in early_lessons(1000, steps=5, seed=0)]
+    [(768, 1, 0.01), (512, 1, 0.001)]
+    """
+    stretches = paper_training(steps)  # their epochs are the steps
+    generator = make_generator(seed, "early stopping")
+    order = torch.cat([torch.randperm(count, generator=generator) for _ in range(math.ceil(steps * BATCH / count))])
+    sizes = [stretch.epochs * BATCH for stretch in stretches]
+    parts = order[: sum(sizes)].split(sizes)
+    return [Lesson(part, [dataclasses.replace(stretch, epochs=1)]) for part, stretch in zip(parts, stretches, strict=True)]
+
+
+def early_steps(images: int, epochs: int) -> int:
+    """How many steps of SGD a training on so few images takes: what early stopping may take on the whole set.
+
+    >>> early_steps(100, 100), early_steps(500, 100)
+    (100, 200)
+    """
+    return epochs * math.ceil(images / BATCH)
+
+
+def images_seen(count: int, steps: int) -> int:
+    """How many different ones of `count` images early stopping sees.
+
+    >>> images_seen(60000, steps=100), images_seen(1437, steps=100)
+    (25600, 1437)
+    """
+    return min(count, steps * BATCH)

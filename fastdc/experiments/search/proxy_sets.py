@@ -1,0 +1,74 @@
+"""The proxy sets of a search: each made once, in a folder of its own, with the seconds that it took."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from fastdc.condensed import CondensedDataset
+from fastdc.data import ImageData
+from fastdc.errors import DataError
+from fastdc.experiments.image_sets import WayOptions, is_chosen, make_images
+from fastdc.options.specs import plain_name
+from fastdc.runs.files import write_atomically
+
+
+class ProxySets:
+    """Makes proxy sets, in folders below `folder`, and reads what was made there.
+
+    Args:
+        folder: of all of them.
+        train: the whole training set.
+        options: of the ways to make them.
+        seed: decides what is random.
+    """
+
+    def __init__(self, folder: Path, train: ImageData, options: WayOptions, seed: int) -> None:
+        self._folder, self._train, self._options, self._seed = folder, train, options, seed
+
+    def path(self, name: str) -> Path:
+        """The folder of a proxy."""
+        return self._folder / plain_name(name)
+
+    def is_done(self, name: str) -> bool:
+        """Whether its images are made."""
+        return self._made(name).exists()
+
+    def do(self, name: str) -> None:
+        """Make its images, or go on making them."""
+        folder, started = self.path(name), time.monotonic()
+        make_images(name, self._train, self._options, self._seed, folder, folder / "networks")
+        seconds = time.monotonic() - started
+        if not is_chosen(name):
+            seconds = max(seconds, _logged_seconds(folder / "metrics.jsonl"))  # more than one call may have made them
+        write_atomically(self._made(name), (json.dumps({"proxy": name, "seconds": seconds}) + "\n").encode())
+
+    def images(self, name: str) -> CondensedDataset:
+        """The images of a proxy that is done.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        return CondensedDataset.load(self.path(name) / "condensed.safetensors")
+
+    def seconds(self, name: str) -> float:
+        """What it took to make them.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        file = self._made(name)
+        try:
+            return float(json.loads(file.read_text())["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+
+    def _made(self, name: str) -> Path:
+        return self.path(name) / "made.json"
+
+
+def _logged_seconds(metrics: Path) -> float:
+    """Of all iterations that a run has logged."""
+    records = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return float(sum(record["seconds"] for record in records if record["event"] == "iteration"))

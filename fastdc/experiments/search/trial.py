@@ -1,0 +1,155 @@
+"""One network of a search: trained and tested on each proxy, and on the whole set; every outcome is written when it is there."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fastdc._evaluate import evaluate
+from fastdc.condensed import CondensedDataset
+from fastdc.data import ImageData
+from fastdc.engines import make_engine
+from fastdc.errors import DataError
+from fastdc.experiments.search.lessons import early_lessons, whole_lessons
+from fastdc.models.network import NetworkFamily
+from fastdc.options.specs import plain_name
+from fastdc.parallel.devices import resolve_device
+from fastdc.runs.files import write_atomically
+from fastdc.runtime.seeding import derive_seed
+from fastdc.training.by_batch import Batch, accuracy, train_by_batch, whole_batches
+
+EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one network on one proxy, or on the whole set."""
+
+    accuracy: float
+    """A fraction of 1."""
+    seconds: float
+    """Of training and testing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network, and what it is to be trained on."""
+
+    model: str
+    subjects: tuple[str, ...]
+    """Names of proxies, or "whole_set"."""
+
+
+class Laboratory:
+    """Does trials, in a folder for each network, and reads what was done there.
+
+    Args:
+        folder: of all networks.
+        train: the whole training set.
+        test: the test set.
+        sets: the image sets of those proxies that have one.
+        epochs: of training on a proxy.
+        whole_set_epochs: of training on the whole set.
+        stopped_after: steps of SGD on the whole set for early stopping.
+        seed: of weights and orders.
+        engine: as `fastdc.condense` takes it.
+        device: likewise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        train: ImageData,
+        test: ImageData,
+        sets: Mapping[str, CondensedDataset],
+        *,
+        epochs: int,
+        whole_set_epochs: int,
+        stopped_after: int,
+        seed: int,
+        engine: str,
+        device: str,
+    ) -> None:
+        self.folder, self.train, self.test, self.sets = folder, train, test, sets
+        self.epochs, self.whole_set_epochs, self.stopped_after = epochs, whole_set_epochs, stopped_after
+        self.seed, self.engine, self.device = seed, engine, device
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """Let threads end that nobody waits for: each after what it computes at the moment."""
+        self._over.set()
+
+    def path(self, trial: Trial) -> Path:
+        """The folder of a network."""
+        return self.folder / plain_name(trial.model)
+
+    def is_done(self, trial: Trial) -> bool:
+        """Whether nothing is left to do."""
+        self._go_on()
+        return all(self._file(trial, subject).exists() for subject in trial.subjects)
+
+    def outcome(self, trial: Trial, subject: str) -> Outcome | None:
+        """What is written; None where it is still to be done.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        file = self._file(trial, subject)
+        return _read(file) if file.exists() else None
+
+    def do(self, trial: Trial) -> None:
+        """Train and test the network on what is still to be done, and write each accuracy as it comes."""
+        for subject in trial.subjects:
+            self._go_on()
+            if self._file(trial, subject).exists():
+                continue
+            started = time.monotonic()
+            found = self._accuracy(trial.model, subject)
+            content = {"model": trial.model, "accuracy": found, "seconds": time.monotonic() - started}
+            write_atomically(self._file(trial, subject), (json.dumps(content, indent=2) + "\n").encode())
+
+    def _go_on(self) -> None:
+        if self._over.is_set():
+            raise CancelledError
+
+    def _accuracy(self, model: str, subject: str) -> float:
+        if subject in self.sets:
+            protocol: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed, "engine": self.engine, "device": self.device}
+            return evaluate(self.sets[subject], self.test, model=model, networks=1, **protocol, progress=False).mean
+        data = self.train
+        family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(self.device))
+        module = family.fresh(derive_seed(self.seed, "search network"))
+        engine = make_engine(self.engine, module)
+        theta = engine.layout.flatten(module)
+        early = early_lessons(len(data), self.stopped_after, self.seed)
+        lessons = early if subject == EARLY_STOPPING else whole_lessons(len(data), self.whole_set_epochs)
+        fetch = whole_batches(data, theta)
+        for number, (positions, stretches) in enumerate(lessons):
+            stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
+            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, stretches, self.seed, stream):
+                self._go_on()
+        return accuracy(engine, theta, self.test)
+
+    def _file(self, trial: Trial, subject: str) -> Path:
+        return self.path(trial) / f"{plain_name(subject)}.json"
+
+
+def _fetch_at(fetch: Callable[[Tensor], Batch], positions: Tensor, index: Tensor) -> Batch:
+    return fetch(positions[index])
+
+
+def _read(file: Path) -> Outcome:
+    try:
+        content = json.loads(file.read_text())
+        return Outcome(float(content["accuracy"]), float(content["seconds"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None

@@ -1,0 +1,112 @@
+"""The tables of the paper and its ablations (Zhao et al., ICLR 2021), by the names under which `fastdc table` knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
+from fastdc.metrics.operator import METRICS
+from fastdc.models.paper import PAPER_NETWORKS
+from fastdc.options.specs import with_options
+
+_COLUMNS = {"random": "Random", "herding": "Herding", "k_center": "K-Center", "forgetting": "Forgetting", "dc": "DC"}
+_WHOLE = "whole set"
+_WIDTHS = (32, 64, 128, 256)
+_DEPTHS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a table is defined for."""
+
+    convnet: str
+    """The spec of the ConvNet to use, or to vary."""
+    channels: int
+    """Of the images."""
+    ipcs: tuple[int, ...]
+    """Images per class."""
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """A table that can be made: its definition for a setting, and the images per class where none are given."""
+
+    define: Callable[[Setting], Definition]
+    ipcs: tuple[int, ...]
+
+
+def _coresets(setting: Setting) -> Definition:
+    cells = []
+    for ipc in setting.ipcs:
+        cells += [Cell(str(ipc), column, Recipe(way, setting.convnet, ipc), setting.convnet) for way, column in _COLUMNS.items()]
+        cells.append(_whole_set(ipc, setting))
+    return Definition("Table 1: coresets, gradient matching (DC) and the whole set", "images per class", tuple(cells), "coresets")
+
+
+def _dd(setting: Setting) -> Definition:
+    model = "lenet" if setting.channels == 1 else "alexcifarnet"
+    cells = [Cell(str(ipc), way.upper(), Recipe(way, model, ipc), model) for ipc in setting.ipcs for way in ("dd", "dc")]
+    return Definition(f"Table 3: dataset distillation (DD) and gradient matching (DC), {model}", "images per class", tuple(cells), "dd")
+
+
+def _cross_architecture(setting: Setting) -> Definition:
+    def spec(model: str) -> str:
+        return setting.convnet if model == "convnet" else model
+
+    made = {network.name: spec(network.condensed_with) for network in PAPER_NETWORKS}
+    tested = {network.name: spec(network.evaluated_with) for network in PAPER_NETWORKS}
+    title = "Table 2: condensed with the row, tested with the column"
+    return Definition(title, "condensed with", _matrix(made, tested, setting.ipcs), "cross-architecture")
+
+
+def _by_ipc(setting: Setting) -> Definition:
+    cells = []
+    for ipc in setting.ipcs:
+        cells += [Cell(str(ipc), "DC", Recipe("dc", setting.convnet, ipc), setting.convnet), _whole_set(ipc, setting)]
+    title = "Figure 3: accuracy by images per class, absolute and relative to the whole set's"
+    return Definition(title, "images per class", tuple(cells), "coresets", relative_to=_WHOLE)
+
+
+def _variants(option: str, values: tuple[object, ...], setting: Setting) -> Definition:
+    models = {str(value): with_options(setting.convnet, **{option: value}) for value in values}
+    title = f"Ablation of the ConvNet's {option}: condensed with the row, tested with the column"
+    return Definition(title, option, _matrix(models, models, setting.ipcs), option)
+
+
+def _distances(setting: Setting) -> Definition:
+    cells = [
+        Cell(metric, f"ipc {ipc}", Recipe("dc", setting.convnet, ipc, metric), setting.convnet)
+        for metric in METRICS
+        for ipc in setting.ipcs
+    ]
+    return Definition("Ablation of the distance of gradients", "distance", tuple(cells), "distance")
+
+
+def _matrix(made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int, ...]) -> tuple[Cell, ...]:
+    """Every model of `made` condenses once for each ipc, and every one of `tested` is trained on what it gives; one image is the rule."""
+    return tuple(
+        Cell(row if ipc == 1 else f"{row}, ipc {ipc}", column, Recipe("dc", condensing, ipc), model)
+        for ipc in ipcs
+        for row, condensing in made.items()
+        for column, model in tested.items()
+    )
+
+
+def _whole_set(ipc: int, setting: Setting) -> Cell:
+    return Cell(str(ipc), _WHOLE, Recipe(WHOLE_SET, setting.convnet, 0), setting.convnet)
+
+
+TABLES: Mapping[str, TableKind] = {
+    "coresets": TableKind(_coresets, (1, 10, 50)),
+    "dd": TableKind(_dd, (1, 10)),
+    "cross-architecture": TableKind(_cross_architecture, (1,)),
+    "ipc": TableKind(_by_ipc, (1, 10, 20, 30, 40, 50)),
+    "activation": TableKind(partial(_variants, "activation", ("sigmoid", "relu", "leaky_relu")), (1,)),
+    "pooling": TableKind(partial(_variants, "pooling", ("none", "max", "avg")), (1,)),
+    "norm": TableKind(partial(_variants, "norm", ("none", "batch", "layer", "instance", "group")), (1,)),
+    "width": TableKind(partial(_variants, "width", _WIDTHS), (1,)),
+    "depth": TableKind(partial(_variants, "depth", _DEPTHS), (1,)),
+    "distance": TableKind(_distances, (1,)),
+}

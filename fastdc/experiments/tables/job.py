@@ -1,0 +1,177 @@
+"""A job: one image set with the models that are tested on it; made, tested and kept in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from fastdc._evaluate import evaluate
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
+from fastdc.data import ImageData
+from fastdc.engines import make_engine, resolve_engine
+from fastdc.errors import DataError, UsageError
+from fastdc.experiments.image_sets import WayOptions, is_chosen, make_images
+from fastdc.experiments.tables.recipe import WHOLE_SET, Definition, Recipe
+from fastdc.experiments.tables.scale import Scale
+from fastdc.models.network import NetworkFamily
+from fastdc.options.specs import plain_name
+from fastdc.parallel.devices import resolve_device
+from fastdc.runs.files import write_atomically
+from fastdc.runtime.isolation import isolated
+from fastdc.training.by_batch import accuracy
+from fastdc.training.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image set, and the models to train on it."""
+
+    recipe: Recipe
+    seed: int
+    models: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.recipe.name}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Why a model was not tested on an image set: the data does not fit it, or the model that the images are made with."""
+
+    reason: str
+
+
+Outcome = Evaluation | Skipped
+
+
+def jobs_of(definition: Definition, seeds: Iterable[int]) -> list[Job]:
+    """The jobs of a table, each image set once, seed by seed."""
+    models: dict[Recipe, dict[str, None]] = {}
+    for cell in definition.cells:
+        models.setdefault(cell.recipe, {})[cell.model] = None
+    return [Job(recipe, seed, tuple(tested)) for seed in seeds for recipe, tested in models.items()]
+
+
+class Workshop:
+    """Does jobs, in folders below `out`, and reads what was done there.
+
+    Args:
+        out: the folder of the table.
+        train: the training set.
+        test: the test set.
+        scale: how much to spend.
+        engine: as `fastdc.condense` takes it.
+        device: likewise.
+        progress: show progress bars when stderr is a terminal.
+    """
+
+    def __init__(self, out: Path, train: ImageData, test: ImageData, scale: Scale, engine: str, device: str, progress: bool) -> None:
+        self.train, self.test, self.scale = train, test, scale
+        self.compute: dict[str, Any] = {"engine": engine, "device": device, "progress": progress}
+        self._cells = out / "cells"
+        self._networks = out / "networks"  # trained on the whole set
+
+    def path(self, job: Job) -> Path:
+        """The folder of a job."""
+        return self._cells / job.name
+
+    def outcome(self, job: Job, model: str) -> Outcome | None:
+        """What is written of one model's test; None where it is still to be done.
+
+        Raises:
+            DataError: a file that cannot be read.
+        """
+        file = self._file(job, model)
+        if not file.exists():
+            return None
+        try:
+            content = json.loads(file.read_text())
+            return Skipped(str(content["skipped"])) if "skipped" in content else Evaluation(tuple(map(float, content["accuracies"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+
+    def is_done(self, job: Job) -> bool:
+        """Whether all models of a job are tested."""
+        return all(self.outcome(job, model) is not None for model in job.models)
+
+    def do(self, job: Job, tell: Callable[[Job, str, Outcome], None]) -> None:
+        """Make the image set, test each model on it that is not tested yet, and write the outcomes as they come.
+
+        Raises:
+            FastdcError: something that can be mended, after which the same call goes on.
+        """
+        reason = self._misfit(job.recipe.model)
+        images: CondensedDataset | TrainedNetwork | None = None
+        for model in job.models:
+            if self.outcome(job, model) is not None:
+                continue
+            unfit = reason or self._misfit(model)
+            if unfit is None:
+                images = self._made(job) if images is None else images
+                outcome: Outcome = self._tested(images, model, job.seed)
+            else:
+                outcome = Skipped(unfit)
+            content: dict[str, Any] = dataclasses.asdict(outcome) if isinstance(outcome, Evaluation) else {"skipped": outcome.reason}
+            if isinstance(outcome, Evaluation):
+                content |= {"mean": outcome.mean, "std": outcome.std}
+            write_atomically(self._file(job, model), (json.dumps({"model": model, **content}, indent=2) + "\n").encode())
+            tell(job, model, outcome)
+
+    def _file(self, job: Job, model: str) -> Path:
+        return self.path(job) / f"evaluation-{plain_name(model)}.json"
+
+    def _misfit(self, model: str) -> str | None:
+        """Why a model cannot serve these images; None where it can."""
+        data = self.train
+        try:
+            family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(self.compute["device"]))
+            resolve_engine(self.compute["engine"], family.fresh(0))
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def _made(self, job: Job) -> CondensedDataset | TrainedNetwork:
+        recipe, scale, folder = job.recipe, self.scale, self.path(job)
+        if recipe.way == WHOLE_SET:
+            network = WholeSetOptions(
+                model=recipe.model, epochs=scale.whole_set_epochs, seed=job.seed, cache=self._networks, **self.compute
+            )
+            with self._training_alone(job):
+                return train_on_whole_set(self.train, network)
+        options = WayOptions(
+            ipc=recipe.ipc,
+            model=recipe.model,
+            distance=recipe.distance,
+            iterations=scale.iterations,
+            batch_real=scale.batch_real,
+            whole_set_epochs=scale.whole_set_epochs,
+            **self.compute,
+        )
+        with self._training_alone(job) if is_chosen(recipe.way) else contextlib.nullcontext():
+            return make_images(recipe.way, self.train, options, job.seed, folder, self._networks)
+
+    def _training_alone(self, job: Job) -> FileLock:
+        """Held while a network is trained on the whole set or taken from the cache: who waits for it finds the network there."""
+        self._networks.mkdir(parents=True, exist_ok=True)
+        return FileLock(self._networks / f"{plain_name(job.recipe.model)}-seed{job.seed}.lock")
+
+    def _tested(self, images: CondensedDataset | TrainedNetwork, model: str, seed: int) -> Evaluation:
+        if isinstance(images, TrainedNetwork):
+            return Evaluation((self._accuracy(images),))
+        return evaluate(images, self.test, model=model, networks=self.scale.networks, epochs=self.scale.epochs, seed=seed, **self.compute)
+
+    def _accuracy(self, network: TrainedNetwork) -> float:
+        """The share of test images that a network trained on the whole set classifies rightly."""
+        engine = make_engine(resolve_engine(self.compute["engine"], network.module), network.module)
+        with isolated():
+            return accuracy(engine, engine.layout.flatten(network.module), self.test)

@@ -1,0 +1,193 @@
+"""From the name of a table to its files: table.md, table.csv and, where the paper has a plot, table.png."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastdc.coresets.choice import check_ipc
+from fastdc.data import load_dataset
+from fastdc.engines import check_engine
+from fastdc.errors import RunError, UsageError, unknown_name
+from fastdc.experiments.plots import can_plot
+from fastdc.experiments.scales import with_width
+from fastdc.experiments.tables.definitions import TABLES, Setting
+from fastdc.experiments.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
+from fastdc.experiments.tables.paper import paper_figures
+from fastdc.experiments.tables.plot import plot_by_ipc
+from fastdc.experiments.tables.recipe import Definition, Recipe
+from fastdc.experiments.tables.report import FilledTable
+from fastdc.experiments.tables.scale import Scale
+from fastdc.methods import METHODS
+from fastdc.models import as_factory
+from fastdc.options.checks import check_count
+from fastdc.options.specs import split_spec
+from fastdc.parallel.devices import resolve_device
+from fastdc.parallel.jobs import do_all
+from fastdc.parallel.workers import Helpers
+from fastdc.runs.files import write_atomically
+from fastdc.runs.folder import shared_folder
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import check_seed
+from fastdc.runtime.versions import versions
+from fastdc.training.evaluation import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """Which table to make, of what, how and where."""
+
+    table: str
+    """A name of `TABLES`."""
+    dataset: str
+    """As `fastdc.load_dataset` takes it."""
+    out: Path
+    """The folder of the table; several processes may share it."""
+    scale: Scale
+    """How much to spend."""
+    scale_name: str = "own"
+    """What the caption calls the scale."""
+    data_root: str | None = None
+    """Where datasets are kept."""
+    model: str = "convnet"
+    """The ConvNet to use, or to vary."""
+    ipc: tuple[int, ...] | None = None
+    """Images per class; None: the table's own."""
+    seed: int = 0
+    """Of the first image set; the others count on."""
+    engine: str = "auto"
+    """As `fastdc.condense` takes it."""
+    device: str = "auto"
+    """Likewise."""
+    progress: bool = True
+    """Show progress bars when stderr is a terminal."""
+
+    def check(self) -> None:
+        """Raise a UsageError where an option cannot be used, data aside."""
+        if self.table not in TABLES:
+            raise unknown_name("table", self.table, TABLES)
+        for ipc in self.ipc or ():
+            check_count("ipc", ipc)
+        if self.ipc is not None and (not self.ipc or len(set(self.ipc)) < len(self.ipc)):
+            raise UsageError(f"ipc is {self.ipc}; expected one number or more, each once.")
+        if split_spec(self.model)[0] != "convnet":
+            raise UsageError(f"model is {self.model!r}; expected the ConvNet that the tables use and vary, such as 'convnet:width=32'.")
+        as_factory(self.model)
+        check_seed(self.seed)
+        check_engine(self.engine)
+        resolve_device(self.device)
+
+
+@isolated()
+def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
+    """Do what is still to be done of a table, together with whoever else does it, and write its files.
+
+    Args:
+        config: which table; another call with the same one continues it.
+        workers: processes to do it with, this one among them.
+
+    Raises:
+        UsageError: an option that cannot be used, or the folder holds another table.
+        DataError: a dataset or a file that cannot be used.
+        RunError: the folder cannot be written, or some of the cells failed: the files are written without these.
+    """
+    config.check()
+    check_count("workers", workers)
+    work = _Work(config)
+    work.claim()
+    with Helpers(_help, config, workers, config.device):
+        failures = do_all(work.jobs, work.workshop, work.do, _say)
+    table = work.write(failures)
+    if failures:
+        job, reason = next(iter(failures.items()))
+        raise RunError(
+            f"{len(failures)} of {len(work.jobs)} image sets failed, {job.name} first: {reason} The same command tries them again."
+        )
+    return table
+
+
+class _Work:
+    """A table in the making: its definition for the dataset, its jobs, its folder."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self.config = config
+        kind = TABLES[config.table]
+        self.train, test = load_dataset(config.dataset, config.data_root)
+        self.ipcs = config.ipc or kind.ipcs
+        check_ipc(self.train, max(self.ipcs))
+        model = with_width(config.model, config.scale.width)
+        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
+        self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
+        self.workshop = Workshop(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
+
+    def claim(self) -> None:
+        """Make the folder this table's, or check that it is."""
+        config = self.config
+        content = {
+            "table": config.table,
+            "dataset": self.train.name,
+            "model": config.model,
+            "ipc": list(self.ipcs),
+            "seed": config.seed,
+            "engine": config.engine,
+            **dataclasses.asdict(config.scale),
+        }
+        with shared_folder(config.out) as run:
+            run.claim(content, {"fingerprint": self.train.fingerprint, **versions()})
+
+    def do(self, job: Job) -> None:
+        """Do one job, with a line about each model that was tested."""
+        self.workshop.do(job, self._tell)
+
+    def _tell(self, job: Job, model: str, outcome: Outcome) -> None:
+        states = [self.workshop.outcome(job, model) is not None for job in self.jobs for model in job.models]
+        result = outcome if isinstance(outcome, Evaluation) else f"left out: {outcome.reason}"
+        _say(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
+
+    def write(self, failures: Mapping[Job, str]) -> FilledTable:
+        """Write the table's files from what is done."""
+        config = self.config
+        plots = self.definition.relative_to is not None
+        caption = f"{self.train.name}, scale {config.scale_name}: {config.scale}; seed {config.seed}, fastdc {versions()['fastdc']}."
+        if plots and not can_plot():
+            caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
+        outcomes = {cell: self._outcome(cell.recipe, cell.model, failures) for cell in self.definition.cells}
+        figures = paper_figures(self.definition.figures, self.train.name)
+        plot = "table.png" if plots and can_plot() else None
+        table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
+        with shared_folder(config.out):
+            if plot is not None:
+                write_atomically(config.out / plot, plot_by_ipc(table))
+            write_atomically(config.out / "table.csv", table.csv().encode())
+            write_atomically(config.out / "table.md", table.markdown().encode())
+        return table
+
+    def _outcome(self, recipe: Recipe, model: str, failures: Mapping[Job, str]) -> Outcome:
+        """All networks of all image sets of a recipe, or the first reason why there are none."""
+        accuracies: list[float] = []
+        for job in (job for job in self.jobs if job.recipe == recipe):
+            outcome = self.workshop.outcome(job, model)
+            if outcome is None:
+                return Skipped(f"failed: {failures[job]}")
+            if isinstance(outcome, Skipped):
+                return outcome
+            accuracies += outcome.accuracies
+        return Evaluation(tuple(accuracies))
+
+    def _pictures(self) -> dict[str, str]:
+        """The pictures of the learned images of the first seed."""
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in METHODS]
+        files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
+        return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
+
+
+def _help(config: TableConfig) -> None:
+    """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
+    work = _Work(config)
+    do_all(work.jobs, work.workshop, work.do, lambda _: None)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,67 @@
+"""What a table is made of: recipes for image sets, cells that test them, and the table as rows and columns of cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastdc.options.specs import plain_name
+
+WHOLE_SET = "whole_set"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a set of images is made, its seed and the scale aside."""
+
+    way: str
+    """The name of a coreset, a method's spec, or "whole_set"."""
+    model: str
+    """The network that the images are learned with, or chosen by."""
+    ipc: int
+    """Images per class; 0 for the whole set."""
+    distance: str = "layerwise_cosine"
+    """Of gradients, for methods."""
+
+    @property
+    def name(self) -> str:
+        """What the folder of such a set is called, its seed aside.
+
+        >>> Recipe("dc", "convnet:width=8", 10, "mse").name
+        'dc-convnet_width=8-ipc10-mse'
+        """
+        parts = [self.way, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
+        return plain_name("-".join(parts if self.distance == "layerwise_cosine" else [*parts, self.distance]))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One field of a table: images made by `recipe`, tested by training `model` on them."""
+
+    row: str
+    column: str
+    recipe: Recipe
+    model: str
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A table: what is above it, and its cells, row by row."""
+
+    title: str
+    corner: str
+    """What the rows are: the heading of the first column."""
+    cells: tuple[Cell, ...]
+    figures: str
+    """The key of the paper's own figures in paper.json."""
+    relative_to: str | None = None
+    """The column that the others are also given relative to."""
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The names of the rows, in their order."""
+        return tuple(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns, in their order."""
+        return tuple(dict.fromkeys(cell.column for cell in self.cells))

@@ -1,0 +1,1 @@
+"""The loop that every method shares: networks, matching steps, images moved, checkpoints, events."""

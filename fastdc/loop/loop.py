@@ -1,0 +1,223 @@
+"""The loop that all methods share: network after network, step after step, images moved, checkpoints written.
+
+With the method `dc` it is algorithm 1 of Zhao, Mopuri, Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021. In its
+symbols: S the synthetic images, T the real ones, K = iterations, T = matching_steps, D the distance, theta the weights of a network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets.random import random as random_coreset
+from fastdc.data import ClassSampler, ImageData
+from fastdc.engines import make_engine
+from fastdc.engines.base import batch_norms
+from fastdc.errors import Interrupted, RunError, UsageError
+from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
+from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
+from fastdc.methods import Problem, make_method
+from fastdc.methods.config import CondenseConfig
+from fastdc.methods.state import State
+from fastdc.models.network import NetworkFamily
+from fastdc.parallel.devices import HostCopy
+from fastdc.runs.folder import RunFolder
+from fastdc.runs.progress import progress_bar
+from fastdc.runs.signals import StopRequest
+from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.runtime.versions import versions
+
+_MOMENTUM_IMAGES = 0.5
+_STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a matching step leaves to be looked at: on a GPU one step later, so that nobody waits for its numbers."""
+
+    iteration: int  # from 1 on, as is the step
+    step: int
+    by_class: bool  # whether each class has a loss of its own
+    checked: tuple[str, ...]  # what else was checked, beside the images of each class
+    numbers: HostCopy  # the loss, then whether each of these is finite: the images of each class, what else was checked
+
+
+class Condensation:
+    """One run: the steps of a method, inside the paper's two loops, with its checkpoints."""
+
+    def __init__(
+        self,
+        config: CondenseConfig,
+        real: ImageData,
+        family: NetworkFamily,
+        run: RunFolder | None,
+        callbacks: Sequence[Callback],
+        progress: bool,
+    ) -> None:
+        self.config, self.real, self.family, self.run = config, real, family, run
+        self.callbacks, self.progress = callbacks, progress
+        assert config.matching_steps is not None
+        self.steps = config.matching_steps
+        self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
+        self.state = State(
+            images=(images := self._initial_images()),
+            velocity=torch.zeros_like(images),
+            sampler=make_generator(config.seed, "sampler"),
+            training=make_generator(config.seed, "training"),
+        )
+        self.sampler = ClassSampler(real.near(family.device), self.state.sampler, device=family.device)
+        self.method = make_method(config.method, Problem(config, self.engine, family, self.sampler))
+        self.state.learned = self.method.learned()
+        self.outcomes: deque[_Outcome] = deque()
+        self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
+        self.iteration_began = 0.0
+
+    def result(self) -> CondensedDataset:
+        """Run to the end, from the checkpoint where there is one."""
+        state, run, total = self.state, self.run, self.config.iterations
+        if run is not None:
+            config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
+            run.claim(config, {"fingerprint": self.real.fingerprint, **versions()})
+            run.restore(lambda path: load_checkpoint(path, state))
+        self._tell(Started(self.config, state.iteration))
+        done = state.iteration * self.steps + state.step
+        stop = StopRequest()
+        with (
+            stop.listening() if run is not None else contextlib.nullcontext(),
+            progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
+        ):
+            self.iteration_began = time.monotonic()
+            while state.iteration < total:
+                self.outcomes.append(self._matching_step())
+                self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
+                if run is not None and (run.checkpoint_due or stop.signum is not None or state.iteration == total):
+                    self._look_at_outcomes(bar, 0)
+                    self._save(run)
+                if run is not None and stop.signum is not None:
+                    raise Interrupted(
+                        f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.",
+                        stop.signum,
+                    )
+        return self._finish()
+
+    def _matching_step(self) -> _Outcome:
+        """One step of the method, then what it does between two steps of one network."""
+        state, method = self.state, self.method
+        if state.theta is None:
+            method.begin(state)
+        self._freeze_statistics()
+        losses, gradient = method.step(state)  # [C] or [], [C, n, channels, H, W]
+        state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
+        state.images.sub_(state.velocity, alpha=self.config.lr_images)
+        iteration, step = state.iteration + 1, state.step + 1
+        good = torch.isfinite(losses) & torch.isfinite(state.images.flatten(1)).all(1)  # [C]
+        checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
+        if step < self.steps:
+            method.advance(state)
+            state.step = step
+            if state.theta is not None:
+                checked["a weight of the network, trained on the images of all classes,"] = state.theta
+        else:
+            state.theta, state.path, state.step, state.iteration = None, {}, 0, iteration
+        finite = torch.cat([good, *(torch.isfinite(value).all()[None] for value in checked.values())])
+        numbers = torch.cat([losses.sum().double()[None], finite.double()])
+        return _Outcome(iteration, step, losses.dim() > 0, tuple(checked), HostCopy(numbers))
+
+    def _freeze_statistics(self) -> None:
+        """Take the statistics of batch norms, for the passes of a matching step, from real images."""
+        if batch_norms(self.engine.module):
+            assert self.state.theta is not None
+            images = torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)])
+            self.engine.freeze_statistics(self.state.theta, images)
+
+    def _look_at_outcomes(self, bar: Any, unread: int) -> None:
+        """Report every step but the last `unread` ones; raise where numbers are not finite."""
+        while len(self.outcomes) > unread:
+            outcome = self.outcomes.popleft()
+            loss, *finite = outcome.numbers.read()
+            self._check_finite(outcome, finite)
+            self.state.losses += loss
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            if outcome.step == self.steps:
+                self._end_iteration(outcome.iteration)
+
+    def _end_iteration(self, iteration: int) -> None:
+        state, now = self.state, time.monotonic()
+        event = IterationDone(iteration, state.losses / self.steps, now - self.iteration_began)
+        state.losses, self.iteration_began = 0.0, now
+        if self.run is not None:
+            self.run.log({"event": "iteration", **dataclasses.asdict(event)})
+        self._tell(event)
+
+    def _save(self, run: RunFolder) -> None:
+        run.save(lambda path, length: save_checkpoint(path, self.state, length))
+        self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
+
+    def _finish(self) -> CondensedDataset:
+        images, classes = self.state.images.flatten(0, 1), torch.arange(self.real.num_classes)
+        condensed = CondensedDataset(
+            images,
+            classes.repeat_interleave(self.config.ipc),
+            mean=self.real.mean,
+            std=self.real.std,
+            class_names=self.real.class_names,
+            provenance={
+                "dataset": self.real.name,
+                "fingerprint": self.real.fingerprint,
+                "config": dataclasses.asdict(self.config),
+                "seed": self.config.seed,
+                "versions": versions(),
+                **self.method.provenance(self.state),
+            },
+        )
+        if self.run is not None:
+            condensed.save(self.run.result)
+            condensed.save_grid(self.run.picture)
+        self._tell(Ended(condensed))
+        return condensed
+
+    def _initial_images(self) -> Tensor:
+        """The images to start from, [C, n, channels, H, W]."""
+        config, real = self.config, self.real
+        fewest = int(real.class_counts.min())
+        if config.init == "real":
+            if config.ipc > fewest:
+                smallest = real.class_names[int(real.class_counts.argmin())]
+                raise UsageError(
+                    f"ipc is {config.ipc}, but class {smallest!r} has {fewest} images to start from; "
+                    f"use an ipc of {fewest} or less, or init='noise'."
+                )
+            images = random_coreset(real, config.ipc, seed=config.seed).images
+            return images.unflatten(0, (real.num_classes, config.ipc)).to(self.family.device)
+        shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
+        return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
+
+    def _check_finite(self, outcome: _Outcome, finite: list[float]) -> None:
+        """Raise where a loss, an image that its gradient has moved, or what else was checked is not finite."""
+        images, others = finite[: self.real.num_classes], finite[self.real.num_classes :]
+        if not all(images):
+            name = self.real.class_names[images.index(0)]
+            raise self._not_finite(outcome, "the distance or an image", f", class {name!r}" if outcome.by_class else "")
+        for what, good in zip(outcome.checked, others, strict=True):
+            if not good:
+                raise self._not_finite(outcome, what)
+
+    def _not_finite(self, outcome: _Outcome, what: str, where: str = "") -> RunError:
+        kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
+        return RunError(
+            f"{what} is not finite at iteration {outcome.iteration}, step {outcome.step}{where}. Lower {self.method.remedy()}.{kept}"
+        )
+
+    def _tell(self, event: Event) -> None:
+        for callback in self.callbacks:
+            callback(event)

@@ -1,0 +1,221 @@
+"""The distance between two gradients, and its cotangent: what gradient matching makes small.
+
+With a a row of the synthetic gradient, b the same row of the real one, and e = 1e-6 (Zhao et al., ICLR 2021, eq. 10):
+
+    layerwise_cosine    sum over rows of  1 - <a, b> / (|a| |b| + e)
+    cosine              the same, with all rows joined into one
+    mse                 sum of (a - b)^2
+
+Rows are the output units of parameters with two dimensions or more; biases and the scale and shift of norms count zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastdc.errors import UsageError, unknown_name
+from fastdc.metrics.backends import DTYPES, compute
+from fastdc.metrics.layout import Parameter, ParameterLayout
+
+METRICS = ("layerwise_cosine", "cosine", "mse")
+
+
+def layerwise_distance(
+    synthetic: Tensor, real: Tensor, layout: ParameterLayout, metric: str = "layerwise_cosine", backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The distance of every class's synthetic gradient from its real one, and the derivative by the synthetic one.
+
+    The cotangent is in closed form, so that no graph is needed; for `layerwise_cosine`, row by row,
+
+        d = 1 - <a, b> / (|a| |b| + e)
+        dd/da = -b / (|a| |b| + e) + <a, b> |b| a / (|a| (|a| |b| + e)^2)      (second term 0 where |a| = 0)
+
+    The distance can be differentiated once, by both gradients; the cotangent cannot. Works under `torch.compile` and
+    `torch.func.vmap`. Differentiating a second time or in forward mode raises; only inside `torch.compile` the cotangent is a
+    constant instead.
+
+    Args:
+        synthetic: gradients of the synthetic images, [C, P]; float32, float64, float16 or bfloat16.
+        real: gradients of the real images, [C, P], of the same dtype and device.
+        layout: says which elements are the rows.
+        metric: "layerwise_cosine", "cosine" or "mse".
+        backend: "cpp", "triton", "cuda", "reference", or "auto": the environment variable FASTDC_BACKEND where it is set,
+            else the fastest that can serve.
+
+    Returns:
+        The distance [C], float64 for float64 and else float32; and the cotangent d distance / d synthetic [C, P], of the
+        gradients' dtype, zero where no row lies.
+
+    Raises:
+        UsageError: an unknown metric or backend, a backend that cannot serve, or shapes, dtypes or devices that do not fit.
+        RunError: a backend that was named, or has served before, fails.
+
+    Example:
+        >>> layout = ParameterLayout.of(torch.nn.Linear(3, 2))
+        >>> distance, cotangent = layerwise_distance(torch.ones(5, 8), torch.ones(5, 8), layout)
+        >>> distance.shape, cotangent.shape
+        (torch.Size([5]), torch.Size([5, 8]))
+    """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    _check_pair(synthetic, real, layout)
+    if not torch.compiler.is_compiling():
+        _refuse_forward_mode(synthetic, real)
+    distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, backend)
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        cotangent = _FirstOrderOnly.apply(cotangent, distance)
+    return distance, cotangent
+
+
+def match_loss(
+    synthetic_gradients: Sequence[Tensor], real_gradients: Sequence[Tensor], *, metric: str = "layerwise_cosine", backend: str = "auto"
+) -> Tensor:
+    """The distance between two lists of gradients as a differentiable scalar: the loss of a double-backward script.
+
+    Args:
+        synthetic_gradients: as `torch.autograd.grad(..., create_graph=True)` returns them, one tensor per parameter.
+        real_gradients: the real images' gradients, of the same shapes, dtype and device.
+        metric: "layerwise_cosine", "cosine" or "mse".
+        backend: as `layerwise_distance` takes it.
+
+    Returns:
+        A scalar; its `backward()` goes through `synthetic_gradients` to the images.
+
+    Raises:
+        UsageError: an unknown metric or backend, or lists that do not agree in length, shapes, dtype or device.
+
+    Example:
+        >>> a, b = [torch.ones(2, 3), torch.ones(2)], [torch.ones(2, 3), torch.zeros(2)]
+        >>> round(match_loss(a, b).item(), 4)
+        0.0
+    """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    if any(gradient is None for gradient in (*synthetic_gradients, *real_gradients)):
+        raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
+    shapes = [[tuple(gradient.shape) for gradient in gradients] for gradients in (synthetic_gradients, real_gradients)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(f"the lists of gradients have shapes {shapes[0]} and {shapes[1]}; expected the same ones.")
+    matrices = [shape for shape in shapes[0] if len(shape) >= 2]
+    if not matrices:
+        raise UsageError(f"the gradients have shapes {shapes[0]}; expected at least one of two dimensions or more, such as a weight's.")
+    kinds = sorted({f"{gradient.dtype} on {gradient.device}" for gradient in (*synthetic_gradients, *real_gradients)})
+    if len(kinds) > 1:
+        raise UsageError(f"the gradients are {', '.join(kinds)}; bring them to one dtype and device.")
+    flat = [torch.cat([g.reshape(-1) for g in gradients if g.dim() >= 2]) for gradients in (synthetic_gradients, real_gradients)]
+    distance, _ = layerwise_distance(flat[0][None], flat[1][None], _layout_of(matrices), metric, backend)
+    return distance.sum()
+
+
+def _layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
+    parameters: list[Parameter] = []
+    for shape in shapes:
+        last = parameters[-1] if parameters else None
+        parameters.append(Parameter(str(len(parameters)), last.offset + last.size if last else 0, shape))
+    return ParameterLayout(tuple(parameters))
+
+
+# Defined by its schema: torch.library.custom_op would import torch._dynamo, 150 MiB of it, at the first call.
+torch.library.define(
+    "fastdc::layerwise_distance",
+    "(Tensor synthetic, Tensor real, int[] segments, str metric, str backend) -> (Tensor distance, Tensor cotangent)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_distance_op = torch.ops.fastdc.layerwise_distance.default
+
+
+def _compute(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    return compute(backend, _side_by_side(synthetic.detach()), _side_by_side(real.detach()), tuple(segments), metric)
+
+
+def _shapes(synthetic: Tensor, real: Tensor, segments: Sequence[int], metric: str, backend: str) -> tuple[Tensor, Tensor]:
+    distance = synthetic.new_empty(synthetic.shape[:1], dtype=torch.promote_types(synthetic.dtype, torch.float32))
+    return distance, synthetic.new_empty(synthetic.shape)
+
+
+def _save_cotangents(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    synthetic, real, *rest = inputs
+    distance, cotangent = output
+    ctx.mark_non_differentiable(cotangent)
+    # Every metric is symmetric: the derivative by the second gradient is that by the first one with the two exchanged.
+    by_real = _distance_op(real, synthetic, *rest)[1] if ctx.needs_input_grad[1] else None
+    ctx.save_for_backward(distance, cotangent, by_real)
+
+
+def _backward(ctx: Any, grad_distance: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    distance, *cotangents = ctx.saved_tensors
+    by_input = [
+        (grad_distance.unsqueeze(-1) * _FirstOrderOnly.apply(cotangent, distance)).to(cotangent.dtype) if needed else None
+        for cotangent, needed in zip(cotangents, ctx.needs_input_grad, strict=False)
+    ]
+    return *by_input, None, None, None
+
+
+def _batched(
+    info: Any, in_dims: tuple[int | None, ...], synthetic: Tensor, real: Tensor, *rest: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Batches become classes: [N, C, P] -> [N * C, P]."""
+    stacked = [
+        value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+        for value, dim in zip((synthetic, real), in_dims, strict=False)
+    ]
+    outputs = _distance_op(stacked[0].flatten(0, 1), stacked[1].flatten(0, 1), *rest)
+    return tuple(output.unflatten(0, stacked[0].shape[:2]) for output in outputs), (0, 0)
+
+
+torch.library.impl("fastdc::layerwise_distance", "CompositeExplicitAutograd", _compute)
+torch.library.register_fake("fastdc::layerwise_distance", _shapes)
+torch.library.register_autograd("fastdc::layerwise_distance", _backward, setup_context=_save_cotangents)
+torch.library.register_vmap("fastdc::layerwise_distance", _batched)
+
+
+class _FirstOrderOnly(torch.autograd.Function):
+    """The cotangent as a function of the distance's graph, so that a derivative of it raises instead of being taken for zero."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(cotangent: Tensor, distance: Tensor) -> Tensor:
+        return cotangent.view_as(cotangent)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        """Nothing is saved."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        raise UsageError(
+            "layerwise_distance supports first derivatives of the distance, and a second one was asked for; "
+            "detach the cotangent, or differentiate a plain implementation of the distance twice."
+        )
+
+
+def _side_by_side(gradient: Tensor) -> Tensor:
+    """The gradient [C, P] with the elements of a class side by side in memory; a copy only where they are not."""
+    gradient = gradient.resolve_neg()
+    return gradient if gradient.shape[1] <= 1 or gradient.stride(1) == 1 else gradient.contiguous()
+
+
+def _refuse_forward_mode(*gradients: Tensor) -> None:
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(gradient).tangent is not None for gradient in gradients):
+        raise UsageError("layerwise_distance has no forward-mode derivative; use its cotangent, or backward mode.")
+
+
+def _check_pair(synthetic: Tensor, real: Tensor, layout: ParameterLayout) -> None:
+    for name, value in (("synthetic", synthetic), ("real", real)):
+        if value.dim() != 2 or value.shape[-1] != layout.size:
+            raise UsageError(f"{name} has shape {list(value.shape)}; expected [C, {layout.size}], one gradient per class.")
+        if value.dtype not in DTYPES:
+            raise UsageError(f"{name} is {value.dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")
+    for kind, given, expected in (
+        ("shape", list(real.shape), list(synthetic.shape)),
+        ("dtype", real.dtype, synthetic.dtype),
+        ("device", real.device, synthetic.device),
+    ):
+        if given != expected:
+            raise UsageError(f"real has {kind} {given}; expected that of synthetic, {expected}.")

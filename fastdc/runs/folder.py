@@ -1,0 +1,169 @@
+"""The folder of a run: locked while it is used, told apart by its configuration, continued from its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fastdc.errors import DataError, RunError, UsageError
+from fastdc.runs.files import write_atomically, write_error
+
+_CHECKPOINT_SHARE = 0.02  # of the run's time may go into writing checkpoints
+
+
+class RunFolder:
+    """The folder `out`: config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors, condensed.png.
+
+    Use `open_run`, which holds its lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.result = path / "condensed.safetensors"
+        self.picture = path / "condensed.png"
+        self._config = path / "config.json"
+        self._metrics = path / "metrics.jsonl"
+        self._next_write = 0.0
+
+    def claim(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+        """Write the configuration and its origin (versions, the data's fingerprint), or check that the run that is here had the same.
+
+        A run of another version may be continued: only `config` and the fingerprint are compared.
+
+        Raises:
+            UsageError: a run with another configuration is here; the text names the fields that differ.
+            DataError: config.json cannot be read, or is missing beside a checkpoint.
+        """
+        self.check(config, origin)
+        if not self._config.exists():
+            text = json.dumps({"config": dict(config), **origin}, indent=2)
+            write_atomically(self._config, text.encode())
+
+    def check(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+        """Raise as `claim` does where another run is here; write nothing."""
+        if not self._config.exists():
+            if self.checkpoint.exists():
+                raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")
+            return
+        try:
+            content = json.loads(self._config.read_text())
+            found = {**content["config"], "fingerprint": content["fingerprint"]}
+            config = {**config, "fingerprint": origin["fingerprint"]}
+            differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None
+        if differing:
+            text = ", ".join(f"{key} ({found.get(key)!r} there, {config.get(key)!r} now)" for key in differing)
+            raise UsageError(f"{self.path} holds a run that differs in {text}; use its arguments to continue it, or another folder.")
+
+    def restore(self, load: Callable[[Path], int]) -> None:
+        """Let `load` read the checkpoint, where there is one; drop metrics that are newer than it.
+
+        Args:
+            load: reads a checkpoint, and returns the length of the metrics that belong to it.
+
+        Raises:
+            DataError: the checkpoint is damaged.
+        """
+        length = load(self.checkpoint) if self.checkpoint.exists() else 0
+        if self._metrics.exists() and self._metrics.stat().st_size > length:
+            os.truncate(self._metrics, length)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        try:
+            with open(self._metrics, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise write_error(self._metrics, error) from None
+
+    def save(self, save: Callable[[Path, int], None]) -> None:
+        """Let `save` write the checkpoint.
+
+        Args:
+            save: writes to a path a checkpoint and the length of the metrics that belong to it.
+
+        Raises:
+            RunError: the file cannot be written; the one before is still there.
+        """
+        start = time.monotonic()
+        save(self.checkpoint, self._metrics.stat().st_size if self._metrics.exists() else 0)
+        now = time.monotonic()
+        self._next_write = now + (now - start) / _CHECKPOINT_SHARE
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether so much time has passed that another checkpoint costs a small share of it."""
+        return time.monotonic() >= self._next_write
+
+
+@contextlib.contextmanager
+def open_run(path: str | Path) -> Iterator[RunFolder]:
+    """Make the folder where it is missing, and hold its lock; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        RunError: the path is a file, cannot be written, or is in use by another run.
+    """
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; expected a folder, or a name where one can be made.")
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder} is in use by another run; wait for it to end, or use another folder.") from None
+    except OSError as error:
+        raise write_error(folder, error) from None
+    try:
+        yield RunFolder(folder)
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def shared_folder(path: Path) -> Iterator[RunFolder]:
+    """Make a folder that several processes work in, and hold its lock for a moment, waiting for whoever has it.
+
+    Raises:
+        RunError: the path is a file, or cannot be written.
+    """
+    lock = FileLock(path / ".lock")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise write_error(path, error) from None
+    try:
+        yield RunFolder(path)
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def kept_or_temporary(out: str | Path | None) -> Iterator[Path]:
+    """The folder that a caller names with `out`, not made yet; or for None one that is gone afterwards.
+
+    Raises:
+        UsageError: neither a path nor None.
+    """
+    if not isinstance(out, str | Path | None):
+        raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
+    if out is not None:
+        yield Path(out).expanduser()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -1,0 +1,90 @@
+"""One network and a large set of images: SGD over batches that are made as they are needed, and the share it classifies rightly.
+
+Images stay uint8 and are normalised batch by batch: each batch is one `Engine.train` of a single step without momentum, and momentum
+is added here,
+
+    theta_{t+1}  =  theta_t - lr (gradient + weight_decay theta_t)  +  momentum (theta_t - theta_{t-1}),
+
+which at a constant learning rate is SGD with a velocity. So any engine serves, and memory does not grow with the set. Momentum starts
+at zero, and again where the learning rate changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdc.data import ImageData
+from fastdc.engines import Distillation, Engine, Sgd
+from fastdc.engines.base import batches
+from fastdc.models.network import NetworkFamily
+from fastdc.parallel.devices import to_device
+from fastdc.runtime.seeding import derive_seed, make_generator
+
+_BLOCK = 1000  # images normalised at once to be classified
+
+
+class Batch(NamedTuple):
+    """What one step of SGD learns from."""
+
+    images: Tensor  # [b, channels, H, W], normalised
+    labels: Tensor  # [b]
+    distillation: Distillation | None = None
+
+
+def whole_batches(data: ImageData, theta: Tensor) -> Callable[[Tensor], Batch]:
+    """Gives the images of `data` at positions [b], in the dtype and on the device of `theta`."""
+    return lambda index: Batch(data.normalised(index, theta.dtype, theta.device), to_device(data.labels[index], theta.device))
+
+
+def train_by_batch(
+    engine: Engine,
+    family: NetworkFamily,
+    theta: Tensor,
+    count: int,
+    fetch: Callable[[Tensor], Batch],
+    stretches: Sequence[Sgd],
+    seed: int,
+    stream: str,
+) -> Iterator[None]:
+    """Train `theta` [P] in place on `count` images; one item after each step.
+
+    Args:
+        engine: who computes.
+        family: what the network is one of.
+        theta: weights, changed.
+        count: images in the set.
+        fetch: gives the batch at positions [b].
+        stretches: of SGD, one after the other.
+        seed: decides the order of the images, and what dropout draws.
+        stream: the name of this training among all that draw from `seed`.
+    """
+    order, within_batches = make_generator(seed, f"{stream} order"), make_generator(seed, f"{stream} batch")
+    step = 0
+    for stretch in stretches:
+        one_step, before = dataclasses.replace(stretch, epochs=1, momentum=0.0), theta.clone()
+        for index in batches(count, stretch, order):
+            batch, now = fetch(index), theta.clone()
+            with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
+                engine.train(theta, batch.images, batch.labels, one_step, within_batches, distillation=batch.distillation)
+            theta.add_(now - before, alpha=stretch.momentum)
+            before, step = now, step + 1
+            yield
+
+
+def logits_by_block(engine: Engine, theta: Tensor, data: ImageData) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of all images of `data`, a block of them at a time: where they lie, and [block, num_classes]."""
+    for start in range(0, len(data), _BLOCK):
+        block = slice(start, min(start + _BLOCK, len(data)))
+        yield block, engine.logits(theta, data.normalised(block, theta.dtype, theta.device))
+
+
+def accuracy(engine: Engine, theta: Tensor, data: ImageData) -> float:
+    """The share of the images of `data` that the network with weights `theta` [P] classifies rightly."""
+    blocks = logits_by_block(engine, theta, data)
+    right = [(logits.argmax(1) == to_device(data.labels[block], theta.device)).sum() for block, logits in blocks]
+    return int(torch.stack(right).sum()) / len(data)
