@@ -10,8 +10,8 @@ The first term of dd/da is 0 where |a| = 0, and all of it where no row lies. Sum
 are: the square of a float never overflows a double, so that a result that float can hold is never lost on the way. Elements of 16 bits
 are rounded from float64 by way of float32.
 
-How the work is split: one program per pair of a class and a tile of `fastdc.metrics.tiles`, C * T of them, each about as long as any other. A
-program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the class,
+How the work is split: one program per pair of a class and a tile of `fastdc.metrics.tiles`, C * T of them, each about as long as any
+other. A program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the class,
 in an order that does not depend on who finished when. A distance is thus the same, bit for bit, in every process. For `cosine` no
 coefficient is known before all parts are, so that the last program of a class writes the cotangent of the whole class: its second pass is
 one program per class.

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import fastdc
 from fastdc.condensed import CondensedDataset
-from fastdc.data import ImageData, as_image_data, named
+from fastdc.data import ImageData, as_image_data
+from fastdc.data.sources import named
 from fastdc.errors import DataError, FastdcError, MissingFileError, RunError, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)

@@ -16,8 +16,9 @@ from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
 import fastdc
-from fastdc.data import ImageData, as_image_data, dataset_names, named
+from fastdc.data import ImageData, as_image_data, dataset_names
 from fastdc.data.image_data import pixel_statistics
+from fastdc.data.sources import named
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fastdc
-from fastdc import methods, run
+from fastdc import methods
 from fastdc.callbacks import CheckpointWritten, Event, IterationDone
 from fastdc.data import ClassSampler
 from fastdc.engines import Engine, make_engine
@@ -28,6 +28,7 @@ from fastdc.methods.state import State
 from fastdc.methods.unrolled import descend, go_back
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.network import NetworkFamily
+from fastdc.runs import folder as run
 from fastdc.runtime import compiled
 
 SMOOTH = "convnet:width=8,activation=swish"

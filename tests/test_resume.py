@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 import fastdc
-from fastdc import run
 from fastdc.callbacks import CheckpointWritten, Event, IterationDone, Started
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
@@ -33,6 +32,7 @@ from fastdc.engines import TorchEngine
 from fastdc.errors import DataError, FastdcError, Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import State, load_checkpoint, save_checkpoint
 from fastdc.runs import files as storage
+from fastdc.runs import folder as run
 
 # Children are forked from a server that has fastdc imported and has computed nothing, so that a start takes no two seconds.
 PROCESSES = multiprocessing.get_context("forkserver")
