@@ -11,13 +11,11 @@ are: the square of a float never overflows a double, so that a result that float
 are rounded from float64 by way of float32.
 
 How the work is split: one program per pair of a class and a tile of `fastdc.metrics.tiles`, C * T of them, each about as long as any
-other. A program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the class,
-in an order that does not depend on who finished when. A distance is thus the same, bit for bit, in every process. For `cosine` no
+other. A program writes the cotangent of its tile and its part of the distance; the one that finishes its class last adds the parts of the
+class, in an order that does not depend on who finished when. A distance is thus the same, bit for bit, in every process. For `cosine` no
 coefficient is known before all parts are, so that the last program of a class writes the cotangent of the whole class: its second pass is
-one program per class.
-
-`fastdc::layerwise_distance` (fastdc.metrics.operator) is the operator that compilers see; here the kernel is launched as it is.
-TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors, one program after another.
+one program per class. `fastdc::layerwise_distance` (fastdc.metrics.operator) is the operator that compilers see; here the kernel is
+launched as it is. TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors, one program after another.
 """
 # ruff: noqa: N803 (constexpr arguments are in capitals, as is usual in Triton)
 

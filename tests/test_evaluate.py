@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import threading
 from collections.abc import Iterator
@@ -23,8 +22,6 @@ from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.training import augment
 from fastdc.training.augment import crop_scale_or_rotate
-
-evaluation = importlib.import_module("fastdc.evaluate")  # the name fastdc.evaluate is that of the function
 
 QUICK = {"model": "mlp:width=16", "epochs": 8}
 
