@@ -18,12 +18,13 @@ from torch.func import functional_call
 
 from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
-from fastdc.loop.config import resolved
-from fastdc.methods import Method, Problem, make_method
-from fastdc.methods.config import CondenseConfig
-from fastdc.methods.state import State
-from fastdc.methods.unrolled import descend, go_back
+from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.models.network import NetworkFamily
+from fastdc.recipe import MATCHES, POOLS, Match, Problem
+from fastdc.recipe.augmentations import NoAugmentation
+from fastdc.recipe.batches import RandomBatches
+from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.state import State
 
 MODEL, CLASSES, REAL, UNROLL, RATE = "convnet:width=32", 10, 64, 10, 0.1
 METHODS = ["dc", f"dd:unroll={UNROLL}", f"parameter_matching:unroll={UNROLL}", "curriculum", "dd, plain"]
@@ -38,7 +39,7 @@ if ipc:
 """
 
 
-def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Method, State]:
+def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Match, State]:
     """A method by the engine that `auto` takes, and the state before its first step, on images of noise."""
     torch.manual_seed(0)
     data = ImageData.of(torch.randint(256, (CLASSES * REAL, 1, 28, 28), dtype=torch.uint8), torch.arange(CLASSES * REAL) % CLASSES)
@@ -48,18 +49,20 @@ def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Me
     images = torch.randn(CLASSES, ipc, 1, 28, 28, dtype=dtype)
     state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(0), torch.Generator())
     engine, sampler = make_engine("auto", family.fresh(0).to(dtype)), ClassSampler(data, state.sampler, dtype)
-    learner = make_method(config.method, Problem(config, engine, family, sampler))
+    problem = Problem(recipe_of(config), 0, engine, family, RandomBatches(sampler), NoAugmentation())
+    assert config.match is not None
+    assert config.pool is not None
+    learner = MATCHES.entry(config.match)(problem, MATCHES.options(config.match))
     state.learned = learner.learned()
+    state.theta = POOLS.entry(config.pool)(problem, POOLS.options(config.pool)).next(state).to(dtype)
     learner.begin(state)
-    assert state.theta is not None
-    state.theta = state.theta.to(dtype)
     return learner, state
 
 
-def plain_gradients(learner: Method, state: State) -> tuple[Tensor, Tensor]:
+def plain_gradients(learner: Match, state: State) -> tuple[Tensor, Tensor]:
     """The gradient of the real loss by the images and by the step sizes, by autograd through all steps at once."""
     engine, labels = learner.problem.engine, torch.arange(CLASSES)
-    images, rates = state.images.clone().requires_grad_(), torch.full((UNROLL,), RATE, dtype=torch.float64, requires_grad=True)
+    images, rates = state.stored.clone().requires_grad_(), torch.full((UNROLL,), RATE, dtype=torch.float64, requires_grad=True)
     assert state.theta is not None
     theta = state.theta.clone().requires_grad_()
     module, views = engine.module, engine.layout.views
@@ -67,19 +70,19 @@ def plain_gradients(learner: Method, state: State) -> tuple[Tensor, Tensor]:
     for rate in rates:
         loss = F.cross_entropy(functional_call(module, views(theta), (images.flatten(0, 1),)), known)
         theta = theta - rate * torch.autograd.grad(loss, theta, create_graph=True)[0]
-    real = torch.cat([some.flatten(0, 1) for _, some in learner.problem.sampler.draw(REAL)])
+    real = torch.cat([some.flatten(0, 1) for _, some in learner.problem.batches.sampler.draw(REAL)])
     loss = F.cross_entropy(functional_call(module, views(theta), (real,)), labels.repeat_interleave(REAL))
     by_images, by_rates = torch.autograd.grad(loss, (images, rates))
     return by_images, by_rates
 
 
-def step_of(spec: str, learner: Method, state: State) -> Any:
+def step_of(spec: str, learner: Match, state: State) -> Any:
     """What is timed: a step, always the same one."""
     theta, path = state.theta, dict(state.path)
 
     def step() -> object:
         state.theta, state.path = theta, dict(path)
-        return plain_gradients(learner, state) if spec == "dd, plain" else learner.step(state)
+        return plain_gradients(learner, state) if spec == "dd, plain" else learner.step(state, state.stored)
 
     return step
 
@@ -93,8 +96,8 @@ def check_dd(ipc: int) -> float:
     state.sampler.set_state(before)
     rates = torch.full((UNROLL,), RATE, dtype=torch.float64)
     assert state.theta is not None
-    thetas = descend(engine, state.theta, state.images, rates)
-    found, _ = go_back(engine, thetas, state.images, rates, learner.real_gradients(thetas[-1]).mean(0))
+    thetas = unrolled_steps(engine, state.theta, state.stored, rates)
+    found, _ = gradient_through_steps(engine, thetas, state.stored, rates, learner.real_gradients(thetas[-1]).mean(0))
     error = ((found - expected).norm() / expected.norm()).item()
     assert error < TOLERANCE
     return error

@@ -2,7 +2,7 @@
 
 import sys
 
-from fastdc import callbacks, coresets, experiments, methods, metrics
+from fastdc import callbacks, coresets, experiments, metrics, recipe
 from fastdc._condense import condense
 from fastdc._evaluate import evaluate
 from fastdc._match import GradientMatcher
@@ -10,16 +10,18 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, load_dataset
 from fastdc.errors import DataError, FastdcError, Interrupted, MissingFileError, RunError, UsageError
 from fastdc.metrics import match_loss
+from fastdc.recipe import RECIPES, Recipe
 from fastdc.runtime.versions import versions
 from fastdc.training.evaluation import Evaluation
 
 # Names of version 0.1.
-applications = experiments
-sys.modules["fastdc.applications"], sys.modules["fastdc.distance"] = experiments, metrics
+applications, methods = experiments, recipe
+sys.modules |= {"fastdc.applications": experiments, "fastdc.distance": metrics, "fastdc.methods": recipe}
 
 __version__ = versions()["fastdc"]
 
 __all__ = [
+    "RECIPES",
     "CondensedDataset",
     "DataError",
     "Evaluation",
@@ -28,6 +30,7 @@ __all__ = [
     "ImageData",
     "Interrupted",
     "MissingFileError",
+    "Recipe",
     "RunError",
     "UsageError",
     "applications",
@@ -39,4 +42,5 @@ __all__ = [
     "load_dataset",
     "match_loss",
     "methods",
+    "recipe",
 ]

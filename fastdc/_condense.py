@@ -12,13 +12,13 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import as_image_data, check_every_class
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError
-from fastdc.loop.config import resolved
+from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
-from fastdc.methods.config import CondenseConfig
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.parallel.devices import resolve_device
+from fastdc.recipe import RECIPES, Recipe
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
@@ -29,16 +29,21 @@ def condense(
     data: Any,
     ipc: int,
     *,
+    method: str | Recipe = "dc",
     model: str | ModelFactory = "convnet",
-    method: str = "dc",
-    iterations: int = 1000,
+    iterations: int | None = None,
     matching_steps: int | None = None,
     model_epochs: int | None = None,
-    init: str = "noise",
-    lr_images: float = 0.1,
-    lr_model: float = 0.01,
-    batch_real: int = 256,
-    distance: str = "layerwise_cosine",
+    init: str | None = None,
+    lr_images: float | None = None,
+    lr_model: float | None = None,
+    batch_real: int | None = None,
+    distance: str | None = None,
+    match: str | None = None,
+    pool: str | None = None,
+    batches: str | None = None,
+    augmentation: str | None = None,
+    formation: str | None = None,
     engine: str = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -58,21 +63,25 @@ def condense(
         data: the name of a dataset | ImageData | (images, labels), arrays or tensors, uint8 or float in 0..1, as NCHW, NHWC
             or NHW | a map-style torch Dataset of (image, label).
         ipc: images per class.
+        method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
+            "curriculum"; with options of its parts as in "dd:unroll=20,networks=fixed"; or a `fastdc.Recipe`. What is given beside
+            it replaces that part of the recipe; None anywhere below means what the recipe says, in brackets for dc.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
-        method: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching"; "curriculum"; with options as in
-            "dd:unroll=20,networks=fixed"; or a name that `fastdc.methods.register` was given. Each is a file in fastdc/methods.
-        iterations: K, the number of random networks.
-        matching_steps: T, matching steps with each of them. None: the paper's number for this ipc, (1, 10, 20, 30, 40, 50)
-            for ipc (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above; 1 with dd and parameter_matching, 10
-            with curriculum.
-        model_epochs: epochs of training the network on the images between two matching steps. None: the paper's number,
-            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above. Methods other
-            than dc have no use for it.
-        init: "noise", standard normal; or "real", copies of random real images, different ones within a class.
-        lr_images: learning rate of the images.
-        lr_model: learning rate of the network; not of dd, which learns its step sizes.
-        batch_real: real images of each class in a matching step; a class that has fewer gives all it has.
-        distance: "layerwise_cosine", "cosine" or "mse"; dd has no use for it.
+        iterations: K, the number of random networks (1000).
+        matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc
+            (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above).
+        model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
+            (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above).
+        init: "noise", standard normal; or "real", copies of random real images, different ones within a class ("noise").
+        lr_images: learning rate of the images (0.1).
+        lr_model: learning rate of the network (0.01); not of dd, which learns its step sizes.
+        batch_real: real images of each class in a matching step; a class that has fewer gives all it has (256).
+        distance: "layerwise_cosine", "cosine" or "mse" ("layerwise_cosine"); dd has no use for it.
+        match: what is compared ("gradients"); see `fastdc.recipe.MATCHES`, and likewise for the next four.
+        pool: whose networks ("fresh:train=synthetic").
+        batches: which real images ("random").
+        augmentation: what is done to the images of both sides ("none").
+        formation: how what is stored becomes images ("plain").
         engine: "auto", "native", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
@@ -95,24 +104,29 @@ def condense(
         >>> condensed.images.shape
         torch.Size([10, 1, 8, 8])
     """
-    config = resolved(
-        CondenseConfig(
-            ipc=ipc,
-            model=describe(model),
-            method=method,
-            iterations=iterations,
-            matching_steps=matching_steps,
-            model_epochs=model_epochs,
-            init=init,
-            lr_images=lr_images,
-            lr_model=lr_model,
-            batch_real=batch_real,
-            distance=distance,
-            engine=engine,
-            device=device,
-            seed=seed,
-        )
+    recipe = method if isinstance(method, Recipe) else None
+    given = CondenseConfig(
+        ipc=ipc,
+        method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
+        model=describe(model),
+        match=match,
+        pool=pool,
+        batches=batches,
+        augmentation=augmentation,
+        formation=formation,
+        iterations=iterations,
+        matching_steps=matching_steps,
+        model_epochs=model_epochs,
+        init=init,
+        lr_images=lr_images,
+        lr_model=lr_model,
+        batch_real=batch_real,
+        distance=distance,
+        engine=engine,
+        device=device,
+        seed=seed,
     )
+    config = resolved(given, recipe)
     if not isinstance(callbacks, tuple | list) or not all(map(callable, callbacks)):
         raise UsageError(f"callbacks is {callbacks!r}; expected a list of functions of one event.")
     if not isinstance(out, str | Path | None):

@@ -17,7 +17,7 @@ import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
 from fastdc.condensed import CondensedDataset
 from fastdc.errors import UsageError
-from fastdc.methods.config import CondenseConfig
+from fastdc.loop.config import CondenseConfig
 from fastdc.runs.files import load_tensors
 
 SMALL = {"ipc": 1, "model": "mlp:width=8", "iterations": 4, "matching_steps": 2, "model_epochs": 1, "batch_real": 8}

@@ -12,7 +12,7 @@ import fastdc
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS
-from fastdc.methods import METHODS
+from fastdc.recipe import RECIPES
 
 pytestmark = needs_fashion_mnist
 MODEL = "convnet:width=8,depth=1"
@@ -39,7 +39,7 @@ def test_coresets(name: str, cache: Path, tmp_path: Path) -> None:
         assert (of_class == image).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RECIPES)
 def test_methods(method: str, tmp_path: Path) -> None:
     flags = ["--model", MODEL, "--iterations", "2", "--batch-real", "16", "--networks", "1", "--epochs", "1", "--baseline", "none"]
     command = ["condense", "--method", method, "--dataset", "fashion-mnist", "--ipc", "1", "--out", str(tmp_path), "--quiet"]

@@ -16,18 +16,18 @@ from torch import Tensor
 from torch.func import functional_call
 
 import fastdc
-from fastdc import methods
 from fastdc.callbacks import CheckpointWritten, Event, IterationDone
 from fastdc.data import ClassSampler
 from fastdc.engines import Engine, make_engine
 from fastdc.errors import RunError, UsageError
-from fastdc.loop.config import resolved
-from fastdc.methods import Method, Problem, check_method, make_method
-from fastdc.methods.config import CondenseConfig
-from fastdc.methods.state import State
-from fastdc.methods.unrolled import descend, go_back
+from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.network import NetworkFamily
+from fastdc.recipe import MATCHES, POOLS, Match, Pool, Problem
+from fastdc.recipe.augmentations import NoAugmentation
+from fastdc.recipe.batches import RandomBatches
+from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.state import State
 from fastdc.runs import folder as run
 from fastdc.runtime import compiled
 
@@ -39,21 +39,26 @@ needs_native = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
 
 
-def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Method, State]:
-    """A method on digits in float64, and the state before the first step of its first network."""
+def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Match, State]:
+    """What a method compares, on digits in float64, and the state before the first step of its first network."""
     train, _ = fastdc.load_dataset("digits")
     config = resolved(CondenseConfig(ipc=2, model=model, method=method, batch_real=8, **options))
     family = NetworkFamily(model, 1, 10, (8, 8), torch.device("cpu"))
     module = family.fresh(3).double()
     images = torch.randn(10, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(2), torch.Generator())
-    problem = Problem(config, make_engine(engine, module), family, ClassSampler(train, state.sampler, torch.float64))
-    learner = make_method(config.method, problem)
+    sampler = ClassSampler(train, state.sampler, torch.float64)
+    problem = Problem(recipe_of(config), 0, make_engine(engine, module), family, RandomBatches(sampler), NoAugmentation())
+    learner = MATCHES.entry(config.match)(problem, MATCHES.options(config.match))
     state.learned = learner.learned()
+    state.theta = pool_of(learner).next(state).double()
     learner.begin(state)
-    assert state.theta is not None
-    state.theta, state.path = state.theta.double(), {name: value.double() for name, value in state.path.items()}
     return learner, state
+
+
+def pool_of(learner: Match) -> Pool:
+    spec = learner.problem.recipe.pool
+    return POOLS.entry(spec)(learner.problem, POOLS.options(spec))
 
 
 # Products with the Hessian
@@ -130,8 +135,8 @@ def test_the_way_back_equals_double_backward_through_the_unrolled_training(spec:
     leaves = images.clone().requires_grad_(), rates.clone().requires_grad_()
     last = plain_unroll(engine, theta.clone().requires_grad_(), *leaves)
     expected = torch.autograd.grad(last, leaves, cotangent)
-    thetas = descend(engine, theta, images, rates)
-    found = go_back(engine, thetas, images, rates, cotangent)
+    thetas = unrolled_steps(engine, theta, images, rates)
+    found = gradient_through_steps(engine, thetas, images, rates, cotangent)
     assert relative(thetas[-1], last.detach()) < UNROLLED_FLOAT64
     for value, other in zip(found, expected, strict=True):
         assert not value.requires_grad
@@ -147,8 +152,8 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
     learner, state = digits_problem("dd:unroll=4,step_size=0.3,lr_step_sizes=0.5", engine=engine, iterations=8)
     state.iteration = 2  # a quarter is behind, three quarters of the step are left
     logs = state.learned["log_step_sizes"].add_(torch.linspace(-1, 1, 4)).clone().requires_grad_()
-    images = state.images.clone().requires_grad_()
-    real = list(ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8))
+    images = state.stored.clone().requires_grad_()
+    real = list(ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8))
     theta = plain_unroll(learner.problem.engine, state.theta.clone().requires_grad_(), images, logs.exp())
     views = learner.problem.engine.layout.views(theta)
     loss = torch.stack(
@@ -160,12 +165,12 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
         ]
     ).mean()
     by_images, by_logs = torch.autograd.grad(loss, (images, logs))
-    losses, gradient = learner.step(state)
+    losses, gradient = learner.step(state, state.stored)
     assert losses.shape == (10,)
     assert relative(losses.sum(), loss.detach()) < UNROLLED_FLOAT64
     assert relative(gradient, 0.75 * of_unit_size(by_images)) < UNROLLED_FLOAT64
     assert relative(state.learned["log_step_sizes"], logs.detach() - 0.5 * 0.75 * of_unit_size(by_logs)) < UNROLLED_FLOAT64
-    assert torch.equal(images.detach(), state.images)
+    assert torch.equal(images.detach(), state.stored)
 
 
 @pytest.mark.parametrize("distance", ["layerwise_cosine", "cosine", "mse"])
@@ -181,22 +186,22 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
 def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, step: int, distance: str) -> None:
     learner, state = digits_problem(method, distance=distance, lr_model=0.3)
     for _ in range(step):
-        learner.step(state)
+        learner.step(state, state.stored)
         state.step += 1
 
     def loss_at(images: Tensor) -> tuple[Tensor, Tensor]:
-        generator = learner.problem.sampler.generator
+        generator = learner.problem.batches.sampler.generator
         before = generator.get_state()
-        result = learner.step(dataclasses.replace(state, images=images, path=dict(state.path)))
+        result = learner.step(dataclasses.replace(state, path=dict(state.path)), images)
         generator.set_state(before)
         return result
 
-    loss, gradient = loss_at(state.images)
+    loss, gradient = loss_at(state.stored)
     assert loss.shape == ()
     for seed in range(3):
-        move = torch.randn(state.images.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        move = torch.randn(state.stored.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         size = 1e-4
-        slope = (loss_at(state.images + size * move)[0] - loss_at(state.images - size * move)[0]) / (2 * size)
+        slope = (loss_at(state.stored + size * move)[0] - loss_at(state.stored - size * move)[0]) / (2 * size)
         error = (gradient * move).sum() - 20 * slope  # the gradient is multiplied by the number of images
         assert abs(error) < UNROLLED_FINITE_DIFFERENCES * gradient.norm()
 
@@ -204,24 +209,24 @@ def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, s
 def test_parameter_matching_of_one_step_is_gradient_matching_of_all_classes_at_once() -> None:
     learner, state = digits_problem("parameter_matching:unroll=1")
     engine, theta = learner.problem.engine, state.theta
-    real = ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
+    real = ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
     target = torch.cat([engine.class_gradients(theta, images, classes) for classes, images in real]).mean(0)
-    loss, gradient = learner.step(state)
-    synthetic = engine.class_gradients(theta, state.images).mean(0)
+    loss, gradient = learner.step(state, state.stored)
+    synthetic = engine.class_gradients(theta, state.stored).mean(0)
     distance, cotangent = layerwise_distance(synthetic[None], target[None], engine.layout)
     assert relative(loss, distance[0]) < UNROLLED_FLOAT64
-    assert relative(gradient, 2 * engine.image_gradients(theta, state.images, cotangent.expand(10, -1))) < UNROLLED_FLOAT64
+    assert relative(gradient, 2 * engine.image_gradients(theta, state.stored, cotangent.expand(10, -1))) < UNROLLED_FLOAT64
 
 
 def test_a_step_of_dc_is_its_four_calls() -> None:
     learner, state = digits_problem("dc", engine="torch")
     engine, theta = learner.problem.engine, state.theta
-    ((classes, images),) = ClassSampler(learner.problem.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
+    ((classes, images),) = ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
     real = engine.class_gradients(theta, images, classes)
-    synthetic = engine.class_gradients(theta, state.images)
+    synthetic = engine.class_gradients(theta, state.stored)
     distance, cotangent = layerwise_distance(synthetic, real, engine.layout)
-    gradient = engine.image_gradients(theta, state.images, cotangent)
-    losses, found = learner.step(state)
+    gradient = engine.image_gradients(theta, state.stored, cotangent)
+    losses, found = learner.step(state, state.stored)
     assert relative(losses, distance) < FLOAT64_ENGINES
     assert relative(found, gradient) < FLOAT64_ENGINES
 
@@ -232,8 +237,9 @@ def test_real_gradients_of_classes_of_unequal_size_are_each_of_its_class() -> No
     images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     learner, state = digits_problem("dc")
     data = fastdc.ImageData.of(images, labels)
-    problem = dataclasses.replace(learner.problem, sampler=ClassSampler(data, torch.Generator(), torch.float64))
-    found = make_method("dc", problem).real_gradients(state.theta)
+    batches = RandomBatches(ClassSampler(data, torch.Generator(), torch.float64))
+    problem = dataclasses.replace(learner.problem, batches=batches)
+    found = type(learner)(problem, learner.options).real_gradients(state.theta)
     for label, count in ((0, 2), (9, 5)):  # classes that give all they have
         own = data.normalised(labels == label, torch.float64)[None]
         assert own.shape[1] == count
@@ -249,7 +255,7 @@ def test_the_curriculum_takes_both_sides_further() -> None:
     assert torch.equal(state.path["real"], start)
     lengths = []
     for _ in range(3):
-        learner.step(state)
+        learner.step(state, state.stored)
         lengths.append([(side - start).norm().item() for side in (state.theta, state.path["real"])])
     assert all(later > earlier for a, b in itertools.pairwise(lengths) for earlier, later in zip(a, b, strict=True))
     assert torch.equal(state.path["start"], start)
@@ -258,7 +264,7 @@ def test_the_curriculum_takes_both_sides_further() -> None:
 def test_the_distance_is_of_mean_gradients_along_the_whole_path() -> None:
     learner, state = digits_problem("curriculum:unroll=2", lr_model=0.1, distance="mse")
     for steps in (2, 4, 6):
-        loss, _ = learner.step(state)
+        loss, _ = learner.step(state, state.stored)
         state.step += 1
         difference = (state.theta - state.path["real"]) / (0.1 * steps)
         layout = learner.problem.engine.layout
@@ -270,7 +276,7 @@ def test_parameter_matching_trains_its_real_side_once() -> None:
     learner, state = digits_problem("parameter_matching:unroll=2")
     real, theta = [], state.theta.clone()
     for state.step in range(3):
-        learner.step(state)
+        learner.step(state, state.stored)
         real.append(state.path["real"])
         assert torch.equal(state.theta, theta)
     assert real[0] is real[1] is real[2]
@@ -281,8 +287,7 @@ def test_dd_takes_a_fresh_network_or_a_fixed_one(networks: str, same: bool) -> N
     learner, state = digits_problem(f"dd:networks={networks}")
     weights = []
     for state.iteration in range(2):
-        learner.begin(state)
-        weights.append(state.theta)
+        weights.append(pool_of(learner).next(state))
     assert torch.equal(*weights) == same
 
 
@@ -356,9 +361,9 @@ def test_the_provenance_of_dd_holds_its_step_sizes_and_its_options_in_full() -> 
     assert len(condensed.provenance["step_sizes"]) == 3
     assert all(size > 0 and size != 0.1 for size in condensed.provenance["step_sizes"])
     config = condensed.provenance["config"]
-    assert config["method"] == "dd:unroll=3,networks=random,step_size=0.1,lr_step_sizes=0.01"
+    assert config["match"] == "dd:unroll=3,step_size=0.1,lr_step_sizes=0.01"
+    assert config["pool"] == "fresh:train=none,networks=random"
     assert (config["matching_steps"], config["model_epochs"]) == (1, None)
-    assert check_method(config["method"]) == config["method"]
 
 
 def test_a_step_size_far_too_large_stops_the_run_with_advice() -> None:
@@ -380,7 +385,13 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
     ("options", "match"),
     [
         ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, parameter_matching"),
-        ({"method": "dc:unroll=3"}, "method 'dc' takes no options; 'dc:unroll=3' gives unroll"),
+        ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: networks, train"),
+        ({"match": "gradient"}, "unknown match 'gradient'. Did you mean 'gradients'"),
+        ({"match": "gradients:unroll=3"}, "match 'gradients' takes no options; 'gradients:unroll=3' gives unroll"),
+        ({"pool": "fresh:train=reel"}, "unknown train 'reel'.*none, synthetic"),
+        ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
+        ({"augmentation": "siamese"}, "unknown augmentation 'siamese'.*none"),
+        ({"formation": 3}, "formation is 3; expected one of plain"),
         ({"method": "dd:unrol=3"}, "unknown option of 'dd' 'unrol'. Did you mean 'unroll'"),
         ({"method": "dd:unroll=0"}, "unroll is 0; expected a whole number of 1 or more"),
         ({"method": "dd:unroll=few"}, "unroll=few in 'dd:unroll=few' is not a whole number"),
@@ -391,7 +402,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
         ({"method": "curriculum:compare=weights"}, "unknown compare 'weights'.*displacement, parameters"),
         (
             {"method": "dd", "model_epochs": 5},
-            "model_epochs is 5, but method 'dd:.*' trains no network between matching steps; leave it out",
+            "model_epochs is 5, but pool 'fresh' trains no network between matching steps; leave it out",
         ),
         ({"method": 3}, "method is 3; expected one of curriculum, dc"),
     ],
@@ -401,7 +412,40 @@ def test_a_method_that_cannot_be_used(options: dict[str, Any], match: str) -> No
         fastdc.condense("digits", **{**SHORT, **options})
 
 
-# A method of one's own
+# Recipes
+
+
+def test_a_recipe_and_its_parts_given_one_by_one_are_the_method_of_that_name() -> None:
+    expected = fastdc.condense("digits", **{**SHORT, "method": "curriculum:unroll=2"})
+    for options in (
+        {"method": dataclasses.replace(fastdc.RECIPES["curriculum"], match="curriculum:unroll=2")},
+        {"method": "dc", "match": "curriculum:unroll=2", "pool": "fresh"},
+    ):
+        found = fastdc.condense("digits", **{**SHORT, **options})
+        assert torch.equal(found.images, expected.images)
+        assert {**found.provenance["config"], "method": ""} == {**expected.provenance["config"], "method": ""}
+
+
+def test_what_is_given_replaces_that_part_of_a_recipe() -> None:
+    recipe = fastdc.Recipe(iterations=2, matching_steps=2, batch_real=8, lr_images=0.3, init="real")
+    found = fastdc.condense("digits", 1, method=recipe, model="mlp:width=8", lr_images=0.2, progress=False).provenance["config"]
+    assert (found["method"], found["iterations"], found["lr_images"], found["init"]) == ("custom", 2, 0.2, "real")
+
+
+def test_networks_that_are_trained_differ_from_those_that_are_not() -> None:
+    trained = fastdc.condense("digits", **{**SHORT, "model_epochs": 2}).images
+    assert not torch.equal(trained, fastdc.condense("digits", **{**SHORT, "pool": "fresh"}).images)
+    assert torch.equal(trained, fastdc.condense("digits", **{**SHORT, "model_epochs": 2, "pool": "fresh:train=synthetic"}).images)
+
+
+def test_the_way_of_version_0_1_to_a_method_of_ones_own_is_refused_with_the_new_one() -> None:
+    from fastdc.methods import register
+
+    with pytest.raises(UsageError, match=r"fastdc\.recipe\.MATCHES\.add\('mine', \.\.\.\), and give method=fastdc\.Recipe\(match='mine'\)"):
+        register("mine", object)
+
+
+# A match of one's own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,39 +453,34 @@ class DriftOptions:
     speed: float = 0.5
 
 
-class Drift(Method):
+class Drift(Match):
     """Moves the images by what it has learned, kept and drawn."""
 
     Options = DriftOptions
-
-    @classmethod
-    def loop_lengths(cls, ipc: int) -> tuple[int, int | None]:
-        return 2, None
 
     def learned(self) -> dict[str, Tensor]:
         return {"count": torch.zeros(())}
 
     def begin(self, state: State) -> None:
         assert not state.path
-        super().begin(state)
         state.path = {"kept": torch.full((3,), float(state.iteration))}
 
-    def step(self, state: State) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
         state.learned["count"] += self.options.speed
         state.path["kept"] += torch.rand((), generator=state.training)
-        return state.path["kept"].sum(), torch.full_like(state.images, (state.learned["count"].nan_to_num() + state.path["kept"][0]).item())
+        return state.path["kept"].sum(), torch.full_like(images, (state.learned["count"].nan_to_num() + state.path["kept"][0]).item())
 
 
 @pytest.fixture
 def drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
-    methods.register("drift", Drift)
+    monkeypatch.setattr(MATCHES, "_entries", dict(MATCHES._entries))
+    MATCHES.add("drift", Drift)
 
 
-def test_a_registered_method_runs_and_what_it_keeps_survives(tmp_path: Path, drift: None, every_step_kept: None) -> None:
-    options = {**SHORT, "method": "drift:speed=2"}
+def test_a_match_that_was_added_runs_and_what_it_keeps_survives(tmp_path: Path, drift: None, every_step_kept: None) -> None:
+    options = {**SHORT, "method": fastdc.Recipe(match="drift:speed=2")}
     whole = fastdc.condense("digits", **options)
-    assert whole.provenance["config"]["method"] == "drift:speed=2.0"
+    assert whole.provenance["config"]["match"] == "drift:speed=2.0"
 
     def stop(event: Event) -> None:
         if isinstance(event, CheckpointWritten):
@@ -451,22 +490,21 @@ def test_a_registered_method_runs_and_what_it_keeps_survives(tmp_path: Path, dri
         with pytest.raises(InterruptedError):
             fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
     assert torch.equal(fastdc.condense("digits", out=tmp_path, **options).images, whole.images)
-    assert not torch.equal(fastdc.condense("digits", **{**options, "method": "drift"}).images, whole.images)
+    assert not torch.equal(fastdc.condense("digits", **{**options, "match": "drift"}).images, whole.images)
 
 
-def test_what_a_method_learns_must_stay_finite(drift: None) -> None:
+def test_what_a_match_learns_must_stay_finite(drift: None) -> None:
     with pytest.raises(RunError, match=r"learns beside the images \(count\) is not finite at iteration 1, step 1\."):
-        fastdc.condense("digits", **{**SHORT, "method": "drift:speed=nan"})
+        fastdc.condense("digits", **{**SHORT, "match": "drift:speed=nan"})
 
 
-def test_registering_what_cannot_be_a_method_is_refused(drift: None) -> None:
-    methods.register("drift", Drift)  # again, as a notebook does
+def test_adding_what_cannot_be_a_match_is_refused(drift: None) -> None:
+    MATCHES.add("drift", Drift)  # again, as a notebook does
     for name, cls, match in (
-        ("dc", Drift, "'dc' is a method of fastdc; choose another name than dc, dd"),
-        ("my method", Drift, "the name of a method is 'my method'; expected a word"),
-        ("mine", 3, "method 'mine' is 3; expected a subclass of fastdc.methods.Method"),
-        ("mine", type("Mine", (Drift,), {"Options": dict}), "Options of method 'mine' is .*dict.*; expected a frozen dataclass"),
+        ("gradients", Drift, "'gradients' is a match of fastdc; choose another name than gradients, dd"),
+        ("my match", Drift, "the name of a match is 'my match'; expected a word"),
+        ("mine", 3, "match 'mine' is 3; expected a class whose Options is a frozen dataclass"),
+        ("mine", type("Mine", (Drift,), {"Options": dict}), "expected a class whose Options is a frozen dataclass"),
     ):
         with pytest.raises(UsageError, match=match):
-            methods.register(name, cls)
-    assert "mine" not in methods.METHODS
+            MATCHES.add(name, cls)

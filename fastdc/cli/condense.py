@@ -11,8 +11,7 @@ from fastdc.callbacks import Callback, TensorBoard
 from fastdc.cli.arguments import Common
 from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
-from fastdc.loop.config import resolved
-from fastdc.methods.config import CondenseConfig
+from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.models.paper import evaluation_model
 from fastdc.options.checks import check_count
 from fastdc.runs.files import write_atomically

@@ -12,8 +12,8 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData
 from fastdc.errors import UsageError, unknown_name
-from fastdc.methods import METHODS, check_method
 from fastdc.options.specs import split_spec
+from fastdc.recipe import RECIPES, check_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class WayOptions:
 
 def check_way(what: str, name: str) -> None:
     """Raise a UsageError, which calls it `what`, unless `name` is a coreset or a method's spec."""
-    if not isinstance(name, str) or split_spec(name)[0] not in (*SELECTIONS, *METHODS):
-        raise unknown_name(what, name, (*SELECTIONS, *METHODS))
+    if not isinstance(name, str) or split_spec(name)[0] not in (*SELECTIONS, *RECIPES):
+        raise unknown_name(what, name, (*SELECTIONS, *RECIPES))
     if name in SELECTIONS:
         return
     if split_spec(name)[0] in SELECTIONS:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fastdc.errors import DataError
-from fastdc.methods.state import State
+from fastdc.recipe.state import State
 from fastdc.runs.files import load_tensors, save_tensors
 
 KIND = "checkpoint"
@@ -20,7 +20,7 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
         RunError: the file cannot be written.
     """
     tensors = {
-        "images": state.images,
+        "stored": state.stored,
         "velocity": state.velocity,
         "sampler": state.sampler.get_state(),
         "training": state.training.get_state(),
@@ -40,12 +40,14 @@ def load_checkpoint(path: Path, state: State) -> int:
         DataError: a file of another kind or version, cut short or altered, or of images of another shape.
     """
     tensors, content = load_tensors(path, KIND)
-    if tensors["images"].shape != state.images.shape:
+    if "stored" not in tensors:
+        raise DataError(f"{path} was written by version 0.1 of fastdc; finish its run with that version, or use another folder.")
+    if tensors["stored"].shape != state.stored.shape:
         raise DataError(
-            f"{path} holds images of shape {list(tensors['images'].shape)}; this run has {list(state.images.shape)}: use another folder."
+            f"{path} holds images of shape {list(tensors['stored'].shape)}; this run has {list(state.stored.shape)}: use another folder."
         )
-    device = state.images.device
-    state.images, state.velocity = tensors["images"].to(device), tensors["velocity"].to(device)
+    device = state.stored.device
+    state.stored, state.velocity = tensors["stored"].to(device), tensors["velocity"].to(device)
     state.sampler.set_state(tensors["sampler"])
     state.training.set_state(tensors["training"])
     state.theta = tensors["theta"].to(device) if "theta" in tensors else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fastdc.condensed import CondensedDataset
-from fastdc.methods.config import CondenseConfig
+from fastdc.loop.config import CondenseConfig
 from fastdc.training.evaluation import Evaluation
 
 

@@ -24,12 +24,12 @@ from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
+from fastdc.loop.config import CondenseConfig, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
-from fastdc.methods import Problem, make_method
-from fastdc.methods.config import CondenseConfig
-from fastdc.methods.state import State
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import HostCopy
+from fastdc.recipe import AUGMENTATIONS, BATCHES, FORMATIONS, MATCHES, POOLS, Problem
+from fastdc.recipe.state import State
 from fastdc.runs.folder import RunFolder
 from fastdc.runs.progress import progress_bar
 from fastdc.runs.signals import StopRequest
@@ -65,25 +65,29 @@ class Condensation:
     ) -> None:
         self.config, self.real, self.family, self.run = config, real, family, run
         self.callbacks, self.progress = callbacks, progress
-        assert config.matching_steps is not None
-        self.steps = config.matching_steps
+        self.recipe = recipe = recipe_of(config)
+        assert recipe.matching_steps is not None
+        self.steps = recipe.matching_steps
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
+        self.formation = FORMATIONS.entry(recipe.formation)(FORMATIONS.options(recipe.formation))
+        self.augmentation = AUGMENTATIONS.entry(recipe.augmentation)(AUGMENTATIONS.options(recipe.augmentation))
+        stored = self.formation.encode(self._initial_images())
         self.state = State(
-            images=(images := self._initial_images()),
-            velocity=torch.zeros_like(images),
-            sampler=make_generator(config.seed, "sampler"),
-            training=make_generator(config.seed, "training"),
+            stored, torch.zeros_like(stored), make_generator(config.seed, "sampler"), make_generator(config.seed, "training")
         )
         self.sampler = ClassSampler(real.near(family.device), self.state.sampler, device=family.device)
-        self.method = make_method(config.method, Problem(config, self.engine, family, self.sampler))
-        self.state.learned = self.method.learned()
+        batches = BATCHES.entry(recipe.batches)(self.sampler, BATCHES.options(recipe.batches))
+        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation)
+        self.match = MATCHES.entry(recipe.match)(problem, MATCHES.options(recipe.match))
+        self.pool = POOLS.entry(recipe.pool)(problem, POOLS.options(recipe.pool))
+        self.state.learned = self.match.learned()
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
 
     def result(self) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one."""
-        state, run, total = self.state, self.run, self.config.iterations
+        state, run, total = self.state, self.run, self.recipe.iterations
         if run is not None:
             config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
             run.claim(config, {"fingerprint": self.real.fingerprint, **versions()})
@@ -110,19 +114,21 @@ class Condensation:
         return self._finish()
 
     def _matching_step(self) -> _Outcome:
-        """One step of the method, then what it does between two steps of one network."""
-        state, method = self.state, self.method
+        """One step of the match, then what the pool does between two steps of one network."""
+        state, formation, augmentation = self.state, self.formation, self.augmentation
         if state.theta is None:
-            method.begin(state)
+            state.theta = self.pool.next(state)
+            self.match.begin(state)
         self._freeze_statistics()
-        losses, gradient = method.step(state)  # [C] or [], [C, n, channels, H, W]
-        state.velocity.mul_(_MOMENTUM_IMAGES).add_(gradient)
-        state.images.sub_(state.velocity, alpha=self.config.lr_images)
+        images = augmentation.apply(formation.decode(state.stored))  # [C, n, channels, H, W]
+        losses, gradient = self.match.step(state, images)  # [C] or [], [C, n, channels, H, W]
+        state.velocity.mul_(_MOMENTUM_IMAGES).add_(formation.adjoint(augmentation.adjoint(gradient)))
+        state.stored.sub_(state.velocity, alpha=self.recipe.lr_images)
         iteration, step = state.iteration + 1, state.step + 1
-        good = torch.isfinite(losses) & torch.isfinite(state.images.flatten(1)).all(1)  # [C]
+        good = torch.isfinite(losses) & torch.isfinite(state.stored.flatten(1)).all(1)  # [C]
         checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
         if step < self.steps:
-            method.advance(state)
+            self.pool.advance(state, formation.decode(state.stored))
             state.step = step
             if state.theta is not None:
                 checked["a weight of the network, trained on the images of all classes,"] = state.theta
@@ -164,10 +170,11 @@ class Condensation:
         self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
 
     def _finish(self) -> CondensedDataset:
-        images, classes = self.state.images.flatten(0, 1), torch.arange(self.real.num_classes)
+        images = self.formation.decode(self.state.stored)  # [C, n, channels, H, W]
+        classes = torch.arange(self.real.num_classes)
         condensed = CondensedDataset(
-            images,
-            classes.repeat_interleave(self.config.ipc),
+            images.flatten(0, 1),
+            classes.repeat_interleave(images.shape[1]),
             mean=self.real.mean,
             std=self.real.std,
             class_names=self.real.class_names,
@@ -177,7 +184,7 @@ class Condensation:
                 "config": dataclasses.asdict(self.config),
                 "seed": self.config.seed,
                 "versions": versions(),
-                **self.method.provenance(self.state),
+                **self.match.provenance(self.state),
             },
         )
         if self.run is not None:
@@ -215,7 +222,7 @@ class Condensation:
     def _not_finite(self, outcome: _Outcome, what: str, where: str = "") -> RunError:
         kept = f" The last good checkpoint is {self.run.checkpoint}." if self.run is not None and self.run.checkpoint.exists() else ""
         return RunError(
-            f"{what} is not finite at iteration {outcome.iteration}, step {outcome.step}{where}. Lower {self.method.remedy()}.{kept}"
+            f"{what} is not finite at iteration {outcome.iteration}, step {outcome.step}{where}. Lower {self.match.advice()}.{kept}"
         )
 
     def _tell(self, event: Event) -> None:

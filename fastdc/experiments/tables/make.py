@@ -20,13 +20,13 @@ from fastdc.experiments.tables.plot import plot_by_ipc
 from fastdc.experiments.tables.recipe import Definition, Recipe
 from fastdc.experiments.tables.report import FilledTable
 from fastdc.experiments.tables.scale import Scale
-from fastdc.methods import METHODS
 from fastdc.models import as_factory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all
 from fastdc.parallel.workers import Helpers
+from fastdc.recipe import RECIPES
 from fastdc.runs.files import write_atomically
 from fastdc.runs.folder import shared_folder
 from fastdc.runtime.isolation import isolated
@@ -178,7 +178,7 @@ class _Work:
 
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""
-        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in METHODS]
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in RECIPES]
         files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
 

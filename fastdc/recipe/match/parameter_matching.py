@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from fastdc.errors import unknown_name
-from fastdc.methods.base import Method
-from fastdc.methods.state import State
-from fastdc.methods.unrolled import descend, go_back
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.options.checks import check_count
+from fastdc.recipe.match.base import Match
+from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.state import State
 
 _COMPARED = ("displacement", "parameters")
 
@@ -44,7 +44,7 @@ class ParameterMatchingOptions:
             raise unknown_name("compare", self.compare, _COMPARED)
 
 
-class ParameterMatching(Method):
+class ParameterMatching(Match):
     """`parameter_matching`: both sides take steps of `lr_model`, each on all synthetic images or on `batch_real` real ones per class.
 
     The gradient is multiplied by the number of images, over which the training takes a mean, so that `lr_images` means the same
@@ -53,27 +53,22 @@ class ParameterMatching(Method):
 
     Options = ParameterMatchingOptions
 
-    @classmethod
-    def loop_lengths(cls, ipc: int) -> tuple[int, int | None]:
-        """One step with each network."""
-        return 1, None
-
-    def step(self, state: State) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
         """The distance of the two sides after all their steps, a scalar, and its gradient by the images."""
         theta = state.theta
         assert theta is not None
         if state.step == 0:
             state.path["real"] = self.train_on_real(theta)
-        loss, gradient, _ = self.match(state.images, theta, state.path["real"], theta, self.options.unroll)
+        loss, gradient, _ = self.compared(images, theta, state.path["real"], theta, self.options.unroll)
         return loss, gradient
 
     def train_on_real(self, theta: Tensor) -> Tensor:
         """The weights [P] after `unroll` steps from `theta`, each on a new batch of real images."""
         for _ in range(self.options.unroll):
-            theta = torch.sub(theta, self.real_gradients(theta).mean(0), alpha=self.problem.config.lr_model)
+            theta = torch.sub(theta, self.real_gradients(theta).mean(0), alpha=self.problem.recipe.lr_model)
         return theta
 
-    def match(self, images: Tensor, theta: Tensor, real: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    def compared(self, images: Tensor, theta: Tensor, real: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """Take `unroll` steps on the images, compare with the real side, and go back through these steps.
 
         Args:
@@ -86,13 +81,13 @@ class ParameterMatching(Method):
         Returns:
             The distance, a scalar; its gradient by the images, times their number; and the weights after the steps [P].
         """
-        engine, config = self.problem.engine, self.problem.config
-        rates = torch.full((self.options.unroll,), config.lr_model, dtype=torch.float64)
-        thetas = descend(engine, theta, images, rates)
+        engine, recipe = self.problem.engine, self.problem.recipe
+        rates = torch.full((self.options.unroll,), recipe.lr_model, dtype=torch.float64)
+        thetas = unrolled_steps(engine, theta, images, rates)
         sides, scale = torch.stack([thetas[-1], real]), 1.0  # [2, P]
         if self.options.compare == "displacement":
-            scale = -1 / (config.lr_model * steps)
+            scale = -1 / (recipe.lr_model * steps)
             sides = (sides - start) * scale
-        distance, cotangent = layerwise_distance(sides[:1], sides[1:], engine.layout, config.distance)  # [1], [1, P]
-        gradient, _ = go_back(engine, thetas, images, rates, cotangent[0] * scale)
+        distance, cotangent = layerwise_distance(sides[:1], sides[1:], engine.layout, recipe.distance)  # [1], [1, P]
+        gradient, _ = gradient_through_steps(engine, thetas, images, rates, cotangent[0] * scale)
         return distance[0], gradient * images.shape[:2].numel(), thetas[-1].clone()

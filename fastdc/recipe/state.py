@@ -14,12 +14,12 @@ class State:
 
     `iteration` networks are behind, and `step` matching steps with the present one, whose weights are `theta`; before its
     first step there is none. `losses` adds up the losses of these steps. `sampler` and `training` give the real images
-    and the order of the network's batches. What else its method keeps lies in `path`, where it ends with the present network,
+    and the order of the network's batches. What else its match keeps lies in `path`, where it ends with the present network,
     and in `learned`, where it lasts.
     """
 
-    images: Tensor  # [C, n, channels, H, W], normalised
-    velocity: Tensor  # [C, n, channels, H, W], the momentum of the images
+    stored: Tensor  # [C, ipc, ...], what is learned; the recipe's formation makes images of it
+    velocity: Tensor  # [C, ipc, ...], its momentum
     sampler: torch.Generator
     training: torch.Generator
     theta: Tensor | None = None  # [P]

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastdc.engines import Engine
 
 
-def descend(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Tensor:
+def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Tensor:
     """The weights before, between and after K steps of SGD, each on all images.
 
     Args:
@@ -41,12 +41,12 @@ def descend(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Ten
     return thetas
 
 
-def go_back(engine: Engine, thetas: Tensor, images: Tensor, rates: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_through_steps(engine: Engine, thetas: Tensor, images: Tensor, rates: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient of a loss of the last weights by the images and the learning rates.
 
     Args:
         engine: computes the gradients.
-        thetas: weights [K + 1, P], as `descend` gives them for the same images and rates.
+        thetas: weights [K + 1, P], as `unrolled_steps` gives them for the same images and rates.
         images: normalised images [C, n, channels, H, W].
         rates: the learning rate of each step [K].
         cotangent: d loss / d thetas[K], [P].

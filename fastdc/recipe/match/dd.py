@@ -19,23 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdc.errors import unknown_name
-from fastdc.methods.base import Method
-from fastdc.methods.state import State
-from fastdc.methods.unrolled import descend, go_back
 from fastdc.options.checks import check_count, check_rate
+from fastdc.recipe.match.base import Match
+from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.state import State
 
-_NETWORKS = ("random", "fixed")
 _MOMENTUM = 0.5
 
 
 @dataclass(frozen=True)
 class DatasetDistillationOptions:
-    """Options of `dd`: steps of SGD on the images, networks (random: a fresh one at each iteration; fixed: always the same),
-    the step size to begin with, and the learning rate of the logarithms of the step sizes."""
+    """Options of `dd`: steps of SGD on the images, the step size to begin with, and the learning rate of the logarithms of the step
+    sizes."""
 
     unroll: int = 10
-    networks: str = "random"
     step_size: float = 0.1
     lr_step_sizes: float = 0.01
 
@@ -43,19 +40,12 @@ class DatasetDistillationOptions:
         check_count("unroll", self.unroll)
         check_rate("step_size", self.step_size)
         check_rate("lr_step_sizes", self.lr_step_sizes)
-        if self.networks not in _NETWORKS:
-            raise unknown_name("networks", self.networks, _NETWORKS)
 
 
-class DatasetDistillation(Method):
-    """`dd`: one step per network unless `matching_steps` says otherwise; `lr_model` and `distance` have no part in it."""
+class DatasetDistillation(Match):
+    """`dd`: the loss of real images after a few steps on the synthetic ones; `lr_model` and `distance` have no part in it."""
 
     Options = DatasetDistillationOptions
-
-    @classmethod
-    def loop_lengths(cls, ipc: int) -> tuple[int, int | None]:
-        """One step with each network; it is not trained between two of them."""
-        return 1, None
 
     def learned(self) -> dict[str, Tensor]:
         """The logarithms of the step sizes [K], with their velocity."""
@@ -63,19 +53,15 @@ class DatasetDistillation(Method):
         logs = torch.full((self.options.unroll,), start, dtype=torch.float64, device=self.problem.family.device)
         return {"log_step_sizes": logs, "log_step_sizes_velocity": torch.zeros_like(logs)}
 
-    def begin(self, state: State) -> None:
-        """Take a fresh network, or the one that is fixed."""
-        state.theta = self.fresh_weights(state.iteration if self.options.networks == "random" else 0)
-
-    def step(self, state: State) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of real images after K steps on the synthetic ones, and which way to move these; moves the step sizes."""
         engine, theta = self.problem.engine, state.theta
         assert theta is not None
         step_sizes = state.learned["log_step_sizes"].exp()  # [K]
-        thetas = descend(engine, theta, state.images, step_sizes)  # [K + 1, P]
+        thetas = unrolled_steps(engine, theta, images, step_sizes)  # [K + 1, P]
         losses, cotangent = self._real_loss(thetas[-1])
-        gradient, by_step_sizes = go_back(engine, thetas, state.images, step_sizes, cotangent)
-        fading = 1 - state.iteration / self.problem.config.iterations
+        gradient, by_step_sizes = gradient_through_steps(engine, thetas, images, step_sizes, cotangent)
+        fading = 1 - state.iteration / self.problem.recipe.iterations
         velocity = state.learned["log_step_sizes_velocity"]
         velocity.mul_(_MOMENTUM).add_(_of_unit_size(by_step_sizes * step_sizes), alpha=fading)
         state.learned["log_step_sizes"].sub_(velocity, alpha=self.options.lr_step_sizes)
@@ -85,16 +71,16 @@ class DatasetDistillation(Method):
         """The learned step sizes."""
         return {"step_sizes": state.learned["log_step_sizes"].exp().tolist()}
 
-    def remedy(self) -> str:
+    def advice(self) -> str:
         """What makes the training on the images stable."""
-        config, options = self.problem.config, self.options
-        return f"lr_images ({config.lr_images:g}), or step_size ({options.step_size:g}) or lr_step_sizes ({options.lr_step_sizes:g}) of dd"
+        recipe, options = self.problem.recipe, self.options
+        return f"lr_images ({recipe.lr_images:g}), or step_size ({options.step_size:g}) or lr_step_sizes ({options.lr_step_sizes:g}) of dd"
 
     def _real_loss(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """The parts [C] of a mean cross-entropy of real images, each class counting the same, and its gradient by the weights [P]."""
-        engine, config = self.problem.engine, self.problem.config
+        engine = self.problem.engine
         losses, gradients = [], []
-        for classes, images in self.problem.sampler.draw(config.batch_real):  # [G], [G, B, channels, H, W]
+        for classes, images in self.problem.real_images():  # [G], [G, B, channels, H, W]
             labels = classes.repeat_interleave(images.shape[1])
             each = F.cross_entropy(engine.logits(theta, images.flatten(0, 1)), labels, reduction="none")
             losses.append(each.view(images.shape[:2]).mean(1))

@@ -1,0 +1,75 @@
+"""What a match is: it says how far the images of one network are from what they should be, and which way to move them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fastdc.options.registry import NoOptions
+from fastdc.recipe.problem import Problem
+from fastdc.recipe.state import State
+
+
+class Match(ABC):
+    """What is compared, one object per run.
+
+    For each network the loop sets `state.theta` and calls `begin`, then `step` for each matching step. It moves what is stored against
+    the gradient, by SGD with momentum 0.5, lets the pool move the network on, and may write a checkpoint. So whatever a later call
+    depends on must lie in the state: `state.theta` and `state.path`, which end with the network, and `state.learned`, which lasts.
+    `MATCHES.add` makes a match of your own known to recipes.
+
+    Args:
+        problem: recipe, engine, networks, real images.
+        options: an object of the class `Options`, made of the text after the name: `match="name:key=value"`.
+
+    Example:
+        >>> class TowardsMeans(Match):
+        ...     "Moves every image towards the mean of its class."
+        ...     def step(self, state, images):
+        ...         means = torch.stack([some.mean(0) for _, group in self.problem.real_images() for some in group])
+        ...         difference = images - means[:, None]  # [C, n, channels, H, W]
+        ...         return difference.square().flatten(1).mean(1), difference
+    """
+
+    Options: ClassVar[type] = NoOptions
+    """A frozen dataclass with a default for each field; it may raise a UsageError where a value cannot be used."""
+
+    def __init__(self, problem: Problem, options: Any) -> None:
+        self.problem, self.options = problem, options
+
+    def learned(self) -> dict[str, Tensor]:
+        """What is learned beside the images, at its start: the first content of `state.learned`."""
+        return {}
+
+    def begin(self, state: State) -> None:  # noqa: B027  nothing to do is the rule
+        """Take note of a new network, whose weights [P] are in `state.theta`."""
+
+    @abstractmethod
+    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the images are from what they should be, and which way to move them; they are not moved here.
+
+        Args:
+            state: the network, and what was kept from step to step.
+            images: decoded and augmented, [C, n, channels, H, W]; the class is the position.
+
+        Returns:
+            A loss, a scalar or its part of each class [C], whose sum is reported; and the gradient by the images
+            [C, n, channels, H, W].
+        """
+
+    def provenance(self, state: State) -> dict[str, Any]:
+        """What the result's provenance says beyond configuration, data and versions, as plain types."""
+        return {}
+
+    def advice(self) -> str:
+        """What to lower or change where numbers overflow, as the end of a sentence."""
+        recipe = self.problem.recipe
+        return f"lr_images ({recipe.lr_images:g}) or lr_model ({recipe.lr_model:g}), or choose another distance than {recipe.distance}"
+
+    def real_gradients(self, theta: Tensor) -> Tensor:
+        """The gradient of each class's loss [C, P] over `batch_real` real images of it, drawn anew."""
+        engine = self.problem.engine
+        return torch.cat([engine.class_gradients(theta, images, classes) for classes, images in self.problem.real_images()])

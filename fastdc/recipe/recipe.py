@@ -1,0 +1,44 @@
+"""What a recipe is: the five choices of a method, and its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A method: its five choices, each a name with options such as "fresh:train=synthetic", and the numbers that are usual with them.
+
+    Example:
+        >>> import fastdc
+        >>> recipe = fastdc.Recipe(pool="fresh:networks=fixed", iterations=3, matching_steps=1)
+        >>> fastdc.condense("digits", ipc=1, method=recipe, model="convnet:width=8", batch_real=16).images.shape
+        torch.Size([10, 1, 8, 8])
+    """
+
+    match: str = "gradients"
+    """What is compared."""
+    pool: str = "fresh"
+    """Whose networks, and what they learn between two steps."""
+    batches: str = "random"
+    """Which real images."""
+    augmentation: str = "none"
+    """What is done to the images of both sides."""
+    formation: str = "plain"
+    """How what is stored becomes images."""
+    iterations: int = 1000
+    """Networks, one after another."""
+    matching_steps: int | None = None
+    """Steps with each of them; None: the number of Zhao et al. (ICLR 2021) for the images per class."""
+    model_epochs: int | None = None
+    """Epochs of training the network between two steps; None: their number for the images per class, where the pool trains."""
+    init: str = "noise"
+    """Images to start from: "noise", standard normal; or "real", copies of random real images."""
+    lr_images: float = 0.1
+    """Learning rate of what is stored."""
+    lr_model: float = 0.01
+    """Learning rate of the network."""
+    batch_real: int = 256
+    """Real images of each class in a step."""
+    distance: str = "layerwise_cosine"
+    """Of two gradients, or of two paths."""
