@@ -1,0 +1,175 @@
+"""What the documents say works: their Python runs, the examples run, their commands parse, their links lead somewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from test_rooms import ROOMS
+
+import fastdc
+from fastdc.engines import ENGINES
+from fastdc.metrics import METRICS
+from fastdc.metrics.backends import BACKENDS
+from fastdc.models import model_names
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+ALL_PAGES = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md")}
+NOT_RUN = re.compile(r"<!-- not run: .+ -->")
+pytestmark = pytest.mark.skipif(not PAGES.keys() > {"README.md"}, reason="docs/ is missing: these tests run in a source tree")
+
+
+def lines_of(page: str) -> list[str]:
+    return ALL_PAGES[page].read_text().splitlines()
+
+
+def python_blocks(page: str) -> Iterator[tuple[int, str]]:
+    """The number of the first line, and the text, of every ```python block that is not marked `<!-- not run: reason -->`."""
+    lines = lines_of(page)
+    for start, line in enumerate(lines):
+        if line == "```python" and not NOT_RUN.fullmatch(lines[start - 1]):
+            yield start + 2, "\n".join(lines[start + 1 : lines.index("```", start)])
+
+
+def commands(page: str) -> Iterator[tuple[int, list[str]]]:
+    """Every command line of fastdc, with the number of its line: those that stand indented, after && as well, and those in backquotes.
+
+    A command in backquotes without any argument is a command's name, and left out.
+    """
+    for number, line in enumerate(lines_of(page), 1):
+        indented = line.startswith("    ")
+        for part in line.split("&&") if indented else re.findall(r"`(fastdc [^`]+)`", line):
+            words = shlex.split(part, comments=True)
+            if words[:1] == ["fastdc"] and "COMMAND" not in words and (indented or len(words) > 2):
+                yield number, words[1:]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    """A folder to write to, a home without caches, and one thread, which is the quickest for networks so small."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_on_a_page_runs_in_its_order(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastdc.methods, "METHODS", dict(fastdc.methods.METHODS))  # a page may register one
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where dataclasses look for the types of their fields
+    for line, block in python_blocks(page):
+        exec(compile("\n" * (line - 1) + block, PAGES[page], "exec", dont_inherit=True), module.__dict__)
+
+
+@pytest.mark.parametrize("example", [path.name for path in sorted((ROOT / "examples").glob("*.py"))])
+def test_an_example_runs_as_it_stands(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert printed
+    accuracies = {name: float(percent) for name, percent in re.findall(r"^(condensed|random) +([\d.]+)%", printed, flags=re.MULTILINE)}
+    if "condensed" in accuracies:  # what the example is there to show
+        assert accuracies["condensed"] > accuracies["random"]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_command_line_of_fastdc_is_one_that_it_takes(page: str, cli: ModuleType) -> None:
+    from fastdc.cli.arguments import parse
+    from fastdc.experiments.tables import TABLES
+
+    for number, command in commands(page):
+        try:
+            made = parse(cli.COMMANDS, command, "")
+        except fastdc.UsageError as error:
+            pytest.fail(f"{page}:{number}: fastdc {shlex.join(command)}\n{error}")
+        table = getattr(made, "table", "NAME")
+        assert table == "NAME" or table in TABLES, f"{page}:{number}"
+
+
+def test_the_commands_of_the_pages_are_found() -> None:
+    assert sum(1 for page in ALL_PAGES for _ in commands(page)) > 30
+    assert sum(1 for page in PAGES for _ in python_blocks(page)) > 8
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
+def test_every_relative_link_leads_somewhere(page: str) -> None:
+    text = re.sub(r"```.*?```", "", ALL_PAGES[page].read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        path, _, heading = target.partition("#")
+        file = ALL_PAGES[page].parent / path if path else ALL_PAGES[page]
+        assert file.exists(), f"{page} links to {target}"
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}, f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/internals.md"])
+def test_every_file_that_is_named_is_there(page: str) -> None:
+    """Paths in backquotes whose first folder is one of the repository's; capitals, as in tests/test_X.py, stand for a name."""
+    named = re.findall(r"`((?:fastdc|csrc|kernels|tests|bench|docs|examples|\.ci|\.github)/[\w./*-]*)`", ALL_PAGES[page].read_text())
+    assert named
+    for name in named:
+        placeholder = re.search(r"\b[A-Z]+\b|_[A-Z]+\b", Path(name).stem)
+        path = ROOT / (Path(name).parent if placeholder else name)
+        assert path.exists() or path.with_name(path.name + ".py").exists() or list(ROOT.glob(name)), f"{page} names {name}"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(lines_of("README.md")) <= 110
+
+
+def options_of(*functions: object) -> set[str]:
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
+def test_every_option_has_its_place_in_the_options() -> None:
+    text = PAGES["docs/options.md"].read_text()
+    options = options_of(fastdc.condense, fastdc.evaluate, *fastdc.coresets.SELECTIONS.values())
+    assert sorted(name for name in options if f"`{name}`" not in text) == []
+    defaults = {**inspect.signature(fastdc.condense).parameters, **inspect.signature(fastdc.evaluate).parameters}
+    for name in ("iterations", "lr_images", "lr_model", "batch_real", "networks"):
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        assert row.rstrip(" |").endswith(f" {defaults[name].default}"), row
+
+
+def test_every_flag_has_its_place_in_the_pages(cli: ModuleType) -> None:
+    text = "".join(path.read_text() for path in PAGES.values())
+    flags = {field.name for command in cli.COMMANDS.values() for field in dataclasses.fields(command)}
+    missing = {name for name in flags if f"`{name}`" not in text and f"--{name.replace('_', '-')}" not in text}
+    assert missing <= {"table"}  # it stands by its place: fastdc table NAME
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("docs/recipes.md", list(fastdc.methods.METHODS)),
+        ("docs/engines.md", [*ENGINES, *BACKENDS]),
+        ("docs/options.md", [*model_names(), *fastdc.coresets.SELECTIONS]),
+    ],
+)
+def test_every_name_of_a_registry_has_its_place(page: str, names: list[str]) -> None:
+    assert [name for name in names if f"`{name}`" not in PAGES[page].read_text()] == []
+
+
+def test_every_metric_has_its_formula() -> None:
+    assert [name for name in METRICS if f"\n    {name} " not in PAGES["docs/engines.md"].read_text()] == []
+
+
+def test_internals_list_the_rooms_in_their_order() -> None:
+    assert re.findall(r"^\| `fastdc/(\w+)` \|", PAGES["docs/internals.md"].read_text(), flags=re.MULTILINE) == list(ROOMS)
+
+
+def test_the_versions_agree() -> None:
+    assert f"version: {fastdc.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## [{fastdc.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
