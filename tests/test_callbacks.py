@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -17,7 +18,7 @@ import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
 from fastdc.condensed import CondensedDataset
 from fastdc.errors import UsageError
-from fastdc.loop.config import CondenseConfig
+from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.runs.files import load_tensors
 
 SMALL = {"ipc": 1, "model": "mlp:width=8", "iterations": 4, "matching_steps": 2, "model_epochs": 1, "batch_real": 8}
@@ -45,7 +46,9 @@ def test_a_run_without_a_folder_tells_its_start_each_iteration_and_its_end() -> 
 def test_started_holds_the_configuration_with_every_number_resolved() -> None:
     events, _ = events_of(iterations=1, matching_steps=None, model_epochs=None, seed=5, device="cpu")
     options = {**SMALL, "iterations": 1, "matching_steps": 1, "model_epochs": 1}  # the paper's numbers at one image per class
-    assert events[0] == Started(CondenseConfig(**options, seed=5, engine="torch", device="cpu"), iteration=0)
+    assert isinstance(events[0], Started)
+    assert events[0] == Started(resolved(CondenseConfig(**options, seed=5, engine="torch", device="cpu")), iteration=0)
+    assert [field.name for field in dataclasses.fields(CondenseConfig) if getattr(events[0].config, field.name) is None] == []
 
 
 def test_iterations_are_numbered_from_one_with_their_mean_loss_and_time() -> None:

@@ -114,8 +114,8 @@ def test_images_learned_with_batch_norm_are_tested_with_instance_norm(monkeypatc
         models.append(model)
         return fastdc.Evaluation((0.5,))
 
-    monkeypatch.setattr(cli, "condense", condense)
-    monkeypatch.setattr(cli, "evaluate", evaluate)
+    monkeypatch.setattr("fastdc.cli.condense.condense", condense)
+    monkeypatch.setattr("fastdc.cli.shared.evaluate", evaluate)
     Path("run").mkdir()
     assert main(["condense", "--ipc", "1", "--model", "vgg11:norm=batch", "--out", "run"]) == 0
     assert models == ["vgg11:norm=batch", "vgg11", "vgg11"]
@@ -606,7 +606,7 @@ def test_a_fault_of_fastdc_itself_is_two_lines_too(capsys: pytest.CaptureFixture
     def fail() -> str:
         raise ArithmeticError("this\nthat\nand more")
 
-    monkeypatch.setattr(cli, "report", fail)
+    monkeypatch.setattr("fastdc.cli.info.report", fail)
     assert main(["info"]) == 1
     output, text = capsys.readouterr()
     assert output == ""

@@ -607,7 +607,7 @@ def test_a_run_without_a_folder_returns_what_one_with_a_folder_does(whole: Path)
 
 def assert_good(path: Path) -> None:
     state = read_state(path)
-    assert state.images.isfinite().all()
+    assert state.stored.isfinite().all()
     assert state.velocity.isfinite().all()
 
 
@@ -750,3 +750,10 @@ def test_unequal_classes_get_the_images_of_the_reference_engine() -> None:
     options = {**SMALL, "iterations": 2, "model": "mlp:width=8"}
     images = [fastdc.condense(little_data(), engine=engine, **options).images for engine in ("torch", "reference")]
     torch.testing.assert_close(*images, rtol=1e-3, atol=1e-4)
+
+
+def test_an_unfinished_run_of_version_0_1_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    config = {"dataset": "digits", "ipc": 2, "method": "dc", "iterations": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"config": config, "fingerprint": "x", "fastdc": "0.1.0", "torch": "2.14.1"}))
+    with pytest.raises(UsageError, match=r"holds a run of fastdc 0\.1\.0.*finish it with that version, or use another folder"):
+        fastdc.condense("digits", out=tmp_path, **SMALL)

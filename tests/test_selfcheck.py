@@ -48,7 +48,7 @@ def test_a_backend_that_computes_something_else_is_a_miss(monkeypatch: pytest.Mo
 def test_a_miss_is_shown_and_ends_with_1(
     error: float, cli: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "selfcheck", lambda device: iter([GOOD, dataclasses.replace(GOOD, error=error)]))
+    monkeypatch.setattr("fastdc.cli.selfcheck.selfcheck", lambda device: iter([GOOD, dataclasses.replace(GOOD, error=error)]))
     assert cli.main(["selfcheck", "--device", "cpu"]) == 1
     shown = capsys.readouterr()
     assert shown.out.count("  ok") == 1
@@ -59,7 +59,7 @@ def test_a_miss_is_shown_and_ends_with_1(
 def test_without_a_miss_it_ends_with_0_and_says_what_cannot_be_used(
     cli: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "selfcheck", lambda device: iter([GOOD]))
+    monkeypatch.setattr("fastdc.cli.selfcheck.selfcheck", lambda device: iter([GOOD]))
     assert cli.main(["selfcheck", "--device", "cpu"]) == 0
     assert "'cuda' cannot serve float32 on cpu" in capsys.readouterr().out
 

@@ -57,10 +57,15 @@ class RunFolder:
         try:
             content = json.loads(self._config.read_text())
             found = {**content["config"], "fingerprint": content["fingerprint"]}
-            config = {**config, "fingerprint": origin["fingerprint"]}
+            config, version = {**config, "fingerprint": origin["fingerprint"]}, content.get("fastdc")
             differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None
+        if found.keys() != config.keys() and version != origin.get("fastdc"):
+            raise UsageError(
+                f"{self.path} holds a run of fastdc {version}, whose configuration has other fields; finish it with that version, or use "
+                "another folder."
+            )
         if differing:
             text = ", ".join(f"{key} ({found.get(key)!r} there, {config.get(key)!r} now)" for key in differing)
             raise UsageError(f"{self.path} holds a run that differs in {text}; use its arguments to continue it, or another folder.")
