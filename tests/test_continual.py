@@ -237,7 +237,7 @@ def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monk
 def test_whoever_collects_the_results_makes_no_memory(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
     assert len(list(tmp_path.glob("runs/random-seed0/memory*/condensed.safetensors"))) == 3
-    monkeypatch.setattr(course, "make_images", None)  # another process may be at it
+    monkeypatch.setattr(course, "make_image_set", None)  # another process may be at it
     assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS) == result
 
 

@@ -25,7 +25,7 @@ from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset
 from fastdc.errors import DataError, RunError, UsageError
-from fastdc.experiments import image_sets as ways
+from fastdc.experiments import image_sets
 from fastdc.experiments.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
 from fastdc.experiments.tables.definitions import Setting
 from fastdc.experiments.tables.job import Skipped, jobs_of
@@ -35,7 +35,7 @@ from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.parallel import jobs as claims
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
-WAYS = ["random", "herding", "k_center", "forgetting", "dc"]
+SOURCES = ["random", "herding", "k_center", "forgetting", "dc"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,13 +58,13 @@ class Counted:
         self.calls: Counter[tuple[str, ...]] = Counter()
         self.fail_at: dict[tuple[str, ...], BaseException] = {}
         self._counting = threading.Lock()
-        patch.setattr(ways, "condense", self.condense)
+        patch.setattr(image_sets, "condense", self.condense)
         patch.setattr(job, "evaluate", self.evaluate)
         patch.setattr(job, "train_on_whole_set", self.train)
         patch.setattr(job.Workshop, "_accuracy", lambda *_: 0.9)
         self._random = fastdc.coresets.random
-        for name in WAYS[:-1]:
-            patch.setitem(ways.SELECTIONS, name, self._selection(name))
+        for name in SOURCES[:-1]:
+            patch.setitem(image_sets.SELECTIONS, name, self._selection(name))
 
     def note(self, *call: str) -> None:
         with self._counting:
@@ -96,7 +96,7 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    monkeypatch.setattr(ways, "SELECTIONS", dict(ways.SELECTIONS))
+    monkeypatch.setattr(image_sets, "SELECTIONS", dict(image_sets.SELECTIONS))
     return Counted(monkeypatch)
 
 
@@ -112,7 +112,7 @@ def test_coresets_are_the_columns_of_table_1() -> None:
     table = defined("coresets")
     assert table.rows == ("1", "10", "50")
     assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "DC", "whole set")
-    assert [cell.recipe.way for cell in table.cells] == [*WAYS, WHOLE_SET] * 3
+    assert [cell.recipe.source for cell in table.cells] == [*SOURCES, WHOLE_SET] * 3
     assert [cell.recipe.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
     assert len(jobs_of(table, range(2))) == 2 * (15 + 1)  # the whole set once for all rows
 
@@ -122,7 +122,7 @@ def test_dd_takes_the_network_that_fits_the_channels(channels: int, model: str) 
     table = defined("dd", channels=channels)
     assert (table.rows, table.columns) == (("1", "10"), ("DD", "DC"))
     assert {(cell.recipe.model, cell.model) for cell in table.cells} == {(model, model)}
-    assert [cell.recipe.way for cell in table.cells] == ["dd", "dc"] * 2
+    assert [cell.recipe.source for cell in table.cells] == ["dd", "dc"] * 2
 
 
 def test_cross_architecture_condenses_once_for_each_row() -> None:
@@ -283,7 +283,7 @@ def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: C
     for thread in threads:
         thread.join()
     assert errors == []
-    assert all(counted.calls[way, "1"] == 3 for way in WAYS[:-1])
+    assert all(counted.calls[source, "1"] == 3 for source in SOURCES[:-1])
     assert counted.calls["dc", "convnet:width=8", "1", "layerwise_cosine"] == counted.calls[WHOLE_SET, "convnet:width=8"] == 3
     assert counted.calls["evaluate", "convnet:width=8", "1"] == 15
 

@@ -15,7 +15,7 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_image_data
 from fastdc.engines import check_engine
 from fastdc.errors import DataError, RunError, UsageError, unknown_name
-from fastdc.experiments.image_sets import WayOptions, check_way
+from fastdc.experiments.image_sets import ImageSetOptions, check_source
 from fastdc.experiments.search.lessons import early_steps, images_seen
 from fastdc.experiments.search.proxy_sets import ProxySets
 from fastdc.experiments.search.result import ProxyResult, SearchResult
@@ -61,7 +61,7 @@ class SearchConfig:
             raise UsageError(f"proxies is {self.proxies!r}; expected one or more, each once.")
         for name in self.proxies:
             if name != EARLY_STOPPING:
-                check_way("proxy", name)
+                check_source("proxy", name)
         if self.truth not in TRUTHS:
             raise unknown_name("truth", self.truth, TRUTHS)
         for name in ("ipc", "epochs", "top", "whole_set_epochs", "iterations", "batch_real", "coreset_epochs"):
@@ -190,7 +190,7 @@ class Search:
         self.models = tuple(model for model in members if model not in self.skipped)
         if not self.models:
             raise UsageError(f"none of the {len(members)} networks can take the images; the first: {next(iter(self.skipped.values()))}")
-        options = WayOptions(
+        options = ImageSetOptions(
             ipc=config.ipc,
             model=config.proxy_model,
             iterations=config.iterations,

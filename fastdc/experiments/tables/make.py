@@ -178,7 +178,7 @@ class _Work:
 
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""
-        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in METHODS]
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.source)[0] in METHODS]
         files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
 
