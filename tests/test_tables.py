@@ -32,7 +32,7 @@ from fastdc.experiments.tables.job import Skipped, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
 from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
 from fastdc.models.paper import PAPER_NETWORKS
-from fastdc.parallel import jobs as claims
+from fastdc.parallel import jobs as shared_jobs
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
 SOURCES = ["random", "herding", "k_center", "forgetting", "dc"]
@@ -61,7 +61,7 @@ class Counted:
         patch.setattr(image_sets, "condense", self.condense)
         patch.setattr(job, "evaluate", self.evaluate)
         patch.setattr(job, "train_on_whole_set", self.train)
-        patch.setattr(job.Workshop, "_accuracy", lambda *_: 0.9)
+        patch.setattr(job.TableRunner, "_accuracy", lambda *_: 0.9)
         self._random = fastdc.coresets.random
         for name in SOURCES[:-1]:
             patch.setitem(image_sets.SELECTIONS, name, self._selection(name))
@@ -217,14 +217,14 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
-    shop = job.Workshop(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
+    runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
     one = job.Job(Recipe(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
-    shop.path(one).mkdir(parents=True)
-    shop.do(one, lambda *_: None)
+    runner.path(one).mkdir(parents=True)
+    runner.do(one, lambda *_: None)
     options = job.WholeSetOptions(model="mlp:width=16", epochs=2, cache=tmp_path / "networks", device="cpu")
     network = job.train_on_whole_set(train, options).module
     expected = (network(test.normalised(slice(None))).argmax(1) == test.labels).double().mean().item()
-    assert shop.outcome(one, "mlp:width=16") == Evaluation((expected,))
+    assert runner.outcome(one, "mlp:width=16") == Evaluation((expected,))
 
 
 # what is done is not done again, and nothing twice
@@ -288,7 +288,7 @@ def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: C
     assert counted.calls["evaluate", "convnet:width=8", "1"] == 15
 
 
-def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_cell_is_left_until_its_process_ends(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = config.out / "cells" / "random-convnet_width=8-ipc1-seed0"
     folder.mkdir(parents=True)
     other = FileLock(folder / ".claim", thread_local=False)
@@ -299,7 +299,7 @@ def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, coun
         assert counted.calls["herding", "1"] == 1
         other.release()
 
-    monkeypatch.setattr(claims.time, "sleep", sleep)
+    monkeypatch.setattr(shared_jobs.time, "sleep", sleep)
     make_table(config)
     assert counted.calls["random", "1"] == 1
 
@@ -310,7 +310,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
         while not list(config.out.glob("cells/*/evaluation-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        return claims.do_all(*arguments)
+        return shared_jobs.do_all(*arguments)
 
     monkeypatch.setattr("fastdc.experiments.tables.make.do_all", after_the_other)
     make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=2)), workers=2)

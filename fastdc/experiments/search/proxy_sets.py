@@ -14,7 +14,7 @@ from fastdc.options.specs import plain_name
 from fastdc.runs.files import write_atomically
 
 
-class ProxySets:
+class ProxySetRunner:
     """Makes proxy sets, in folders below `folder`, and reads what was made there.
 
     Args:

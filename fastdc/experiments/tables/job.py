@@ -62,7 +62,7 @@ def jobs_of(definition: Definition, seeds: Iterable[int]) -> list[Job]:
     return [Job(recipe, seed, tuple(tested)) for seed in seeds for recipe, tested in models.items()]
 
 
-class Workshop:
+class TableRunner:
     """Does jobs, in folders below `out`, and reads what was done there.
 
     Args:

@@ -14,7 +14,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
 from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import RunError, UsageError
-from fastdc.experiments.continual.learner import Learning, learn_stage
+from fastdc.experiments.continual.learner import LearningOptions, learn_stage
 from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
@@ -159,20 +159,20 @@ def continual_learning(
         progress=progress,
     )
     with kept_or_temporary(out) as folder:
-        (result,) = Course(stages, config, folder).results(lambda _: None)
+        (result,) = ContinualRunner(stages, config, folder).results(lambda _: None)
     return result
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is done in one go: one kind of memory and one seed, with and without distillation as asked for."""
+    """One job: one kind of memory and one seed, with and without distillation as asked for."""
 
     memory: str
     seed: int
 
 
-class Course:
-    """All runs of a configuration, in the folder `out`.
+class ContinualRunner:
+    """Does the runs of a configuration, in the folder `out`, and reads what was done there.
 
     Raises:
         UsageError: an option that cannot be used, or `out` holds something else.
@@ -265,8 +265,8 @@ class Course:
         return make_image_set(run.memory, self.stages[number].train, options, run.seed, folder / f"memory{number + 1}", folder / "networks")
 
     def _learned(self, run: Run, distill: bool, number: int, older: nn.Module | None) -> nn.Module:
-        values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(Learning)}
-        learning = Learning(**{**values, "distill": distill, "seed": run.seed})
+        values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(LearningOptions)}
+        learning = LearningOptions(**{**values, "distill": distill, "seed": run.seed})
         return learn_stage(learning, self.stages, number, older, [self.memory(run, before) for before in range(number)])
 
     def _accuracies(self, module: nn.Module, number: int) -> list[float]:
