@@ -19,8 +19,8 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import NativeEngine
 from fastdc.experiments import ConvNetSpace
-from fastdc.experiments.search.side_by_side import do_trials
-from fastdc.experiments.search.trial import Laboratory, Trial
+from fastdc.experiments.search.parallel_trials import do_trials
+from fastdc.experiments.search.trial import Trial, TrialRunner
 from fastdc.models import build
 from fastdc.training.schedule import paper_training
 
@@ -54,10 +54,10 @@ def one_by_one(models: list[str], images: CondensedDataset, test: ImageData) -> 
     accuracies = []
     for model in models:
         module: nn.Module = build(model, 1, 10, (28, 28))
-        for stretch in paper_training(EPOCHS):
-            optimizer = torch.optim.SGD(module.parameters(), stretch.lr, stretch.momentum, weight_decay=stretch.weight_decay)
-            for _ in range(stretch.epochs):
-                for index in torch.randperm(len(images)).split(stretch.batch):
+        for phase in paper_training(EPOCHS):
+            optimizer = torch.optim.SGD(module.parameters(), phase.lr, phase.momentum, weight_decay=phase.weight_decay)
+            for _ in range(phase.epochs):
+                for index in torch.randperm(len(images)).split(phase.batch):
                     optimizer.zero_grad()
                     F.cross_entropy(module(images.images[index]), images.labels[index]).backward()
                     optimizer.step()
@@ -78,15 +78,15 @@ def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     one_by_one(models[:1], images, test)  # warms up
     seconds: dict[str, list[float]] = {"eager": [], "search": []}
     for turn in range(2):
-        laboratory = Laboratory(tmp_path / str(turn), train, test, {"random": images}, **options)
+        runner = TrialRunner(tmp_path / str(turn), train, test, {"random": images}, **options)
         trials = [Trial(model, ("random",)) for model in models]
         started = time.monotonic()
-        assert not do_trials(laboratory, trials, doing="searching", progress=False)
+        assert not do_trials(runner, trials, doing="searching", progress=False)
         seconds["search"].append(time.monotonic() - started)
         started = time.monotonic()
         eager = one_by_one(models, images, test)
         seconds["eager"].append(time.monotonic() - started)
-    found = [laboratory.outcome(trial, "random").accuracy for trial in trials]
+    found = [runner.outcome(trial, "random").accuracy for trial in trials]
     assert abs(sum(found) - sum(eager)) / len(models) < 0.05
     each = {who: min(values) / len(models) for who, values in seconds.items()}
     with capsys.disabled():

@@ -104,7 +104,7 @@ class _Trial:
         self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
         augmented = test.name in _AUGMENTED
         self.augment = crop_scale_or_rotate if augmented else None
-        self.stretches = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
+        self.phases = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
         self._over = False
 
@@ -129,7 +129,7 @@ class _Trial:
         images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.labels))
         generator = make_generator(self.seed, "evaluation order", index)
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
-            for sgd in self.stretches:
+            for sgd in self.phases:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
         return accuracy(engine, theta, self.test)
 

@@ -24,13 +24,13 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
-from fastdc.experiments.search.lessons import early_lessons, early_steps, images_seen
+from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
-from fastdc.experiments.search.side_by_side import do_trials
 from fastdc.experiments.search.space import PAPER_SPACE, models_of
-from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Trial
+from fastdc.experiments.search.training_plans import early_steps, early_stopping_plan, images_seen
+from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, TrialRunner
 from fastdc.models import build
 
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
@@ -58,7 +58,7 @@ class Counted:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.fail_at: dict[tuple[str, str], BaseException] = {}
         self._counting = threading.Lock()
-        patch.setattr(Laboratory, "_accuracy", lambda _, model, subject: self.train(model, subject))
+        patch.setattr(TrialRunner, "_accuracy", lambda _, model, subject: self.train(model, subject))
 
     def train(self, model: str, subject: str) -> float:
         with self._counting:
@@ -118,18 +118,18 @@ def test_there_is_no_correlation_without_an_order(first: list[float], second: li
 # trainings
 
 
-def laboratory(folder: Path, data: tuple[ImageData, ImageData], **changes: Any) -> Laboratory:
+def make_runner(folder: Path, data: tuple[ImageData, ImageData], **changes: Any) -> TrialRunner:
     sets = {"random": fastdc.coresets.random(data[0], 2)}
     options = {"epochs": 3, "whole_set_epochs": 2, "stopped_after": 9, "seed": 1, "engine": "auto", "device": "cpu"}
-    return Laboratory(folder, *data, sets, **options | changes)
+    return TrialRunner(folder, *data, sets, **options | changes)
 
 
 def test_a_proxy_is_evaluated_as_the_paper_evaluates(tmp_path: Path, digits: Any) -> None:
-    lab, one = laboratory(tmp_path, digits), Trial("mlp:width=8", ("random",))
-    lab.path(one).mkdir()
-    lab.do(one)
-    expected = fastdc.evaluate(lab.sets["random"], digits[1], model="mlp:width=8", networks=1, epochs=3, seed=1)
-    outcome = lab.outcome(one, "random")
+    runner, one = make_runner(tmp_path, digits), Trial("mlp:width=8", ("random",))
+    runner.path(one).mkdir()
+    runner.do(one)
+    expected = fastdc.evaluate(runner.sets["random"], digits[1], model="mlp:width=8", networks=1, epochs=3, seed=1)
+    outcome = runner.outcome(one, "random")
     assert outcome is not None
     assert outcome.accuracy == expected.mean
     assert outcome.seconds > 0
@@ -153,38 +153,38 @@ def test_steps_on_the_whole_set(
         seen.append((len(images), round(sgd.lr, 6)))
 
     monkeypatch.setattr("fastdc.engines.TorchEngine.train", train)
-    lab, one = laboratory(tmp_path, digits, stopped_after=stopped_after), Trial("mlp:width=8", (subject,))
-    lab.path(one).mkdir()
-    lab.do(one)
+    runner, one = make_runner(tmp_path, digits, stopped_after=stopped_after), Trial("mlp:width=8", (subject,))
+    runner.path(one).mkdir()
+    runner.do(one)
     assert seen == expected
 
 
 def test_early_stopping_sees_every_image_before_one_again() -> None:
-    positions = torch.cat([positions for positions, _ in early_lessons(1000, 8, seed=0)])
+    positions = torch.cat([positions for positions, _ in early_stopping_plan(1000, 8, seed=0)])
     assert len(positions) == 8 * 256
     assert len(set(positions[:1000].tolist())) == len(set(positions[1000:2000].tolist())) == 1000
     assert not torch.equal(positions[:1000], positions[1000:2000])
-    assert not torch.equal(positions, torch.cat([positions for positions, _ in early_lessons(1000, 8, seed=1)]))
-    assert len(set(torch.cat([positions for positions, _ in early_lessons(60000, 100, seed=0)]).tolist())) == images_seen(60000, 100)
+    assert not torch.equal(positions, torch.cat([positions for positions, _ in early_stopping_plan(1000, 8, seed=1)]))
+    assert len(set(torch.cat([positions for positions, _ in early_stopping_plan(60000, 100, seed=0)]).tolist())) == images_seen(60000, 100)
 
 
 def test_training_on_the_whole_set_learns(tmp_path: Path, digits: Any) -> None:
-    lab, one = laboratory(tmp_path, digits, whole_set_epochs=30, stopped_after=120), Trial("mlp:width=64", (EARLY_STOPPING, WHOLE_SET))
-    lab.path(one).mkdir()
-    lab.do(one)
-    outcomes = [lab.outcome(one, subject) for subject in one.subjects]
+    runner, one = make_runner(tmp_path, digits, whole_set_epochs=30, stopped_after=120), Trial("mlp:width=64", (EARLY_STOPPING, WHOLE_SET))
+    runner.path(one).mkdir()
+    runner.do(one)
+    outcomes = [runner.outcome(one, subject) for subject in one.subjects]
     assert all(outcome is not None and outcome.accuracy > 0.8 for outcome in outcomes)
 
 
 def test_early_stopping_takes_as_many_steps_as_the_proxy(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    original = Laboratory.__init__
+    original = TrialRunner.__init__
 
-    def note(self: Laboratory, *arguments: Any, **options: Any) -> None:
+    def note(self: TrialRunner, *arguments: Any, **options: Any) -> None:
         steps.append(options["stopped_after"])
         original(self, *arguments, **options)
 
-    monkeypatch.setattr(Laboratory, "__init__", note)
+    monkeypatch.setattr(TrialRunner, "__init__", note)
     architecture_search(*digits, proxies=["early_stopping"], **OPTIONS | {"ipc": 30, "space": SPACE[:2]}, out=tmp_path)
     assert steps == [2 * 2]  # epochs x two batches of up to 256 for 300 images
     assert (early_steps(256, 7), early_steps(257, 7)) == (7, 14)
@@ -220,16 +220,16 @@ def test_a_killed_search_goes_on_and_ends_in_the_same_numbers(digits: Any, tmp_p
     expected = architecture_search(*digits, **options, out=tmp_path / "whole")
     done: list[tuple[str, str]] = []
     killed_at = {(SPACE[2], "dc")}
-    original = Laboratory._accuracy
+    original = TrialRunner._accuracy
 
-    def accuracy(self: Laboratory, model: str, subject: str) -> float:
+    def accuracy(self: TrialRunner, model: str, subject: str) -> float:
         if (model, subject) in killed_at:
             raise KeyboardInterrupt
         found = original(self, model, subject)
         done.append((model, subject))
         return found
 
-    monkeypatch.setattr(Laboratory, "_accuracy", accuracy)
+    monkeypatch.setattr(TrialRunner, "_accuracy", accuracy)
     torch.set_num_threads(threads)
     with pytest.raises(KeyboardInterrupt):
         architecture_search(*digits, **options, out=tmp_path / "killed")
@@ -295,8 +295,8 @@ def test_a_method_s_seconds_are_those_of_all_calls(digits: Any, tmp_path: Path, 
     assert made.seconds("dc") > 18
 
 
-def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = laboratory(tmp_path / "networks", digits).path(Trial(SPACE[0], ()))
+def test_a_locked_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_runner(tmp_path / "networks", digits).path(Trial(SPACE[0], ()))
     folder.mkdir(parents=True)
     other = FileLock(folder / ".claim", thread_local=False)
     other.acquire()
@@ -312,10 +312,10 @@ def test_a_claimed_network_is_waited_for(digits: Any, tmp_path: Path, counted: C
 
 
 def test_whoever_waits_for_others_stops_too(digits: Any, tmp_path: Path, counted: Counted) -> None:
-    lab, trials = laboratory(tmp_path, digits), [Trial(model, ("random",)) for model in SPACE]
-    lab.stop()
+    runner, trials = make_runner(tmp_path, digits), [Trial(model, ("random",)) for model in SPACE]
+    runner.stop()
     with pytest.raises(CancelledError):
-        do_trials(lab, trials, doing="", progress=False)
+        do_trials(runner, trials, doing="", progress=False)
     assert not counted.calls
 
 

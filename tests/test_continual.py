@@ -1,4 +1,4 @@
-"""Continual learning: stages and growth, what each training learns from, a course that is killed, and what is reported."""
+"""Continual learning: stages and growth, what each training learns from, a call that is killed, and what is reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ContinualResult, continual_learning, split_classes
-from fastdc.experiments.continual import course, learner
+from fastdc.experiments.continual import learner, runner
 from fastdc.experiments.continual.growth import grow
 from fastdc.experiments.continual.report import as_csv, markdown
 from fastdc.experiments.continual.stages import Stage, as_stages
@@ -117,13 +117,13 @@ def test_growth_refuses_another_structure(newer: str) -> None:
 
 
 @pytest.fixture
-def lessons(monkeypatch: pytest.MonkeyPatch) -> dict[str, Batch]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Batch]:
     """Instead of being trained, all that a training would see lies here under its name, in one batch."""
     seen: dict[str, Batch] = {}
 
-    def look(engine: Any, family: Any, theta: Tensor, count: int, fetch: Any, stretches: Any, seed: int, stream: str) -> Iterator[None]:
+    def look(engine: Any, family: Any, theta: Tensor, count: int, fetch: Any, phases: Any, seed: int, stream: str) -> Iterator[None]:
         seen[stream] = fetch(torch.randperm(count))
-        seen[f"{stream} stretches"] = stretches
+        seen[f"{stream} phases"] = phases
         theta.add_(0.01)
         yield
 
@@ -134,32 +134,34 @@ def lessons(monkeypatch: pytest.MonkeyPatch) -> dict[str, Batch]:
 def learn_third_stage(digits: Any, distill: bool) -> tuple[tuple[Stage, ...], list[CondensedDataset], nn.Module, nn.Module]:
     stages = as_stages(digits, "class")
     memories = [fastdc.coresets.random(stage.train, 2) for stage in stages[:2]]
-    learning = learner.Learning(model=MODEL, epochs=4, fine_tuning_epochs=3, distill=distill, ipc=2, engine="auto", device="cpu", seed=0)
+    learning = learner.LearningOptions(
+        model=MODEL, epochs=4, fine_tuning_epochs=3, distill=distill, ipc=2, engine="auto", device="cpu", seed=0
+    )
     older = build(MODEL, 1, 7, (8, 8))
     return stages, memories, older, learner.learn_stage(learning, stages, 2, older, memories)
 
 
 @pytest.mark.parametrize("distill", [True, False])
-def test_a_stage_is_learned_from_its_images_and_all_memories(digits: Any, lessons: dict[str, Any], distill: bool) -> None:
+def test_a_stage_is_learned_from_its_images_and_all_memories(digits: Any, trainings: dict[str, Any], distill: bool) -> None:
     stages, memories, older, _ = learn_third_stage(digits, distill)
-    batch, train = lessons["stage"], stages[2].train
+    batch, train = trainings["stage"], stages[2].train
     assert len(batch.images) == len(train) + 2 * 7
     assert torch.equal(batch.images[: len(train)], train.normalised(slice(None)))
     assert torch.equal(batch.labels[: len(train)], train.labels + 7)
     assert torch.equal(batch.images[len(train) :], torch.cat([memory.images for memory in memories]))
     assert batch.labels[len(train) :].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
-    assert [stretch.lr for stretch in lessons["stage stretches"]] == pytest.approx([0.01, 0.001])
+    assert [phase.lr for phase in trainings["stage phases"]] == pytest.approx([0.01, 0.001])
     if distill:
         torch.testing.assert_close(batch.distillation.logits, older.eval()(batch.images).detach(), rtol=1e-4, atol=1e-5)
         assert (batch.distillation.groups, batch.distillation.temperature) == ((3, 4), 2.0)
     else:
         assert batch.distillation is None
-        assert "fine-tuning" not in lessons
+        assert "fine-tuning" not in trainings
 
 
-def test_tuning_sees_an_equal_number_of_images_of_every_class(digits: Any, lessons: dict[str, Any]) -> None:
+def test_tuning_sees_an_equal_number_of_images_of_every_class(digits: Any, trainings: dict[str, Any]) -> None:
     stages, memories, _, module = learn_third_stage(digits, True)
-    batch = lessons["fine-tuning"]
+    batch = trainings["fine-tuning"]
     assert torch.bincount(batch.labels).tolist() == [2] * 10
     real, kept = batch.images[batch.labels >= 7], batch.images[batch.labels < 7]
     assert torch.equal(kept, torch.cat([memory.images for memory in memories]))
@@ -167,8 +169,8 @@ def test_tuning_sees_an_equal_number_of_images_of_every_class(digits: Any, lesso
     positions = [(images == image).flatten(1).all(1).nonzero()[0].item() for image in real]
     assert len(set(positions)) == 6
     assert [stages[2].train.labels[position].item() for position in positions] == (batch.labels[batch.labels >= 7] - 7).tolist()
-    (stretch,) = lessons["fine-tuning stretches"]
-    assert (stretch.epochs, stretch.lr) == (3, pytest.approx(0.001))
+    (phase,) = trainings["fine-tuning phases"]
+    assert (phase.epochs, phase.lr) == (3, pytest.approx(0.001))
     assert batch.distillation.groups == (3, 4, 3)
     # What is kept is what the network said after the stage, before the tuning, which moved every weight by 0.01 as the stage did.
     with torch.no_grad():
@@ -177,16 +179,18 @@ def test_tuning_sees_an_equal_number_of_images_of_every_class(digits: Any, lesso
     torch.testing.assert_close(batch.distillation.logits, module.eval()(batch.images).detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_first_stage_is_learned_alone(digits: Any, lessons: dict[str, Any]) -> None:
+def test_the_first_stage_is_learned_alone(digits: Any, trainings: dict[str, Any]) -> None:
     stages = as_stages(digits, "class")
-    learning = learner.Learning(model=MODEL, epochs=1, fine_tuning_epochs=1, distill=True, ipc=2, engine="auto", device="cpu", seed=0)
+    learning = learner.LearningOptions(
+        model=MODEL, epochs=1, fine_tuning_epochs=1, distill=True, ipc=2, engine="auto", device="cpu", seed=0
+    )
     learner.learn_stage(learning, stages, 0, None, [])
-    assert len(lessons["stage"].images) == len(stages[0].train)
-    assert lessons["stage"].distillation is None
-    assert "fine-tuning" not in lessons
+    assert len(trainings["stage"].images) == len(stages[0].train)
+    assert trainings["stage"].distillation is None
+    assert "fine-tuning" not in trainings
 
 
-# a course
+# from the first stage to the last
 
 
 def test_memory_and_distillation_keep_what_would_be_forgotten(digits: Any) -> None:
@@ -199,20 +203,20 @@ def test_memory_and_distillation_keep_what_would_be_forgotten(digits: Any) -> No
 
 
 @pytest.mark.parametrize("memory", ["random", "herding", "dc"])
-def test_a_killed_course_continues_and_ends_in_the_same_numbers(digits: Any, memory: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_killed_call_continues_and_ends_in_the_same_numbers(digits: Any, memory: str, tmp_path: Path, monkeypatch: Any) -> None:
     options = OPTIONS | {"iterations": 1, "batch_real": 8, "whole_set_epochs": 1, "seeds": 2}
     expected = continual_learning(digits, memory, 2, out=tmp_path / "whole", **options)
     learned: list[tuple[int, int]] = []
     original = learner.learn_stage
 
-    def learn_stage(learning: learner.Learning, stages: Any, number: int, *rest: Any) -> nn.Module:
+    def learn_stage(learning: learner.LearningOptions, stages: Any, number: int, *rest: Any) -> nn.Module:
         if (learning.seed, number) in killed_at:
             raise KeyboardInterrupt
         learned.append((learning.seed, number))
         return original(learning, stages, number, *rest)
 
     killed_at = {(1, 2)}
-    monkeypatch.setattr(course, "learn_stage", learn_stage)
+    monkeypatch.setattr(runner, "learn_stage", learn_stage)
     with pytest.raises(KeyboardInterrupt):
         continual_learning(digits, memory, 2, out=tmp_path / "killed", **options)
     assert learned == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
@@ -228,7 +232,7 @@ def test_a_killed_course_continues_and_ends_in_the_same_numbers(digits: Any, mem
 
 def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(course, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))
+        patch.setattr(runner, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))
         with pytest.raises(RunError, match=r"1 of 1 runs failed, random with seed 0 first: a weight is not finite\. The same call"):
             continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
     assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS).images == 20
@@ -237,7 +241,7 @@ def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monk
 def test_whoever_collects_the_results_makes_no_memory(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
     assert len(list(tmp_path.glob("runs/random-seed0/memory*/condensed.safetensors"))) == 3
-    monkeypatch.setattr(course, "make_images", None)  # another process may be at it
+    monkeypatch.setattr(runner, "make_image_set", None)  # another process may be at it
     assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS) == result
 
 
@@ -363,7 +367,7 @@ def test_a_test_set_of_another_kind_is_refused() -> None:
             continual_learning([(data, data), (data, other)], "random", **OPTIONS)
 
 
-def test_another_course_in_the_folder_is_refused(digits: Any, tmp_path: Path) -> None:
+def test_another_configuration_in_the_folder_is_refused(digits: Any, tmp_path: Path) -> None:
     continual_learning(digits, "random", 1, out=tmp_path, **OPTIONS)
     with pytest.raises(UsageError, match=r"differs in ipc \(1 there, 2 now\)"):
         continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)

@@ -200,7 +200,7 @@ def plain_accuracy(model: str, condensed: CondensedDataset, test: ImageData, epo
 @pytest.mark.parametrize("model", ["mlp:width=16", "convnet:width=8", "convnet:width=8,norm=batch"])
 def test_an_accuracy_is_that_of_a_plain_training_loop(noise: ImageData, model: str, engine: str) -> None:
     condensed = fastdc.coresets.random("digits", 30)  # 300 images: a batch of 256 and one of 44
-    epochs = 61 if model.startswith("mlp") else 15  # odd: the first stretch is the longer one
+    epochs = 61 if model.startswith("mlp") else 15  # odd: the first phase is the longer one
     accuracies = evaluate(condensed, noise, model=model, networks=2, epochs=epochs, seed=3, engine=engine).accuracies
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -209,8 +209,8 @@ def test_an_accuracy_is_that_of_a_plain_training_loop(noise: ImageData, model: s
 
 
 @pytest.fixture
-def stretches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sgd, Any]]:
-    """The stretches of training that were asked for, none of which is done."""
+def phases(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sgd, Any]]:
+    """The phases of training that were asked for, none of which is done."""
     asked: list[tuple[Sgd, Any]] = []
 
     def train(self: Any, theta: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generator: Any, augment: Any = None) -> None:
@@ -226,26 +226,26 @@ def renamed(data: ImageData, name: str) -> ImageData:
 
 @pytest.mark.parametrize("name", ["digits", "data", "fashion-mnist", "svhn", "cifar10", "usps"])
 def test_other_sets_are_evaluated_after_300_epochs_without_augmentation(
-    condensed: CondensedDataset, noise: ImageData, stretches: list[tuple[Sgd, Any]], name: str
+    condensed: CondensedDataset, noise: ImageData, phases: list[tuple[Sgd, Any]], name: str
 ) -> None:
     evaluate(condensed, renamed(noise, name), networks=1, model="mlp:width=16")
-    assert stretches == [(Sgd(150, 0.01, 0.9, 5e-4, 256), None), (Sgd(150, pytest.approx(0.001), 0.9, 5e-4, 256), None)]
+    assert phases == [(Sgd(150, 0.01, 0.9, 5e-4, 256), None), (Sgd(150, pytest.approx(0.001), 0.9, 5e-4, 256), None)]
 
 
 def test_mnist_is_evaluated_after_1000_epochs_with_augmentation(
-    condensed: CondensedDataset, noise: ImageData, stretches: list[tuple[Sgd, Any]]
+    condensed: CondensedDataset, noise: ImageData, phases: list[tuple[Sgd, Any]]
 ) -> None:
     evaluate(condensed, renamed(noise, "mnist"), networks=1, model="mlp:width=16")
-    assert [sgd for sgd, _ in stretches] == [Sgd(500, 0.01, 0.9, 5e-4, 256), Sgd(500, pytest.approx(0.001), 0.9, 5e-4, 256)]
-    assert [augmentation for _, augmentation in stretches] == [crop_scale_or_rotate] * 2
+    assert [sgd for sgd, _ in phases] == [Sgd(500, 0.01, 0.9, 5e-4, 256), Sgd(500, pytest.approx(0.001), 0.9, 5e-4, 256)]
+    assert [augmentation for _, augmentation in phases] == [crop_scale_or_rotate] * 2
 
 
 @pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [4, 3])])
 def test_epochs_that_are_asked_for_are_split_in_half(
-    condensed: CondensedDataset, stretches: list[tuple[Sgd, Any]], epochs: int, lengths: list[int]
+    condensed: CondensedDataset, phases: list[tuple[Sgd, Any]], epochs: int, lengths: list[int]
 ) -> None:
     evaluate(condensed, "digits", networks=1, model="mlp:width=16", epochs=epochs)
-    assert [sgd.epochs for sgd, _ in stretches] == lengths
+    assert [sgd.epochs for sgd, _ in phases] == lengths
 
 
 @pytest.mark.parametrize("engine", ["torch", "reference"])

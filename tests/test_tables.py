@@ -25,17 +25,17 @@ from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset
 from fastdc.errors import DataError, RunError, UsageError
-from fastdc.experiments import image_sets as ways
+from fastdc.experiments import image_sets
 from fastdc.experiments.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
 from fastdc.experiments.tables.definitions import Setting
 from fastdc.experiments.tables.job import Skipped, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
 from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
 from fastdc.models.paper import PAPER_NETWORKS
-from fastdc.parallel import jobs as claims
+from fastdc.parallel import jobs as shared_jobs
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
-WAYS = ["random", "herding", "k_center", "forgetting", "dc"]
+SOURCES = ["random", "herding", "k_center", "forgetting", "dc"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,13 +58,13 @@ class Counted:
         self.calls: Counter[tuple[str, ...]] = Counter()
         self.fail_at: dict[tuple[str, ...], BaseException] = {}
         self._counting = threading.Lock()
-        patch.setattr(ways, "condense", self.condense)
+        patch.setattr(image_sets, "condense", self.condense)
         patch.setattr(job, "evaluate", self.evaluate)
         patch.setattr(job, "train_on_whole_set", self.train)
-        patch.setattr(job.Workshop, "_accuracy", lambda *_: 0.9)
+        patch.setattr(job.TableRunner, "_accuracy", lambda *_: 0.9)
         self._random = fastdc.coresets.random
-        for name in WAYS[:-1]:
-            patch.setitem(ways.SELECTIONS, name, self._selection(name))
+        for name in SOURCES[:-1]:
+            patch.setitem(image_sets.SELECTIONS, name, self._selection(name))
 
     def note(self, *call: str) -> None:
         with self._counting:
@@ -96,7 +96,7 @@ class Counted:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    monkeypatch.setattr(ways, "SELECTIONS", dict(ways.SELECTIONS))
+    monkeypatch.setattr(image_sets, "SELECTIONS", dict(image_sets.SELECTIONS))
     return Counted(monkeypatch)
 
 
@@ -112,7 +112,7 @@ def test_coresets_are_the_columns_of_table_1() -> None:
     table = defined("coresets")
     assert table.rows == ("1", "10", "50")
     assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "DC", "whole set")
-    assert [cell.recipe.way for cell in table.cells] == [*WAYS, WHOLE_SET] * 3
+    assert [cell.recipe.source for cell in table.cells] == [*SOURCES, WHOLE_SET] * 3
     assert [cell.recipe.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
     assert len(jobs_of(table, range(2))) == 2 * (15 + 1)  # the whole set once for all rows
 
@@ -122,7 +122,7 @@ def test_dd_takes_the_network_that_fits_the_channels(channels: int, model: str) 
     table = defined("dd", channels=channels)
     assert (table.rows, table.columns) == (("1", "10"), ("DD", "DC"))
     assert {(cell.recipe.model, cell.model) for cell in table.cells} == {(model, model)}
-    assert [cell.recipe.way for cell in table.cells] == ["dd", "dc"] * 2
+    assert [cell.recipe.source for cell in table.cells] == ["dd", "dc"] * 2
 
 
 def test_cross_architecture_condenses_once_for_each_row() -> None:
@@ -217,14 +217,14 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
-    shop = job.Workshop(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
+    runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
     one = job.Job(Recipe(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
-    shop.path(one).mkdir(parents=True)
-    shop.do(one, lambda *_: None)
+    runner.path(one).mkdir(parents=True)
+    runner.do(one, lambda *_: None)
     options = job.WholeSetOptions(model="mlp:width=16", epochs=2, cache=tmp_path / "networks", device="cpu")
     network = job.train_on_whole_set(train, options).module
     expected = (network(test.normalised(slice(None))).argmax(1) == test.labels).double().mean().item()
-    assert shop.outcome(one, "mlp:width=16") == Evaluation((expected,))
+    assert runner.outcome(one, "mlp:width=16") == Evaluation((expected,))
 
 
 # what is done is not done again, and nothing twice
@@ -283,12 +283,12 @@ def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: C
     for thread in threads:
         thread.join()
     assert errors == []
-    assert all(counted.calls[way, "1"] == 3 for way in WAYS[:-1])
+    assert all(counted.calls[source, "1"] == 3 for source in SOURCES[:-1])
     assert counted.calls["dc", "convnet:width=8", "1", "layerwise_cosine"] == counted.calls[WHOLE_SET, "convnet:width=8"] == 3
     assert counted.calls["evaluate", "convnet:width=8", "1"] == 15
 
 
-def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_cell_is_left_until_its_process_ends(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = config.out / "cells" / "random-convnet_width=8-ipc1-seed0"
     folder.mkdir(parents=True)
     other = FileLock(folder / ".claim", thread_local=False)
@@ -299,7 +299,7 @@ def test_a_claimed_cell_is_left_until_its_process_ends(config: TableConfig, coun
         assert counted.calls["herding", "1"] == 1
         other.release()
 
-    monkeypatch.setattr(claims.time, "sleep", sleep)
+    monkeypatch.setattr(shared_jobs.time, "sleep", sleep)
     make_table(config)
     assert counted.calls["random", "1"] == 1
 
@@ -310,7 +310,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
         while not list(config.out.glob("cells/*/evaluation-*.json")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        return claims.do_all(*arguments)
+        return shared_jobs.do_all(*arguments)
 
     monkeypatch.setattr("fastdc.experiments.tables.make.do_all", after_the_other)
     make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=2)), workers=2)

@@ -11,8 +11,8 @@ from typing import Any
 from fastdc.cli.arguments import Common
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
-from fastdc.experiments.continual.course import ContinualConfig, Course
 from fastdc.experiments.continual.report import as_csv, markdown, plot_by_stage
+from fastdc.experiments.continual.runner import ContinualConfig, ContinualRunner
 from fastdc.experiments.continual.stages import split_classes
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.scales import changed, with_width
@@ -122,9 +122,9 @@ class Continual(Common):
         parts = ["continual", *self.stages, *([f"split{self.split}"] if self.split is not None else []), f"ipc{self.ipc}", self.scale]
         out = Path(self.out if self.out is not None else f"runs/{plain_name('-'.join(parts))}").expanduser()
         work = _Work(config, self.stages, self.split, self.data_root, out)
-        course = work.course()
+        runner = work.runner()
         with Helpers(_help, work, self.workers, self.device):
-            results = course.results(_say)
+            results = runner.results(_say)
         options = {key: value for key, value in sizes.items() if key != "seeds"}
         caption = f"Scale {name}: {', '.join(f'{key} {value}' for key, value in options.items())}; model {config.model}, ipc {self.ipc}, "
         caption += f"seed {self.seed}, fastdc {versions()['fastdc']}."
@@ -148,19 +148,19 @@ class _Work:
     data_root: str | None
     out: Path
 
-    def course(self) -> Course:
-        """The course, its data loaded."""
+    def runner(self) -> ContinualRunner:
+        """The runner, its data loaded."""
         pairs: list[Any] = [load_dataset(name, self.data_root) for name in self.stages]
         if self.split is not None:
             if len(pairs) != 1:
                 raise UsageError(f"--split {self.split} with {len(pairs)} datasets; expected one, whose classes are split.")
             train, test = pairs[0]
             pairs = [*split_classes(train, test, self.split)]
-        return Course(pairs, self.config, self.out)
+        return ContinualRunner(pairs, self.config, self.out)
 
 
 def _help(work: _Work) -> None:
-    work.course().results(lambda _: None)
+    work.runner().results(lambda _: None)
 
 
 def _say(line: str) -> None:

@@ -142,21 +142,21 @@ class _Training:
 
     def result(self, origin: dict[str, Any]) -> TrainedNetwork:
         """Train, classify after each epoch, and put the weights into the module."""
-        started, stretches = time.monotonic(), paper_training(self.options.epochs)
-        steps = self.options.epochs * math.ceil(len(self.real) / stretches[0].batch)
+        started, phases = time.monotonic(), paper_training(self.options.epochs)
+        steps = self.options.epochs * math.ceil(len(self.real) / phases[0].batch)
         with progress_bar(steps, "training on the whole set", "batch", shown=self.options.progress) as bar:
-            forgetting = forgetting_events(self._classified(epoch, bar) for epoch, _ in enumerate(self._epochs(stretches, bar), 1))
+            forgetting = forgetting_events(self._classified(epoch, bar) for epoch, _ in enumerate(self._epochs(phases, bar), 1))
         module = self.engine.module
         self.engine.layout.assign(module, self.theta)
         return TrainedNetwork(module, origin, tuple(self.losses), tuple(self.accuracies), forgetting, time.monotonic() - started)
 
-    def _epochs(self, stretches: list[Sgd], bar: Any) -> Iterator[None]:
+    def _epochs(self, phases: list[Sgd], bar: Any) -> Iterator[None]:
         """Train theta; one item after each epoch."""
         fetch, count = whole_batches(self.real, self.theta), len(self.real)
-        steps = train_by_batch(self.engine, self.family, self.theta, count, fetch, stretches, self.options.seed, "whole set")
+        steps = train_by_batch(self.engine, self.family, self.theta, count, fetch, phases, self.options.seed, "whole set")
         for step, _ in enumerate(steps, 1):
             bar.update()
-            if step % math.ceil(count / stretches[0].batch) == 0:
+            if step % math.ceil(count / phases[0].batch) == 0:
                 yield
 
     def _classified(self, epoch: int, bar: Any) -> Tensor:
@@ -184,7 +184,7 @@ def _origin(real: ImageData, options: WholeSetOptions, engine: str, module: nn.M
         "model": describe(options.model),
         "epochs": options.epochs,
         "seed": options.seed,
-        "training": [dataclasses.asdict(stretch) for stretch in paper_training(options.epochs)],
+        "training": [dataclasses.asdict(phase) for phase in paper_training(options.epochs)],
         "engine": engine,
         "device": weight.device.type,
         "dtype": str(weight.dtype),

@@ -1,4 +1,4 @@
-"""The engine protocol: the jobs that ways of learning images and evaluation ask of a network, on one flat vector of weights."""
+"""The engine protocol: what condensation and evaluation ask of a network, on one flat vector of weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Sgd:
-    """One stretch of SGD at a constant learning rate, its momentum starting at zero."""
+    """One phase of SGD at a constant learning rate, its momentum starting at zero."""
 
     epochs: int
     lr: float
@@ -32,7 +32,7 @@ class Sgd:
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    """What an older network says of images, for a newer one to keep while it learns; adds to the loss of each image
+    """The logits of an older network, which a newer one keeps while it learns; adds to the loss of each image
 
         - sum over groups of the old classes of < softmax(old logits / T), log softmax(new logits / T) >,
 
@@ -138,7 +138,7 @@ class Engine(ABC):
             sgd: epochs, learning rate, momentum, weight decay and batch size.
             generator: gives the order of the batches.
             augment: changes the images of each batch before they are learned.
-            distillation: what an older network says of the N images; its term is added to the cross-entropy of each.
+            distillation: the logits of an older network for the N images; its term is added to the cross-entropy of each.
         """
 
     @abstractmethod

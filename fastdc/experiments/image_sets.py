@@ -1,4 +1,7 @@
-"""Ways to a few images per class: chosen by a coreset or learned by a method, by name; made once, in a folder of their own."""
+"""Image sets of a few images per class, made once, each in a folder of its own.
+
+Their source is the name of a coreset, which chooses real images, or the spec of a method, which learns synthetic ones.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from fastdc.recipe import RECIPES, check_method
 
 
 @dataclass(frozen=True, kw_only=True)
-class WayOptions:
-    """How image sets are made, their way and seed aside."""
+class ImageSetOptions:
+    """How image sets are made, apart from their source and seed."""
 
     ipc: int
     """Images per class."""
@@ -40,7 +43,7 @@ class WayOptions:
     """Of gradients, for methods."""
 
 
-def check_way(what: str, name: str) -> None:
+def check_source(what: str, name: str) -> None:
     """Raise a UsageError, which calls it `what`, unless `name` is a coreset or a method's spec."""
     if not isinstance(name, str) or split_spec(name)[0] not in (*SELECTIONS, *RECIPES):
         raise unknown_name(what, name, (*SELECTIONS, *RECIPES))
@@ -51,19 +54,19 @@ def check_way(what: str, name: str) -> None:
     check_method(name)
 
 
-def make_images(way: str, train: ImageData, options: WayOptions, seed: int, folder: Path, networks: Path) -> CondensedDataset:
-    """The image set in `folder`, made there unless it is; networks trained on the whole set are kept in `networks`.
+def make_image_set(source: str, train: ImageData, options: ImageSetOptions, seed: int, folder: Path, networks: Path) -> CondensedDataset:
+    """The image set of a source in `folder`, made there unless it is; networks trained on the whole set are kept in `networks`.
 
     Raises:
         UsageError: something that cannot be used, or the folder holds another image set.
         RunError: the folder cannot be written, or something is not finite.
     """
-    if way not in SELECTIONS:
+    if source not in SELECTIONS:
         return condense(
             train,
             options.ipc,
             model=options.model,
-            method=way,
+            method=source,
             distance=options.distance,
             iterations=options.iterations,
             batch_real=options.batch_real,
@@ -75,7 +78,7 @@ def make_images(way: str, train: ImageData, options: WayOptions, seed: int, fold
         )
     file = folder / "condensed.safetensors"
     if not file.exists():
-        select = SELECTIONS[way]
+        select = SELECTIONS[source]
         given: dict[str, Any] = {
             "model": options.model,
             "epochs": options.whole_set_epochs,
@@ -92,6 +95,6 @@ def make_images(way: str, train: ImageData, options: WayOptions, seed: int, fold
     return CondensedDataset.load(file)
 
 
-def is_chosen(way: str) -> bool:
-    """Whether a way gives real images, which can be kept as uint8; learned ones are float32."""
-    return way in SELECTIONS
+def is_coreset(source: str) -> bool:
+    """Whether a source gives real images, which can be kept as uint8; learned ones are float32."""
+    return source in SELECTIONS

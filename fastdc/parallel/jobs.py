@@ -1,4 +1,4 @@
-"""Jobs shared by any number of threads and processes: each is claimed by one, by a lock that ends with its process."""
+"""Jobs shared by any number of threads and processes: each is done by one of them, which holds its lock; the lock ends with its process."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from filelock import FileLock, Timeout
 from fastdc.errors import FastdcError
 from fastdc.runs.files import write_error
 
-_PATIENCE = 0.5  # seconds between two looks at jobs that others have claimed
-
+_POLL_SECONDS = 0.5  # between two looks at jobs that others have taken
+_LOCK = ".claim"  # as version 0.1 calls it, which may work in the same folder
 
 J = TypeVar("J", bound=Hashable)
 _J_contra = TypeVar("_J_contra", bound=Hashable, contravariant=True)
 
 
-class Workplace(Protocol[_J_contra]):
-    """Where jobs of one kind leave what they have done."""
+class JobRunner(Protocol[_J_contra]):
+    """Does jobs of one kind, each in a folder of its own, and reads what was done there."""
 
     def path(self, job: _J_contra) -> Path:
         """The folder of a job; any number may look at it, one at a time works in it."""
@@ -31,14 +31,14 @@ class Workplace(Protocol[_J_contra]):
         ...
 
 
-def do_all(jobs: Sequence[J], place: Workplace[J], do: Callable[[J], None], say: Callable[[str], None]) -> dict[J, str]:
-    """Do every job that nobody has done or claimed, wait for those that others have claimed, and take over what they leave.
+def do_all(jobs: Sequence[J], runner: JobRunner[J], do: Callable[[J], None], say: Callable[[str], None]) -> dict[J, str]:
+    """Do every job that nobody has done or taken, wait for those that others have taken, and do what they leave undone.
 
     A job that fails does not stop the others.
 
     Args:
         jobs: in the order in which to try them.
-        place: knows their folders.
+        runner: knows their folders.
         do: does one; what is done of it already it leaves as it is.
         say: is called once with a line, if this process has to wait.
 
@@ -51,22 +51,22 @@ def do_all(jobs: Sequence[J], place: Workplace[J], do: Callable[[J], None], say:
     failures: dict[J, str] = {}
     open_jobs, waited = list(jobs), False
     while open_jobs:
-        claimed = [job for job in open_jobs if not _attempt(job, place, do, failures)]
-        if claimed and not waited:
-            say(f"waiting for {len(claimed)} job(s) that other processes have claimed")
+        taken = [job for job in open_jobs if not _attempt(job, runner, do, failures)]
+        if taken and not waited:
+            say(f"waiting for {len(taken)} job(s) that other processes have taken")
             waited = True
-        if claimed:
-            time.sleep(_PATIENCE)
-        open_jobs = claimed
+        if taken:
+            time.sleep(_POLL_SECONDS)
+        open_jobs = taken
     return failures
 
 
-def _attempt(job: J, place: Workplace[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:
-    """Do one job unless it is done; False where another process has claimed it."""
-    if place.is_done(job):
+def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:
+    """Do one job unless it is done; False where another thread or process has taken it."""
+    if runner.is_done(job):
         return True
-    folder = place.path(job)
-    lock = FileLock(folder / ".claim", timeout=0)
+    folder = runner.path(job)
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -47,7 +47,7 @@ def train_by_batch(
     theta: Tensor,
     count: int,
     fetch: Callable[[Tensor], Batch],
-    stretches: Sequence[Sgd],
+    phases: Sequence[Sgd],
     seed: int,
     stream: str,
 ) -> Iterator[None]:
@@ -59,19 +59,19 @@ def train_by_batch(
         theta: weights, changed.
         count: images in the set.
         fetch: gives the batch at positions [b].
-        stretches: of SGD, one after the other.
+        phases: of SGD, one after the other.
         seed: decides the order of the images, and what dropout draws.
         stream: the name of this training among all that draw from `seed`.
     """
     order, within_batches = make_generator(seed, f"{stream} order"), make_generator(seed, f"{stream} batch")
     step = 0
-    for stretch in stretches:
-        one_step, before = dataclasses.replace(stretch, epochs=1, momentum=0.0), theta.clone()
-        for index in batches(count, stretch, order):
+    for phase in phases:
+        one_step, before = dataclasses.replace(phase, epochs=1, momentum=0.0), theta.clone()
+        for index in batches(count, phase, order):
             batch, now = fetch(index), theta.clone()
             with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
                 engine.train(theta, batch.images, batch.labels, one_step, within_batches, distillation=batch.distillation)
-            theta.add_(now - before, alpha=stretch.momentum)
+            theta.add_(now - before, alpha=phase.momentum)
             before, step = now, step + 1
             yield
 

@@ -25,7 +25,7 @@ def paper_schedule(ipc: int) -> tuple[int, int]:
 
 
 def paper_training(epochs: int) -> list[Sgd]:
-    """The stretches of a training from scratch: batch 256, momentum, weight decay, a tenth of the learning rate in the second half.
+    """The phases of training from scratch: batch 256, momentum, weight decay, a tenth of the learning rate in the second half.
 
     >>> [(sgd.epochs, round(sgd.lr, 3), sgd.momentum) for sgd in paper_training(7)]
     [(4, 0.01, 0.9), (3, 0.001, 0.9)]

@@ -1,9 +1,9 @@
 """How a network learns one stage: from its training set and the memories of those before, keeping what it knew.
 
-With distillation it is the scheme of Castro et al., "End-to-End Incremental Learning" (ECCV 2018): while it learns, what the network
-before said of the same images is kept by `fastdc.engines.Distillation`, at temperature 2; then it is tuned, at a tenth of the learning
-rate, on an equal number of images of every class: the memories, and as many real images of the new stage's classes, and keeps what it
-said itself before that.
+With distillation it is the scheme of Castro et al., "End-to-End Incremental Learning" (ECCV 2018). While the network learns, the
+logits that it gave for the same images before the stage are kept by `fastdc.engines.Distillation`, at temperature 2. Then it is tuned,
+at a tenth of the learning rate, on an equal number of images of every class: the memories, and as many real images of the new stage's
+classes. The logits that it gives before the tuning are kept in the same way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TUNING_RATE = 0.1  # of the learning rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class LearningOptions:
     """How the network of all stages is trained."""
 
     model: str
@@ -44,8 +44,8 @@ class Learning:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesson:
-    """What one training learns from: real images, and images kept from the stages before."""
+class _TrainingSet:
+    """What a network is trained on: real images of a stage, and images kept from the stages before."""
 
     stage: Stage
     real: Tensor
@@ -68,29 +68,29 @@ class _Lesson:
 
 
 def learn_stage(
-    learning: Learning, stages: Sequence[Stage], number: int, older: nn.Module | None, memories: Sequence[CondensedDataset]
+    options: LearningOptions, stages: Sequence[Stage], number: int, older: nn.Module | None, memories: Sequence[CondensedDataset]
 ) -> nn.Module:
     """The network after stage `number` (from 0), from the one before and the memories of the stages before."""
-    stage, seed = stages[number], derive_seed(learning.seed, "continual", number)
+    stage, seed = stages[number], derive_seed(options.seed, "continual", number)
     train = stage.train
-    family = NetworkFamily(learning.model, train.channels, stage.seen, train.image_size, resolve_device(learning.device))
+    family = NetworkFamily(options.model, train.channels, stage.seen, train.image_size, resolve_device(options.device))
     module = family.fresh(derive_seed(seed, "network"))
     if older is not None:
         module = grow(module, older)
-    engine = make_engine(resolve_engine(learning.engine, module), module)
+    engine = make_engine(resolve_engine(options.engine, module), module)
     theta = engine.layout.flatten(module)
-    kept, labels = _remembered(stages, memories, theta)
-    lesson = _Lesson(stage, torch.arange(len(train)), kept, labels)
-    taught = stages[number - 1].groups if older is not None else ()
-    target = _logits_of(older, lesson, learning, theta) if older is not None and learning.distill else None
-    _train(engine, family, theta, lesson, target, taught, paper_training(learning.epochs), seed, "stage")
-    if target is not None and learning.fine_tuning_epochs:
+    kept, labels = _memory_images(stages, memories, theta)
+    training_set = _TrainingSet(stage, torch.arange(len(train)), kept, labels)
+    old_groups = stages[number - 1].groups if older is not None else ()
+    target = _logits_of(older, training_set, options, theta) if older is not None and options.distill else None
+    _train(engine, family, theta, training_set, target, old_groups, paper_training(options.epochs), seed, "stage")
+    if target is not None and options.fine_tuning_epochs:
         engine.layout.assign(module, theta)
-        balanced = dataclasses.replace(lesson, real=_equal_number(stage, learning.ipc, seed))
-        said = _logits_of(module, balanced, learning, theta)
-        stretch = paper_training(1)[0]
-        tuning = dataclasses.replace(stretch, epochs=learning.fine_tuning_epochs, lr=stretch.lr * _TUNING_RATE)
-        _train(engine, family, theta, balanced, said, stage.groups, [tuning], seed, "fine-tuning")
+        balanced = dataclasses.replace(training_set, real=_equal_number(stage, options.ipc, seed))
+        previous = _logits_of(module, balanced, options, theta)
+        phase = paper_training(1)[0]
+        tuning = dataclasses.replace(phase, epochs=options.fine_tuning_epochs, lr=phase.lr * _TUNING_RATE)
+        _train(engine, family, theta, balanced, previous, stage.groups, [tuning], seed, "fine-tuning")
     engine.layout.assign(module, theta)
     return module
 
@@ -99,25 +99,25 @@ def _train(
     engine: Engine,
     family: NetworkFamily,
     theta: Tensor,
-    lesson: _Lesson,
+    training_set: _TrainingSet,
     target: Tensor | None,
     groups: tuple[int, ...],
-    stretches: Sequence[Sgd],
+    phases: Sequence[Sgd],
     seed: int,
     stream: str,
 ) -> None:
-    """Train theta on a lesson; `target` holds the logits [N + M, sum of groups] that are to be kept."""
+    """Train theta on a training set; `target` holds the logits [N + M, sum of groups] that are to be kept."""
 
     def fetch(index: Tensor) -> Batch:
-        index = index.sort().values  # real images first, as `_Lesson.fetch` gives them
+        index = index.sort().values  # real images first, as `_TrainingSet.fetch` gives them
         kept = Distillation(target[index].to(theta.device), groups) if target is not None else None
-        return Batch(*lesson.fetch(index, theta), kept)
+        return Batch(*training_set.fetch(index, theta), kept)
 
-    for _ in train_by_batch(engine, family, theta, len(lesson), fetch, stretches, seed, stream):
+    for _ in train_by_batch(engine, family, theta, len(training_set), fetch, phases, seed, stream):
         pass
 
 
-def _remembered(stages: Sequence[Stage], memories: Sequence[CondensedDataset], like: Tensor) -> tuple[Tensor, Tensor]:
+def _memory_images(stages: Sequence[Stage], memories: Sequence[CondensedDataset], like: Tensor) -> tuple[Tensor, Tensor]:
     """All images of the memories [M, channels, H, W], and their labels as the network numbers them [M]."""
     train = stages[0].train
     images = [like.new_zeros(0, train.channels, *train.image_size), *(memory.images.to(like) for memory in memories)]
@@ -132,8 +132,10 @@ def _equal_number(stage: Stage, ipc: int, seed: int) -> Tensor:
     return torch.cat([some[torch.randperm(len(some), generator=generator)[:ipc]] for some in members])
 
 
-def _logits_of(module: nn.Module, lesson: _Lesson, learning: Learning, like: Tensor) -> Tensor:
-    """What a network says of all images of a lesson, [N + M, its classes]."""
-    engine = make_engine(resolve_engine(learning.engine, module), module)
+def _logits_of(module: nn.Module, training_set: _TrainingSet, options: LearningOptions, like: Tensor) -> Tensor:
+    """The logits of all images of a training set, [N + M, the module's classes]."""
+    engine = make_engine(resolve_engine(options.engine, module), module)
     theta = engine.layout.flatten(module)
-    return torch.cat([engine.logits(theta, lesson.fetch(index, like)[0]).cpu() for index in torch.arange(len(lesson)).split(_BLOCK)])
+    return torch.cat(
+        [engine.logits(theta, training_set.fetch(index, like)[0]).cpu() for index in torch.arange(len(training_set)).split(_BLOCK)]
+    )

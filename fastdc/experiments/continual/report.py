@@ -1,4 +1,4 @@
-"""Several ways of keeping a memory side by side: Markdown, CSV, and the plot of the paper's figure 4."""
+"""Several kinds of memory compared: Markdown, CSV, and the plot of the paper's figure 4."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIELDS = ("memory", "distillation", "after", "stage", "mean", "std", "seeds", "
 
 
 def markdown(results: Sequence[ContinualResult], caption: str, plot: str | None) -> str:
-    """The page: a row for each way, the average accuracy after each stage, what was forgotten in the end, and what is kept."""
+    """The page: a row for each kind of memory, the average accuracy after each stage, what was forgotten in the end, and what is kept."""
     names, last = results[0].stages, len(results[0].stages) - 1
     columns = [f"after {number + 1}: {name}" for number, name in enumerate(names)]
     head = ["memory", "distillation", *columns, "forgotten", "images kept", "KiB"]
@@ -37,7 +37,7 @@ def markdown(results: Sequence[ContinualResult], caption: str, plot: str | None)
 
 
 def as_csv(results: Sequence[ContinualResult]) -> str:
-    """One line for each way, stage learned and stage tested ("all": their average), in percent."""
+    """One line for each kind of memory, stage learned and stage tested ("all": their average), in percent."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -52,7 +52,7 @@ def as_csv(results: Sequence[ContinualResult]) -> str:
 
 
 def plot_by_stage(results: Sequence[ContinualResult]) -> bytes:
-    """A PNG: average accuracy after each stage, a line for each way, dashed without distillation; needs matplotlib."""
+    """A PNG: average accuracy after each stage, a line for each kind of memory, dashed without distillation; needs matplotlib."""
     figure = new_figure(8, 4)
     axes = figure.subplots()
     memories = list(dict.fromkeys(result.memory for result in results))

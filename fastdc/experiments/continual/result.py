@@ -9,7 +9,7 @@ from fastdc.training.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class ContinualResult:
-    """One way of keeping a memory, over several seeds.
+    """What one kind of memory comes to, over several seeds.
 
     Example:
         >>> result = ContinualResult("dc", True, ("digits", "letters"), (((0.9,), (0.7, 0.8)), ((0.9,), (0.8, 0.8))), 200, 51200)

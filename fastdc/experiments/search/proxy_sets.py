@@ -9,22 +9,22 @@ from pathlib import Path
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.errors import DataError
-from fastdc.experiments.image_sets import WayOptions, is_chosen, make_images
+from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
 from fastdc.options.specs import plain_name
 from fastdc.runs.files import write_atomically
 
 
-class ProxySets:
+class ProxySetRunner:
     """Makes proxy sets, in folders below `folder`, and reads what was made there.
 
     Args:
         folder: of all of them.
         train: the whole training set.
-        options: of the ways to make them.
+        options: how they are made.
         seed: decides what is random.
     """
 
-    def __init__(self, folder: Path, train: ImageData, options: WayOptions, seed: int) -> None:
+    def __init__(self, folder: Path, train: ImageData, options: ImageSetOptions, seed: int) -> None:
         self._folder, self._train, self._options, self._seed = folder, train, options, seed
 
     def path(self, name: str) -> Path:
@@ -38,9 +38,9 @@ class ProxySets:
     def do(self, name: str) -> None:
         """Make its images, or go on making them."""
         folder, started = self.path(name), time.monotonic()
-        make_images(name, self._train, self._options, self._seed, folder, folder / "networks")
+        make_image_set(name, self._train, self._options, self._seed, folder, folder / "networks")
         seconds = time.monotonic() - started
-        if not is_chosen(name):
+        if not is_coreset(name):
             seconds = max(seconds, _logged_seconds(folder / "metrics.jsonl"))  # more than one call may have made them
         write_atomically(self._made(name), (json.dumps({"proxy": name, "seconds": seconds}) + "\n").encode())
 

@@ -15,13 +15,13 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_image_data
 from fastdc.engines import check_engine
 from fastdc.errors import DataError, RunError, UsageError, unknown_name
-from fastdc.experiments.image_sets import WayOptions, check_way
-from fastdc.experiments.search.lessons import early_steps, images_seen
-from fastdc.experiments.search.proxy_sets import ProxySets
+from fastdc.experiments.image_sets import ImageSetOptions, check_source
+from fastdc.experiments.search.parallel_trials import do_trials
+from fastdc.experiments.search.proxy_sets import ProxySetRunner
 from fastdc.experiments.search.result import ProxyResult, SearchResult
-from fastdc.experiments.search.side_by_side import do_trials
 from fastdc.experiments.search.space import PAPER_SPACE, misfit, models_of
-from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Laboratory, Outcome, Trial
+from fastdc.experiments.search.training_plans import early_steps, images_seen
+from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Outcome, Trial, TrialRunner
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import resolve_device
@@ -61,7 +61,7 @@ class SearchConfig:
             raise UsageError(f"proxies is {self.proxies!r}; expected one or more, each once.")
         for name in self.proxies:
             if name != EARLY_STOPPING:
-                check_way("proxy", name)
+                check_source("proxy", name)
         if self.truth not in TRUTHS:
             raise unknown_name("truth", self.truth, TRUTHS)
         for name in ("ipc", "epochs", "top", "whole_set_epochs", "iterations", "batch_real", "coreset_epochs"):
@@ -190,7 +190,7 @@ class Search:
         self.models = tuple(model for model in members if model not in self.skipped)
         if not self.models:
             raise UsageError(f"none of the {len(members)} networks can take the images; the first: {next(iter(self.skipped.values()))}")
-        options = WayOptions(
+        options = ImageSetOptions(
             ipc=config.ipc,
             model=config.proxy_model,
             iterations=config.iterations,
@@ -200,7 +200,7 @@ class Search:
             device=config.device,
             progress=config.progress,
         )
-        self.sets = ProxySets(out / "proxies", data, options, config.seed)
+        self.sets = ProxySetRunner(out / "proxies", data, options, config.seed)
         digest = hashlib.blake2b("\n".join(members).encode(), digest_size=6).hexdigest()
         content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
         content |= {"dataset": data.name, "space": f"{len(members)} networks, {digest}"}
@@ -219,7 +219,7 @@ class Search:
         names = [name for name in config.proxies if name != EARLY_STOPPING]
         with isolated():
             _raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
-            laboratory = Laboratory(
+            runner = TrialRunner(
                 self.out / "networks",
                 self.train,
                 self.test,
@@ -231,25 +231,25 @@ class Search:
                 engine=config.engine,
                 device=config.device,
             )
-            self._do(laboratory, [Trial(model, config.proxies) for model in self.models], "searching")
-            proxies = tuple(self._proxy_result(laboratory, name) for name in config.proxies)
+            self._do(runner, [Trial(model, config.proxies) for model in self.models], "searching")
+            proxies = tuple(self._proxy_result(runner, name) for name in config.proxies)
             chosen = self._to_be_known(proxies)
-            self._do(laboratory, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set")
-        known = {model: self._known(laboratory, model, WHOLE_SET) for model in chosen}
+            self._do(runner, [Trial(model, (WHOLE_SET,)) for model in chosen], "training on the whole set")
+        known = {model: self._known(runner, model, WHOLE_SET) for model in chosen}
         truth = {model: outcome.accuracy for model, outcome in known.items()}
         seconds = sum(outcome.seconds for outcome in known.values())
         return SearchResult(proxies, truth, seconds, len(self.train), min(config.top, len(self.models)), self.skipped)
 
-    def _do(self, laboratory: Laboratory, trials: Sequence[Trial], doing: str) -> None:
-        failures = do_trials(laboratory, trials, doing=doing, progress=self.config.progress)
+    def _do(self, runner: TrialRunner, trials: Sequence[Trial], doing: str) -> None:
+        failures = do_trials(runner, trials, doing=doing, progress=self.config.progress)
         _raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
 
-    def _proxy_result(self, laboratory: Laboratory, name: str) -> ProxyResult:
-        outcomes = {model: self._known(laboratory, model, name) for model in self.models}
+    def _proxy_result(self, runner: TrialRunner, name: str) -> ProxyResult:
+        outcomes = {model: self._known(runner, model, name) for model in self.models}
         accuracies = {model: outcome.accuracy for model, outcome in outcomes.items()}
         seconds = sum(outcome.seconds for outcome in outcomes.values())
         if name == EARLY_STOPPING:
-            return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), laboratory.stopped_after))
+            return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), runner.stopped_after))
         return ProxyResult(name, accuracies, seconds, self.sets.seconds(name), self.config.ipc * self.train.num_classes)
 
     def _to_be_known(self, proxies: Sequence[ProxyResult]) -> list[str]:
@@ -263,8 +263,8 @@ class Search:
         return [model for model in self.models if model in chosen]
 
     @staticmethod
-    def _known(laboratory: Laboratory, model: str, subject: str) -> Outcome:
-        outcome = laboratory.outcome(Trial(model, (subject,)), subject)
+    def _known(runner: TrialRunner, model: str, subject: str) -> Outcome:
+        outcome = runner.outcome(Trial(model, (subject,)), subject)
         assert outcome is not None
         return outcome
 

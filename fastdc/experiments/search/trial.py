@@ -19,7 +19,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import make_engine
 from fastdc.errors import DataError
-from fastdc.experiments.search.lessons import early_lessons, whole_lessons
+from fastdc.experiments.search.training_plans import early_stopping_plan, whole_set_plan
 from fastdc.models.network import NetworkFamily
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
@@ -49,7 +49,7 @@ class Trial:
     """Names of proxies, or "whole_set"."""
 
 
-class Laboratory:
+class TrialRunner:
     """Does trials, in a folder for each network, and reads what was done there.
 
     Args:
@@ -130,12 +130,12 @@ class Laboratory:
         module = family.fresh(derive_seed(self.seed, "search network"))
         engine = make_engine(self.engine, module)
         theta = engine.layout.flatten(module)
-        early = early_lessons(len(data), self.stopped_after, self.seed)
-        lessons = early if subject == EARLY_STOPPING else whole_lessons(len(data), self.whole_set_epochs)
+        early = early_stopping_plan(len(data), self.stopped_after, self.seed)
+        plan = early if subject == EARLY_STOPPING else whole_set_plan(len(data), self.whole_set_epochs)
         fetch = whole_batches(data, theta)
-        for number, (positions, stretches) in enumerate(lessons):
+        for number, (positions, phases) in enumerate(plan):
             stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
-            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, stretches, self.seed, stream):
+            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, phases, self.seed, stream):
                 self._go_on()
         return accuracy(engine, theta, self.test)
 

@@ -40,14 +40,14 @@ class TableKind:
 def _coresets(setting: Setting) -> Definition:
     cells = []
     for ipc in setting.ipcs:
-        cells += [Cell(str(ipc), column, Recipe(way, setting.convnet, ipc), setting.convnet) for way, column in _COLUMNS.items()]
+        cells += [Cell(str(ipc), column, Recipe(source, setting.convnet, ipc), setting.convnet) for source, column in _COLUMNS.items()]
         cells.append(_whole_set(ipc, setting))
     return Definition("Table 1: coresets, gradient matching (DC) and the whole set", "images per class", tuple(cells), "coresets")
 
 
 def _dd(setting: Setting) -> Definition:
     model = "lenet" if setting.channels == 1 else "alexcifarnet"
-    cells = [Cell(str(ipc), way.upper(), Recipe(way, model, ipc), model) for ipc in setting.ipcs for way in ("dd", "dc")]
+    cells = [Cell(str(ipc), source.upper(), Recipe(source, model, ipc), model) for ipc in setting.ipcs for source in ("dd", "dc")]
     return Definition(f"Table 3: dataset distillation (DD) and gradient matching (DC), {model}", "images per class", tuple(cells), "dd")
 
 

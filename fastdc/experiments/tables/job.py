@@ -18,7 +18,7 @@ from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_
 from fastdc.data import ImageData
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import DataError, UsageError
-from fastdc.experiments.image_sets import WayOptions, is_chosen, make_images
+from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
 from fastdc.experiments.tables.recipe import WHOLE_SET, Definition, Recipe
 from fastdc.experiments.tables.scale import Scale
 from fastdc.models.network import NetworkFamily
@@ -62,7 +62,7 @@ def jobs_of(definition: Definition, seeds: Iterable[int]) -> list[Job]:
     return [Job(recipe, seed, tuple(tested)) for seed in seeds for recipe, tested in models.items()]
 
 
-class Workshop:
+class TableRunner:
     """Does jobs, in folders below `out`, and reads what was done there.
 
     Args:
@@ -142,13 +142,13 @@ class Workshop:
 
     def _made(self, job: Job) -> CondensedDataset | TrainedNetwork:
         recipe, scale, folder = job.recipe, self.scale, self.path(job)
-        if recipe.way == WHOLE_SET:
+        if recipe.source == WHOLE_SET:
             network = WholeSetOptions(
                 model=recipe.model, epochs=scale.whole_set_epochs, seed=job.seed, cache=self._networks, **self.compute
             )
             with self._training_alone(job):
                 return train_on_whole_set(self.train, network)
-        options = WayOptions(
+        options = ImageSetOptions(
             ipc=recipe.ipc,
             model=recipe.model,
             distance=recipe.distance,
@@ -157,8 +157,8 @@ class Workshop:
             whole_set_epochs=scale.whole_set_epochs,
             **self.compute,
         )
-        with self._training_alone(job) if is_chosen(recipe.way) else contextlib.nullcontext():
-            return make_images(recipe.way, self.train, options, job.seed, folder, self._networks)
+        with self._training_alone(job) if is_coreset(recipe.source) else contextlib.nullcontext():
+            return make_image_set(recipe.source, self.train, options, job.seed, folder, self._networks)
 
     def _training_alone(self, job: Job) -> FileLock:
         """Held while a network is trained on the whole set or taken from the cache: who waits for it finds the network there."""

@@ -14,7 +14,7 @@ from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.scales import with_width
 from fastdc.experiments.tables.definitions import TABLES, Setting
-from fastdc.experiments.tables.job import Job, Outcome, Skipped, Workshop, jobs_of
+from fastdc.experiments.tables.job import Job, Outcome, Skipped, TableRunner, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
 from fastdc.experiments.tables.plot import plot_by_ipc
 from fastdc.experiments.tables.recipe import Definition, Recipe
@@ -98,7 +98,7 @@ def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
     work = _Work(config)
     work.claim()
     with Helpers(_help, config, workers, config.device):
-        failures = do_all(work.jobs, work.workshop, work.do, _say)
+        failures = do_all(work.jobs, work.runner, work.do, _say)
     table = work.write(failures)
     if failures:
         job, reason = next(iter(failures.items()))
@@ -120,7 +120,7 @@ class _Work:
         model = with_width(config.model, config.scale.width)
         self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
-        self.workshop = Workshop(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
+        self.runner = TableRunner(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
 
     def claim(self) -> None:
         """Make the folder this table's, or check that it is."""
@@ -139,10 +139,10 @@ class _Work:
 
     def do(self, job: Job) -> None:
         """Do one job, with a line about each model that was tested."""
-        self.workshop.do(job, self._tell)
+        self.runner.do(job, self._tell)
 
     def _tell(self, job: Job, model: str, outcome: Outcome) -> None:
-        states = [self.workshop.outcome(job, model) is not None for job in self.jobs for model in job.models]
+        states = [self.runner.outcome(job, model) is not None for job in self.jobs for model in job.models]
         result = outcome if isinstance(outcome, Evaluation) else f"left out: {outcome.reason}"
         _say(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
 
@@ -168,7 +168,7 @@ class _Work:
         """All networks of all image sets of a recipe, or the first reason why there are none."""
         accuracies: list[float] = []
         for job in (job for job in self.jobs if job.recipe == recipe):
-            outcome = self.workshop.outcome(job, model)
+            outcome = self.runner.outcome(job, model)
             if outcome is None:
                 return Skipped(f"failed: {failures[job]}")
             if isinstance(outcome, Skipped):
@@ -178,15 +178,15 @@ class _Work:
 
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""
-        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.way)[0] in RECIPES]
-        files = {job.recipe.name: self.workshop.path(job) / "condensed.png" for job in learned}
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.source)[0] in RECIPES]
+        files = {job.recipe.name: self.runner.path(job) / "condensed.png" for job in learned}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
 
 
 def _help(config: TableConfig) -> None:
     """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
     work = _Work(config)
-    do_all(work.jobs, work.workshop, work.do, lambda _: None)
+    do_all(work.jobs, work.runner, work.do, lambda _: None)
 
 
 def _say(line: str) -> None:

@@ -11,9 +11,9 @@ WHOLE_SET = "whole_set"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a set of images is made, its seed and the scale aside."""
+    """How a set of images is made, apart from its seed and the scale."""
 
-    way: str
+    source: str
     """The name of a coreset, a method's spec, or "whole_set"."""
     model: str
     """The network that the images are learned with, or chosen by."""
@@ -29,7 +29,7 @@ class Recipe:
         >>> Recipe("dc", "convnet:width=8", 10, "mse").name
         'dc-convnet_width=8-ipc10-mse'
         """
-        parts = [self.way, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
+        parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
         return plain_name("-".join(parts if self.distance == "layerwise_cosine" else [*parts, self.distance]))
 
 

@@ -1,4 +1,4 @@
-"""What a network learns of the whole set, and by which SGD: all of it, or as much as early stopping lets it see."""
+"""Training plans: on which images of the whole set a network is trained, and by which SGD; all of it, or until it is stopped early."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from fastdc.training.schedule import paper_training
 BATCH = paper_training(1)[0].batch
 
 
-class Lesson(NamedTuple):
-    """Images of the whole set, and the stretches of SGD on them."""
+class TrainingPart(NamedTuple):
+    """One part of a training plan: images of the whole set, and the phases of SGD on them."""
 
     positions: Tensor  # [n]
-    stretches: list[Sgd]
+    phases: list[Sgd]
 
 
-def whole_lessons(count: int, epochs: int) -> list[Lesson]:
+def whole_set_plan(count: int, epochs: int) -> list[TrainingPart]:
     """All of `count` images for some epochs, by the paper's training."""
-    return [Lesson(torch.arange(count), paper_training(epochs))]
+    return [TrainingPart(torch.arange(count), paper_training(epochs))]
 
 
-def early_lessons(count: int, steps: int, seed: int) -> list[Lesson]:
+def early_stopping_plan(count: int, steps: int, seed: int) -> list[TrainingPart]:
     """`steps` full batches in all, at a tenth of the learning rate in the second half; no image again before each was seen.
 
-    >>> [(len(positions), sgd.epochs, round(sgd.lr, 3)) for positions, (sgd,) in early_lessons(1000, steps=5, seed=0)]
+    >>> [(len(positions), sgd.epochs, round(sgd.lr, 3)) for positions, (sgd,) in early_stopping_plan(1000, steps=5, seed=0)]
     [(768, 1, 0.01), (512, 1, 0.001)]
     """
-    stretches = paper_training(steps)  # their epochs are the steps
+    phases = paper_training(steps)  # their epochs are the steps
     generator = make_generator(seed, "early stopping")
     order = torch.cat([torch.randperm(count, generator=generator) for _ in range(math.ceil(steps * BATCH / count))])
-    sizes = [stretch.epochs * BATCH for stretch in stretches]
+    sizes = [phase.epochs * BATCH for phase in phases]
     parts = order[: sum(sizes)].split(sizes)
-    return [Lesson(part, [dataclasses.replace(stretch, epochs=1)]) for part, stretch in zip(parts, stretches, strict=True)]
+    return [TrainingPart(part, [dataclasses.replace(phase, epochs=1)]) for part, phase in zip(parts, phases, strict=True)]
 
 
 def early_steps(images: int, epochs: int) -> int:

@@ -14,10 +14,10 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
 from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import RunError, UsageError
-from fastdc.experiments.continual.learner import Learning, learn_stage
+from fastdc.experiments.continual.learner import LearningOptions, learn_stage
 from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
-from fastdc.experiments.image_sets import WayOptions, check_way, is_chosen, make_images
+from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
@@ -59,7 +59,7 @@ class ContinualConfig:
         if not self.memories or not self.distill:
             raise UsageError("there is no memory to compare; expected the name of a coreset or a method.")
         for name in self.memories:
-            check_way("memory", name)
+            check_source("memory", name)
         if any(not isinstance(flag, bool) for flag in self.distill):
             raise UsageError(f"distill is {self.distill[0]!r}; expected True or False.")
         for name in ("ipc", "epochs", "fine_tuning_epochs", "iterations", "batch_real", "whole_set_epochs", "seeds"):
@@ -159,20 +159,20 @@ def continual_learning(
         progress=progress,
     )
     with kept_or_temporary(out) as folder:
-        (result,) = Course(stages, config, folder).results(lambda _: None)
+        (result,) = ContinualRunner(stages, config, folder).results(lambda _: None)
     return result
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is done in one go: one kind of memory and one seed, with and without distillation as asked for."""
+    """One job: one kind of memory and one seed, with and without distillation as asked for."""
 
     memory: str
     seed: int
 
 
-class Course:
-    """All runs of a configuration, in the folder `out`.
+class ContinualRunner:
+    """Does the runs of a configuration, in the folder `out`, and reads what was done there.
 
     Raises:
         UsageError: an option that cannot be used, or `out` holds something else.
@@ -242,16 +242,16 @@ class Course:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     save_tensors(file, KIND, older.state_dict(), {"accuracies": accuracies})
                     mean = sum(accuracies) / len(accuracies)
-                    way = "with" if distill else "without"
+                    distillation = "with distillation" if distill else "without distillation"
                     say(
-                        f"{run.memory} {way} distillation, seed {run.seed}, after stage {number + 1} of {len(self.stages)} "
+                        f"{run.memory} {distillation}, seed {run.seed}, after stage {number + 1} of {len(self.stages)} "
                         f"({self.names[number]}): {100 * mean:.1f}%"
                     )
 
     def memory(self, run: Run, number: int) -> CondensedDataset:
         """What is kept of stage `number`; to be made by one process at a time."""
         config = self.config
-        options = WayOptions(
+        options = ImageSetOptions(
             ipc=config.ipc,
             model=config.model,
             iterations=config.iterations,
@@ -262,11 +262,11 @@ class Course:
             progress=config.progress,
         )
         folder = self.path(run)
-        return make_images(run.memory, self.stages[number].train, options, run.seed, folder / f"memory{number + 1}", folder / "networks")
+        return make_image_set(run.memory, self.stages[number].train, options, run.seed, folder / f"memory{number + 1}", folder / "networks")
 
     def _learned(self, run: Run, distill: bool, number: int, older: nn.Module | None) -> nn.Module:
-        values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(Learning)}
-        learning = Learning(**{**values, "distill": distill, "seed": run.seed})
+        values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(LearningOptions)}
+        learning = LearningOptions(**{**values, "distill": distill, "seed": run.seed})
         return learn_stage(learning, self.stages, number, older, [self.memory(run, before) for before in range(number)])
 
     def _accuracies(self, module: nn.Module, number: int) -> list[float]:
@@ -291,4 +291,4 @@ class Course:
         accuracies = tuple(tuple(tuple(load_tensors(file, KIND)[1]["accuracies"]) for file in some) for some in files)
         images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages)
         numbers = images * self.stages[0].train.images[0].numel()
-        return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_chosen(memory) else 4 * numbers)
+        return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_coreset(memory) else 4 * numbers)

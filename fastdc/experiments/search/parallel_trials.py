@@ -7,18 +7,18 @@ from concurrent.futures import as_completed
 
 import torch
 
-from fastdc.experiments.search.trial import Laboratory, Trial
+from fastdc.experiments.search.trial import Trial, TrialRunner
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all
 from fastdc.parallel.threads import one_thread_each
 from fastdc.runs.progress import progress_bar
 
 
-def do_trials(laboratory: Laboratory, trials: Sequence[Trial], *, doing: str, progress: bool) -> dict[Trial, str]:
+def do_trials(runner: TrialRunner, trials: Sequence[Trial], *, doing: str, progress: bool) -> dict[Trial, str]:
     """Do what is still to be done of trials, each network by one thread; on GPUs one by one.
 
     Args:
-        laboratory: does one.
+        runner: does one.
         trials: in the order in which to try them.
         doing: what the progress bar calls it.
         progress: whether to show one.
@@ -27,17 +27,17 @@ def do_trials(laboratory: Laboratory, trials: Sequence[Trial], *, doing: str, pr
         What failed, with its reason.
     """
     failures: dict[Trial, str] = {}
-    done = sum(map(laboratory.is_done, trials))
+    done = sum(map(runner.is_done, trials))
     with progress_bar(len(trials), doing, "network", shown=progress, done=done) as bar:
 
         def do(trial: Trial) -> None:
-            laboratory.do(trial)
+            runner.do(trial)
             bar.update()
 
         def work(_: int) -> dict[Trial, str]:
-            return do_all(trials, laboratory, do, lambda _: None)
+            return do_all(trials, runner, do, lambda _: None)
 
-        if resolve_device(laboratory.device).type != "cpu":
+        if resolve_device(runner.device).type != "cpu":
             failures = work(0)  # in this thread: another would not know the GPU that the process was given
         else:
             threads = min(torch.get_num_threads(), len(trials))
@@ -46,6 +46,6 @@ def do_trials(laboratory: Laboratory, trials: Sequence[Trial], *, doing: str, pr
                     for found in as_completed([pool.submit(work, number) for number in range(threads)]):
                         failures |= found.result()
                 except BaseException:
-                    laboratory.stop()
+                    runner.stop()
                     raise
-    return {trial: reason for trial, reason in failures.items() if not laboratory.is_done(trial)}
+    return {trial: reason for trial, reason in failures.items() if not runner.is_done(trial)}
