@@ -18,7 +18,7 @@ import pytest
 from versions import triton_version
 
 ARCHITECTURES = (80, 90, 100)
-SPILLED = 8  # bytes of a thread at most: one double, with Triton 3.6 and elements of 16 bits; with 3.8 none
+SPILLED = 0 if triton_version() >= (3, 8) else 8  # bytes of a thread at most; Triton 3.6 spills one double in some variants
 VARIANTS = (  # every metric, and every dtype
     ("fp32", "layerwise_cosine"),
     ("fp32", "cosine"),
