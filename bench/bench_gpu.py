@@ -802,6 +802,7 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
     """The Triton kernel itself in fixed configurations, so that the best can be chosen."""
     try:
         from fastdc.kernels import layerwise_distance as module
+
         from fastdc.metrics.tiles import tiles_of
     except ImportError as error:
         results.row("configuration of triton", skipped=str(error))

@@ -269,7 +269,7 @@ def test_networks_that_do_not_fit_are_left_out_and_counted(digits: Any, tmp_path
     lines: list[str] = []
     config = SearchConfig(proxies=("random",), ipc=1, proxy_model="mlp:width=8", progress=False)
     space = [*SPACE, "convnet:width=8,depth=4", "lenet", "convnet:width=10,norm=group"]
-    result = Search(*digits, space, config, tmp_path).result(lines.append)
+    result = Search(*digits, space, config, tmp_path).run(lines.append)
     assert list(result.skipped) == space[4:]
     assert "4 poolings reduce a 8x8 image to nothing" in result.skipped["convnet:width=8,depth=4"]
     assert [line.split(":")[0] for line in lines] == ["left out convnet", "left out lenet", "left out convnet"]

@@ -27,10 +27,10 @@ from fastdc.data import load_dataset
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.experiments import image_sets
 from fastdc.experiments.tables import SCALES, TABLES, FilledTable, TableConfig, job, make_table
+from fastdc.experiments.tables.cells import WHOLE_SET, Cell, Definition, ImageSet
 from fastdc.experiments.tables.definitions import Setting
 from fastdc.experiments.tables.job import Skipped, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
-from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
 from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.parallel import jobs as shared_jobs
 
@@ -112,8 +112,8 @@ def test_coresets_are_the_columns_of_table_1() -> None:
     table = defined("coresets")
     assert table.rows == ("1", "10", "50")
     assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "DC", "whole set")
-    assert [cell.recipe.source for cell in table.cells] == [*SOURCES, WHOLE_SET] * 3
-    assert [cell.recipe.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
+    assert [cell.image_set.source for cell in table.cells] == [*SOURCES, WHOLE_SET] * 3
+    assert [cell.image_set.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
     assert len(jobs_of(table, range(2))) == 2 * (15 + 1)  # the whole set once for all rows
 
 
@@ -121,8 +121,8 @@ def test_coresets_are_the_columns_of_table_1() -> None:
 def test_dd_takes_the_network_that_fits_the_channels(channels: int, model: str) -> None:
     table = defined("dd", channels=channels)
     assert (table.rows, table.columns) == (("1", "10"), ("DD", "DC"))
-    assert {(cell.recipe.model, cell.model) for cell in table.cells} == {(model, model)}
-    assert [cell.recipe.source for cell in table.cells] == ["dd", "dc"] * 2
+    assert {(cell.image_set.model, cell.model) for cell in table.cells} == {(model, model)}
+    assert [cell.image_set.source for cell in table.cells] == ["dd", "dc"] * 2
 
 
 def test_cross_architecture_condenses_once_for_each_row() -> None:
@@ -133,9 +133,9 @@ def test_cross_architecture_condenses_once_for_each_row() -> None:
     assert len(jobs) == 6
     assert all(len(each.models) == 6 for each in jobs)
     assert "convnet:width=8" in jobs[0].models
-    assert "convnet:width=8" in {each.recipe.model for each in jobs}
+    assert "convnet:width=8" in {each.image_set.model for each in jobs}
     vgg = next(cell for cell in table.cells if (cell.row, cell.column) == ("VGG", "VGG"))
-    assert (vgg.recipe.model, vgg.model) == ("vgg11:norm=batch", "vgg11")
+    assert (vgg.image_set.model, vgg.model) == ("vgg11:norm=batch", "vgg11")
 
 
 def test_rows_of_other_ipcs_are_told_from_the_paper_s() -> None:
@@ -156,7 +156,7 @@ def test_an_ablation_varies_one_option_of_rows_and_columns(table: str, values: t
     made = defined(table)
     assert made.rows == made.columns == values
     for cell in made.cells:
-        for value, model in ((cell.row, cell.recipe.model), (cell.column, cell.model)):
+        for value, model in ((cell.row, cell.image_set.model), (cell.column, cell.model)):
             assert f"{table}={value}" in model
             assert (table == "width") == ("width=8" not in model)
             assert fastdc.models.build(model, 1, 10, (28, 28)) is not None
@@ -166,7 +166,9 @@ def test_distance_varies_the_distance() -> None:
     table = defined("distance", 1, 2)
     assert table.rows == ("layerwise_cosine", "cosine", "mse")
     assert table.columns == ("ipc 1", "ipc 2")
-    assert {(cell.row, cell.column) for cell in table.cells} == {(cell.recipe.distance, f"ipc {cell.recipe.ipc}") for cell in table.cells}
+    assert {(cell.row, cell.column) for cell in table.cells} == {
+        (cell.image_set.distance, f"ipc {cell.image_set.ipc}") for cell in table.cells
+    }
 
 
 def test_no_two_image_sets_of_a_table_share_a_folder() -> None:
@@ -218,7 +220,7 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
     runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
-    one = job.Job(Recipe(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
+    one = job.Job(ImageSet(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
     runner.path(one).mkdir(parents=True)
     runner.do(one, lambda *_: None)
     options = job.WholeSetOptions(model="mlp:width=16", epochs=2, cache=tmp_path / "networks", device="cpu")
@@ -257,7 +259,7 @@ def test_a_table_that_was_killed_goes_on(config: TableConfig, counted: Counted, 
 
 def test_a_failed_cell_leaves_the_others_and_is_tried_again(config: TableConfig, counted: Counted) -> None:
     counted.fail_at = {("herding", "1"): RunError("a weight is not finite.")}
-    with pytest.raises(RunError, match=r"1 of 6 image sets failed, herding-.*not finite\. The same command tries them again"):
+    with pytest.raises(RunError, match=r"1 of 6 image sets failed, herding-.*not finite\. The same call or command tries them again"):
         make_table(config)
     assert "1. failed: a weight is not finite." in (config.out / "table.md").read_text()
     counted.fail_at = {}
@@ -322,7 +324,7 @@ def test_two_processes_share_a_table(config: TableConfig, capfd: pytest.CaptureF
 
 
 def filled(table: str, outcomes: dict[tuple[str, str], Any], dataset: str = "fashion-mnist") -> FilledTable:
-    cells = tuple(Cell(row, column, Recipe("dc", "convnet", 1), "convnet") for row, column in outcomes)
+    cells = tuple(Cell(row, column, ImageSet("dc", "convnet", 1), "convnet") for row, column in outcomes)
     definition = dataclasses.replace(defined(table), cells=cells)
     return FilledTable(
         definition, dict(zip(cells, outcomes.values(), strict=True)), paper_figures(definition.figures, dataset), "caption", {}

@@ -32,10 +32,9 @@ VARIANTS = (  # every metric, and every dtype
 def resources(dtype: str, metric: str, architecture: int) -> dict[str, int]:
     """What `layerwise_distance_kernel` takes: registers of a thread, bytes of stack, local and shared memory."""
     import triton
+    from fastdc.kernels.layerwise_distance import BLOCK, METRICS, WARPS, layerwise_distance_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
-
-    from fastdc.kernels.layerwise_distance import BLOCK, METRICS, WARPS, layerwise_distance_kernel
 
     pointers = {
         "synthetic": f"*{dtype}",

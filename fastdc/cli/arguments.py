@@ -33,6 +33,28 @@ class Common:
     """A TOML or JSON file with any of these options; flags override it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(Common):
+    """The options of commands that load a dataset and train networks."""
+
+    data_root: str | None = None
+    """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
+    engine: str = "auto"
+    """The engine that trains the networks: auto, native, torch or reference. With auto it is the fastest that can train them."""
+    device: str = "auto"
+    """The device to compute on: auto, cpu, cuda or cuda:N. With auto it is a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentOptions(ComputeOptions):
+    """The options of commands that do many jobs and report what they come to."""
+
+    scale: str = "laptop"
+    """How much of the paper's protocol to spend: tiny, laptop or paper. Options whose default is the scale's change a part of it."""
+    workers: int = 1
+    """The number of processes that share the work. Each of them takes its part of the threads."""
+
+
 def parse(commands: dict[str, Callable[..., Command]], given: list[str], description: str) -> Command:
     """The command that the arguments name, made with their options and those of the file that --config names.
 

@@ -6,36 +6,30 @@ from dataclasses import dataclass
 
 import tyro
 
-from fastdc.cli.arguments import Common
+from fastdc.cli.arguments import ComputeOptions
 from fastdc.cli.shared import Protocol, baseline_images, check_baseline, evaluate_all, read_condensed
 from fastdc.data import load_dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Common):
-    """Train fresh networks on condensed images alone and test them on real ones."""
+class Evaluate(ComputeOptions):
+    """Train fresh networks on condensed images alone, and test them on real images."""
 
     condensed: tyro.conf.Positional[str]
-    """A condensed dataset, the folder of a run, or a .pt file of the paper's authors (with --dataset)."""
+    """The file of a condensed dataset, the folder of a run, or a .pt file of the paper's authors, which needs --dataset."""
     dataset: str | None = None
-    """What to test on; None: the dataset that was condensed."""
-    data_root: str | None = None
-    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    """The dataset on whose test set the networks are tested. The default is the dataset that was condensed."""
     model: str = "convnet"
-    """Network to train."""
+    """The network to train."""
     networks: int = 20
-    """How many to train."""
+    """How many networks to train, each from other random weights."""
     epochs: int | None = None
-    """Epochs of training; None: the paper's 300, and 1000 on mnist."""
+    """For how many epochs to train each network. The default is the paper's: 1000 on mnist, and 300 on any other dataset."""
     seed: int = 0
-    """Decides initial weights and the order of batches."""
-    engine: str = "auto"
-    """Who computes gradients: auto, native, torch or reference."""
-    device: str = "auto"
-    """Where: auto, cpu, cuda or cuda:N."""
+    """The seed of initial weights and of the order of batches."""
     baseline: str = "none"
-    """What to evaluate beside it: as many real images chosen by random, herding, k_center or forgetting (by the network of
-    --model), or none."""
+    """What to compare with: as many real images, chosen by the coreset random, herding, k_center or forgetting; or none. A coreset
+    that needs a network trains that of --model."""
 
     def run(self) -> None:
         """Evaluate, print."""

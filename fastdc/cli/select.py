@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from fastdc.cli.arguments import Common
+from fastdc.cli.arguments import ComputeOptions
 from fastdc.cli.shared import folder_for, options_taken
 from fastdc.coresets import SELECTIONS
 from fastdc.coresets.whole_set import EPOCHS
@@ -18,33 +18,30 @@ from fastdc.runtime.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select(Common):
-    """Choose a few real images per class, and write them with a picture; `fastdc evaluate` tests them."""
+class Select(ComputeOptions):
+    """Choose a few real images per class, a coreset, and write them with a picture.
+
+    `fastdc evaluate` trains networks on them and tests these.
+    """
 
     coreset: str
-    """How: random, herding, k_center or forgetting."""
+    """The coreset, which is how the images are chosen: random, herding, k_center or forgetting."""
     ipc: int
-    """Images per class to choose."""
+    """The number of images to choose of each class."""
     dataset: str = "digits"
-    """digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
-    data_root: str | None = None
-    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    """The dataset to choose from: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
     out: str | None = None
-    """Folder for the result; None: runs/DATASET-CORESET-ipcN."""
+    """The folder for the result. The default is runs/DATASET-CORESET-ipcN."""
     features: str = "network"
-    """For herding and k_center: network (what its last linear layer reads), or pixels."""
+    """By which features herding and k_center compare images: network (the input of the network's last linear layer) or pixels."""
     model: str = "convnet"
-    """Network to train on the whole set, for the features or to see what it forgets."""
+    """The network to train on the whole set. It gives the features of herding and k_center, and the images that it forgets."""
     epochs: int = EPOCHS
-    """Epochs of training it."""
+    """For how many epochs to train this network."""
     seed: int = 0
-    """Decides random choices, initial weights and the order of batches."""
-    engine: str = "auto"
-    """Who trains: auto, native, torch or reference."""
-    device: str = "auto"
-    """Where: auto, cpu, cuda or cuda:N."""
+    """The seed of random choices, initial weights and the order of batches."""
     cache: str | None = None
-    """Folder where trained networks are kept; None: ~/.cache/fastdc/networks."""
+    """The folder where networks trained on the whole set are kept, for later use. The default is ~/.cache/fastdc/networks."""
 
     def run(self) -> None:
         """Choose, write."""

@@ -13,16 +13,16 @@ from fastdc.cli.shared import condensed_file, read_condensed
 
 @dataclass(frozen=True, kw_only=True)
 class Show(Common):
-    """Write the picture of a condensed dataset: a row per class."""
+    """Write a picture of a condensed dataset, with one row of images for each class."""
 
     condensed: tyro.conf.Positional[str]
-    """A condensed dataset, the folder of a run, or a .pt file of the paper's authors (with --dataset)."""
+    """The file of a condensed dataset, the folder of a run, or a .pt file of the paper's authors, which needs --dataset."""
     out: str | None = None
-    """The PNG file to write; None: beside the condensed dataset."""
+    """The PNG file to write. The default is a file beside the condensed dataset."""
     dataset: str | None = None
-    """For a .pt file: the dataset that it was condensed from, which says how it is normalised."""
+    """The dataset that a .pt file was condensed from. It says how the images are normalised."""
     data_root: str | None = None
-    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
 
     def run(self) -> None:
         """Write the picture, print what it shows."""

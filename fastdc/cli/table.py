@@ -7,59 +7,52 @@ from pathlib import Path
 
 import tyro
 
-from fastdc.cli.arguments import Common
-from fastdc.experiments.scales import changed
+from fastdc.cli.arguments import ExperimentOptions
+from fastdc.experiments.scales import scale_from
 from fastdc.experiments.tables.make import TableConfig, make_table
 from fastdc.experiments.tables.scale import SCALES
 from fastdc.options.specs import plain_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(Common):
-    """Make a table of the paper, or one of its ablations, on any dataset; the paper's own figures stand beside.
+class Table(ExperimentOptions):
+    """Make a table of the paper, or one of its ablations, on any dataset. The paper's own figures stand beside the new ones.
 
-    The same command again continues it. Started several times, on one machine or several that share the folder, by a
-    scheduler, torchrun or --workers, it is shared out: each image set is made by one process.
+    The same command again continues an interrupted one. Several processes that are given the same folder share the work: start the
+    command several times, on one machine or on several, by a scheduler, by torchrun or with --workers. Each image set is made by one
+    process.
     """
 
     table: tyro.conf.Positional[str]
-    """coresets (Table 1), cross-architecture (2), dd (3), ipc (Figure 3); activation, pooling, norm, width, depth or distance."""
+    """The table to make: coresets (Table 1), cross-architecture (Table 2), dd (Table 3) or ipc (Figure 3); or the ablation of one
+    part: activation, pooling, norm, width, depth or distance."""
     dataset: str = "digits"
-    """digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
-    data_root: str | None = None
-    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    """The dataset: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
     out: str | None = None
-    """Folder of the table; None: runs/table-TABLE-DATASET-SCALE."""
+    """The folder for the table. The default is runs/table-TABLE-DATASET-SCALE."""
     ipc: tuple[int, ...] | None = None
-    """Images per class; None: what the paper's table has."""
-    scale: str = "laptop"
-    """How much of the paper's protocol to spend: tiny, laptop or paper; the options below change a part of it."""
+    """One or more numbers of images per class. The default is what the paper's table has."""
     iterations: int | None = None
-    """Random networks to match on, for each image set; None: the scale's, as for the next five."""
+    """The number of random networks on which each image set is learned. The default is the scale's."""
     batch_real: int | None = None
-    """Real images of each class in a matching step."""
+    """The number of real images of each class in a matching step. The default is the scale's."""
     sets: int | None = None
-    """Image sets of each kind."""
+    """How many image sets to make for each cell, with different seeds. The default is the scale's."""
     networks: int | None = None
-    """Networks trained and tested on each image set."""
+    """How many networks to train and test on each image set. The default is the scale's."""
     epochs: int | None = None
-    """Epochs of training each of them."""
+    """For how many epochs to train each of these networks. The default is the scale's."""
     whole_set_epochs: int | None = None
-    """Epochs of training on the whole set, for coresets and the whole set's accuracy."""
+    """For how many epochs to train a network on the whole set, which coresets choose by and which gives the whole set's accuracy. The
+    default is the scale's."""
     model: str = "convnet"
-    """The ConvNet to use and to vary, such as convnet:width=64; without a width it has the scale's."""
+    """The ConvNet that the table uses or varies, such as convnet:width=64. Without a width it has the scale's."""
     seed: int = 0
-    """Of the first image set; the others have the next ones."""
-    engine: str = "auto"
-    """Who computes gradients: auto, native, torch or reference."""
-    device: str = "auto"
-    """Where: auto, cpu, cuda or cuda:N."""
-    workers: int = 1
-    """Processes to share the work; each takes a part of the threads."""
+    """The seed of the first image set. The others have the seeds after it."""
 
     def run(self) -> None:
         """Make the table, print it."""
-        scale, name = changed(SCALES, self.scale, self)
+        scale, name = scale_from(SCALES, self.scale, self)
         out = Path(self.out if self.out is not None else f"runs/{plain_name(f'table-{self.table}-{self.dataset}-{self.scale}')}")
         config = TableConfig(
             table=self.table,

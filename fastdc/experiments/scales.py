@@ -13,8 +13,8 @@ from fastdc.options.specs import split_spec, with_options
 Sizes = TypeVar("Sizes")
 
 
-def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Sizes, str]:
-    """The scale called `name` with those sizes that `options`, a command, gives as its fields of the same names; and what to call it.
+def scale_from(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Sizes, str]:
+    """The scale called `name`, with those sizes that the command `options` gives in fields of the same names; and what to call it.
 
     Raises:
         UsageError: an unknown name, or a size below 1.
@@ -22,7 +22,7 @@ def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Si
     Example:
         >>> from types import SimpleNamespace
         >>> from fastdc.experiments.tables import SCALES
-        >>> scale, name = changed(SCALES, "paper", SimpleNamespace(networks=5))
+        >>> scale, name = scale_from(SCALES, "paper", SimpleNamespace(networks=5))
         >>> scale.networks, scale.sets, name
         (5, 5, 'paper with changes')
     """
@@ -35,6 +35,17 @@ def changed(scales: Mapping[str, Sizes], name: str, options: object) -> tuple[Si
         for count in value if isinstance(value, tuple) else (value,):
             check_count(key, count)
     return dataclasses.replace(scale, **changes), f"{name} with changes" if changes else name
+
+
+def sizes_text(scale: object, leave_out: tuple[str, ...] = ()) -> str:
+    """The sizes of a scale, for a caption.
+
+    >>> from fastdc.experiments.search.scale import SCALES
+    >>> sizes_text(SCALES["tiny"], leave_out=("width", "iterations", "batch_real", "coreset_epochs"))
+    'networks 4, widths 8, depths 1 2, epochs 2, whole_set_epochs 1'
+    """
+    sizes: dict[str, Any] = {key: value for key, value in vars(scale).items() if key not in leave_out and value is not None}
+    return ", ".join(f"{key} {' '.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in sizes.items())
 
 
 def with_width(model: str, width: int | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
-from fastdc.errors import FastdcError
+from fastdc.errors import FastdcError, RunError
 from fastdc.runs.files import write_error
 
 _POLL_SECONDS = 0.5  # between two looks at jobs that others have taken
@@ -59,6 +59,19 @@ def do_all(jobs: Sequence[J], runner: JobRunner[J], do: Callable[[J], None], say
             time.sleep(_POLL_SECONDS)
         open_jobs = taken
     return failures
+
+
+def raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
+    """Raise a RunError that names the first of some failures, by name with their reasons, where there are any.
+
+    >>> raise_failures({}, 3, "networks")
+    >>> raise_failures({"mlp": "a weight is not finite."}, 3, "networks")
+    Traceback (most recent call last):
+    fastdc.errors.RunError: 1 of 3 networks failed, mlp first: a weight is not finite. The same call or command tries them again.
+    """
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise RunError(f"{len(failures)} of {count} {what} failed, {name} first: {reason} The same call or command tries them again.")
 
 
 def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:

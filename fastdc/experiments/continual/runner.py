@@ -13,7 +13,7 @@ from torch import nn
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
 from fastdc.engines import check_engine, make_engine, resolve_engine
-from fastdc.errors import RunError, UsageError
+from fastdc.errors import UsageError
 from fastdc.experiments.continual.learner import LearningOptions, learn_stage
 from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
@@ -22,7 +22,7 @@ from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
-from fastdc.parallel.jobs import do_all
+from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
@@ -159,7 +159,7 @@ def continual_learning(
         progress=progress,
     )
     with kept_or_temporary(out) as folder:
-        (result,) = ContinualRunner(stages, config, folder).results(lambda _: None)
+        (result,) = ContinualRunner(stages, config, folder).run(lambda _: None)
     return result
 
 
@@ -201,19 +201,15 @@ class ContinualRunner:
         """Of the stages."""
         return tuple(stage.train.name for stage in self.stages)
 
-    def results(self, say: Callable[[str], None]) -> list[ContinualResult]:
+    def run(self, say: Callable[[str], None]) -> list[ContinualResult]:
         """Do what is still to be done, together with whoever else does it, and collect.
 
         Raises:
             RunError: some runs failed.
         """
         failures = do_all(self.runs, self, lambda run: self.do(run, say), say)
-        if failures:
-            run, reason = next(iter(failures.items()))
-            raise RunError(
-                f"{len(failures)} of {len(self.runs)} runs failed, {run.memory} with seed {run.seed} first: {reason} "
-                "The same call tries them again."
-            )
+        names = {f"{run.memory} with seed {run.seed}": reason for run, reason in failures.items()}
+        raise_failures(names, len(self.runs), "runs")
         return [self._collected(memory, distill) for memory in self.config.memories for distill in self.config.distill]
 
     def path(self, run: Run) -> Path:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
-from fastdc.errors import DataError
+from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
 from fastdc.options.specs import plain_name
-from fastdc.runs.files import write_atomically
 
 
 class ProxySetRunner:
@@ -42,7 +41,7 @@ class ProxySetRunner:
         seconds = time.monotonic() - started
         if not is_coreset(name):
             seconds = max(seconds, _logged_seconds(folder / "metrics.jsonl"))  # more than one call may have made them
-        write_atomically(self._made(name), (json.dumps({"proxy": name, "seconds": seconds}) + "\n").encode())
+        write_outcome(self._made(name), {"proxy": name, "seconds": seconds})
 
     def images(self, name: str) -> CondensedDataset:
         """The images of a proxy that is done.
@@ -58,11 +57,7 @@ class ProxySetRunner:
         Raises:
             DataError: a file that cannot be read.
         """
-        file = self._made(name)
-        try:
-            return float(json.loads(file.read_text())["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+        return read_outcome(self._made(name), lambda content: float(content["seconds"]))
 
     def _made(self, name: str) -> Path:
         return self.path(name) / "made.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ import torch
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_image_data
 from fastdc.engines import check_engine
-from fastdc.errors import DataError, RunError, UsageError, unknown_name
+from fastdc.errors import DataError, UsageError, unknown_name
 from fastdc.experiments.image_sets import ImageSetOptions, check_source
 from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.proxy_sets import ProxySetRunner
 from fastdc.experiments.search.result import ProxyResult, SearchResult
-from fastdc.experiments.search.space import PAPER_SPACE, misfit, models_of
+from fastdc.experiments.search.space import PAPER_SPACE, models_of, unsupported_reason
 from fastdc.experiments.search.training_plans import early_steps, images_seen
 from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Outcome, Trial, TrialRunner
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import resolve_device
-from fastdc.parallel.jobs import do_all
+from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, make_generator
@@ -159,7 +159,7 @@ def architecture_search(
         progress=progress,
     )
     with kept_or_temporary(out) as folder:
-        return Search(train, test, space, config, folder).result()
+        return Search(train, test, space, config, folder).run()
 
 
 class Search:
@@ -185,7 +185,7 @@ class Search:
         self.test = dataclasses.replace(tested, mean=data.mean, std=data.std)
         check_ipc(data, config.ipc)
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
-        reasons = {model: misfit(model, data, config.engine) for model in members}
+        reasons = {model: unsupported_reason(model, data, config.engine) for model in members}
         self.skipped = {model: reason for model, reason in reasons.items() if reason is not None}
         self.models = tuple(model for model in members if model not in self.skipped)
         if not self.models:
@@ -207,7 +207,7 @@ class Search:
         with shared_folder(out) as run:
             run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
 
-    def result(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
+    def run(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
         """Do what is still to be done, together with whoever else does it, and collect.
 
         Raises:
@@ -218,7 +218,7 @@ class Search:
             say(f"left out {model}: {reason}")
         names = [name for name in config.proxies if name != EARLY_STOPPING]
         with isolated():
-            _raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
+            raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
             runner = TrialRunner(
                 self.out / "networks",
                 self.train,
@@ -242,7 +242,7 @@ class Search:
 
     def _do(self, runner: TrialRunner, trials: Sequence[Trial], doing: str) -> None:
         failures = do_trials(runner, trials, doing=doing, progress=self.config.progress)
-        _raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
+        raise_failures({trial.model: reason for trial, reason in failures.items()}, len(trials), "networks")
 
     def _proxy_result(self, runner: TrialRunner, name: str) -> ProxyResult:
         outcomes = {model: self._known(runner, model, name) for model in self.models}
@@ -267,9 +267,3 @@ class Search:
         outcome = runner.outcome(Trial(model, (subject,)), subject)
         assert outcome is not None
         return outcome
-
-
-def _raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
-    if failures:
-        name, reason = next(iter(failures.items()))
-        raise RunError(f"{len(failures)} of {count} {what} failed, {name} first: {reason} The same call tries them again.")

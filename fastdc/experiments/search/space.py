@@ -89,7 +89,7 @@ def models_of(space: Iterable[str], networks: int | None, seed: int) -> tuple[st
     return tuple(members[index] for index in taken)
 
 
-def misfit(model: str, data: ImageData, engine: str) -> str | None:
+def unsupported_reason(model: str, data: ImageData, engine: str) -> str | None:
     """Why a network cannot take these images, or this engine cannot serve it; None where they fit."""
     try:
         with torch.device("meta"):  # which draws no weights: hundreds are looked at in a second

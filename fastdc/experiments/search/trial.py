@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,12 +17,11 @@ from fastdc._evaluate import evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import make_engine
-from fastdc.errors import DataError
+from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.search.training_plans import early_stopping_plan, whole_set_plan
 from fastdc.models.network import NetworkFamily
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
-from fastdc.runs.files import write_atomically
 from fastdc.runtime.seeding import derive_seed
 from fastdc.training.by_batch import Batch, accuracy, train_by_batch, whole_batches
 
@@ -104,7 +102,7 @@ class TrialRunner:
             DataError: a file that cannot be read.
         """
         file = self._file(trial, subject)
-        return _read(file) if file.exists() else None
+        return read_outcome(file, _as_outcome) if file.exists() else None
 
     def do(self, trial: Trial) -> None:
         """Train and test the network on what is still to be done, and write each accuracy as it comes."""
@@ -115,7 +113,7 @@ class TrialRunner:
             started = time.monotonic()
             found = self._accuracy(trial.model, subject)
             content = {"model": trial.model, "accuracy": found, "seconds": time.monotonic() - started}
-            write_atomically(self._file(trial, subject), (json.dumps(content, indent=2) + "\n").encode())
+            write_outcome(self._file(trial, subject), content)
 
     def _go_on(self) -> None:
         if self._over.is_set():
@@ -147,9 +145,5 @@ def _fetch_at(fetch: Callable[[Tensor], Batch], positions: Tensor, index: Tensor
     return fetch(positions[index])
 
 
-def _read(file: Path) -> Outcome:
-    try:
-        content = json.loads(file.read_text())
-        return Outcome(float(content["accuracy"]), float(content["seconds"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+def _as_outcome(content: Any) -> Outcome:
+    return Outcome(float(content["accuracy"]), float(content["seconds"]))

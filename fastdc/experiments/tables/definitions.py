@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from fastdc.experiments.tables.recipe import WHOLE_SET, Cell, Definition, Recipe
+from fastdc.experiments.tables.cells import WHOLE_SET, Cell, Definition, ImageSet
 from fastdc.metrics.operator import METRICS
 from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.options.specs import with_options
@@ -40,14 +40,14 @@ class TableKind:
 def _coresets(setting: Setting) -> Definition:
     cells = []
     for ipc in setting.ipcs:
-        cells += [Cell(str(ipc), column, Recipe(source, setting.convnet, ipc), setting.convnet) for source, column in _COLUMNS.items()]
+        cells += [Cell(str(ipc), column, ImageSet(source, setting.convnet, ipc), setting.convnet) for source, column in _COLUMNS.items()]
         cells.append(_whole_set(ipc, setting))
     return Definition("Table 1: coresets, gradient matching (DC) and the whole set", "images per class", tuple(cells), "coresets")
 
 
 def _dd(setting: Setting) -> Definition:
     model = "lenet" if setting.channels == 1 else "alexcifarnet"
-    cells = [Cell(str(ipc), source.upper(), Recipe(source, model, ipc), model) for ipc in setting.ipcs for source in ("dd", "dc")]
+    cells = [Cell(str(ipc), source.upper(), ImageSet(source, model, ipc), model) for ipc in setting.ipcs for source in ("dd", "dc")]
     return Definition(f"Table 3: dataset distillation (DD) and gradient matching (DC), {model}", "images per class", tuple(cells), "dd")
 
 
@@ -64,7 +64,7 @@ def _cross_architecture(setting: Setting) -> Definition:
 def _by_ipc(setting: Setting) -> Definition:
     cells = []
     for ipc in setting.ipcs:
-        cells += [Cell(str(ipc), "DC", Recipe("dc", setting.convnet, ipc), setting.convnet), _whole_set(ipc, setting)]
+        cells += [Cell(str(ipc), "DC", ImageSet("dc", setting.convnet, ipc), setting.convnet), _whole_set(ipc, setting)]
     title = "Figure 3: accuracy by images per class, absolute and relative to the whole set's"
     return Definition(title, "images per class", tuple(cells), "coresets", relative_to=_WHOLE)
 
@@ -77,7 +77,7 @@ def _variants(option: str, values: tuple[object, ...], setting: Setting) -> Defi
 
 def _distances(setting: Setting) -> Definition:
     cells = [
-        Cell(metric, f"ipc {ipc}", Recipe("dc", setting.convnet, ipc, metric), setting.convnet)
+        Cell(metric, f"ipc {ipc}", ImageSet("dc", setting.convnet, ipc, metric), setting.convnet)
         for metric in METRICS
         for ipc in setting.ipcs
     ]
@@ -87,7 +87,7 @@ def _distances(setting: Setting) -> Definition:
 def _matrix(made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int, ...]) -> tuple[Cell, ...]:
     """Every model of `made` condenses once for each ipc, and every one of `tested` is trained on what it gives; one image is the rule."""
     return tuple(
-        Cell(row if ipc == 1 else f"{row}, ipc {ipc}", column, Recipe("dc", condensing, ipc), model)
+        Cell(row if ipc == 1 else f"{row}, ipc {ipc}", column, ImageSet("dc", condensing, ipc), model)
         for ipc in ipcs
         for row, condensing in made.items()
         for column, model in tested.items()
@@ -95,7 +95,7 @@ def _matrix(made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int,
 
 
 def _whole_set(ipc: int, setting: Setting) -> Cell:
-    return Cell(str(ipc), _WHOLE, Recipe(WHOLE_SET, setting.convnet, 0), setting.convnet)
+    return Cell(str(ipc), _WHOLE, ImageSet(WHOLE_SET, setting.convnet, 0), setting.convnet)
 
 
 TABLES: Mapping[str, TableKind] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,14 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData
 from fastdc.engines import make_engine, resolve_engine
-from fastdc.errors import DataError, UsageError
+from fastdc.errors import UsageError
+from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
-from fastdc.experiments.tables.recipe import WHOLE_SET, Definition, Recipe
+from fastdc.experiments.tables.cells import WHOLE_SET, Definition, ImageSet
 from fastdc.experiments.tables.scale import Scale
 from fastdc.models.network import NetworkFamily
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
-from fastdc.runs.files import write_atomically
 from fastdc.runtime.isolation import isolated
 from fastdc.training.by_batch import accuracy
 from fastdc.training.evaluation import Evaluation
@@ -34,14 +33,14 @@ from fastdc.training.evaluation import Evaluation
 class Job:
     """One image set, and the models to train on it."""
 
-    recipe: Recipe
+    image_set: ImageSet
     seed: int
     models: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f"{self.recipe.name}-seed{self.seed}"
+        return f"{self.image_set.name}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ Outcome = Evaluation | Skipped
 
 def jobs_of(definition: Definition, seeds: Iterable[int]) -> list[Job]:
     """The jobs of a table, each image set once, seed by seed."""
-    models: dict[Recipe, dict[str, None]] = {}
+    models: dict[ImageSet, dict[str, None]] = {}
     for cell in definition.cells:
-        models.setdefault(cell.recipe, {})[cell.model] = None
-    return [Job(recipe, seed, tuple(tested)) for seed in seeds for recipe, tested in models.items()]
+        models.setdefault(cell.image_set, {})[cell.model] = None
+    return [Job(image_set, seed, tuple(tested)) for seed in seeds for image_set, tested in models.items()]
 
 
 class TableRunner:
@@ -92,13 +91,7 @@ class TableRunner:
             DataError: a file that cannot be read.
         """
         file = self._file(job, model)
-        if not file.exists():
-            return None
-        try:
-            content = json.loads(file.read_text())
-            return Skipped(str(content["skipped"])) if "skipped" in content else Evaluation(tuple(map(float, content["accuracies"])))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+        return read_outcome(file, _as_outcome) if file.exists() else None
 
     def is_done(self, job: Job) -> bool:
         """Whether all models of a job are tested."""
@@ -110,27 +103,27 @@ class TableRunner:
         Raises:
             FastdcError: something that can be mended, after which the same call goes on.
         """
-        reason = self._misfit(job.recipe.model)
+        reason = self._unsupported_reason(job.image_set.model)
         images: CondensedDataset | TrainedNetwork | None = None
         for model in job.models:
             if self.outcome(job, model) is not None:
                 continue
-            unfit = reason or self._misfit(model)
-            if unfit is None:
+            refusal = reason or self._unsupported_reason(model)
+            if refusal is None:
                 images = self._made(job) if images is None else images
                 outcome: Outcome = self._tested(images, model, job.seed)
             else:
-                outcome = Skipped(unfit)
+                outcome = Skipped(refusal)
             content: dict[str, Any] = dataclasses.asdict(outcome) if isinstance(outcome, Evaluation) else {"skipped": outcome.reason}
             if isinstance(outcome, Evaluation):
                 content |= {"mean": outcome.mean, "std": outcome.std}
-            write_atomically(self._file(job, model), (json.dumps({"model": model, **content}, indent=2) + "\n").encode())
+            write_outcome(self._file(job, model), {"model": model, **content})
             tell(job, model, outcome)
 
     def _file(self, job: Job, model: str) -> Path:
         return self.path(job) / f"evaluation-{plain_name(model)}.json"
 
-    def _misfit(self, model: str) -> str | None:
+    def _unsupported_reason(self, model: str) -> str | None:
         """Why a model cannot serve these images; None where it can."""
         data = self.train
         try:
@@ -141,29 +134,29 @@ class TableRunner:
         return None
 
     def _made(self, job: Job) -> CondensedDataset | TrainedNetwork:
-        recipe, scale, folder = job.recipe, self.scale, self.path(job)
-        if recipe.source == WHOLE_SET:
+        image_set, scale, folder = job.image_set, self.scale, self.path(job)
+        if image_set.source == WHOLE_SET:
             network = WholeSetOptions(
-                model=recipe.model, epochs=scale.whole_set_epochs, seed=job.seed, cache=self._networks, **self.compute
+                model=image_set.model, epochs=scale.whole_set_epochs, seed=job.seed, cache=self._networks, **self.compute
             )
             with self._training_alone(job):
                 return train_on_whole_set(self.train, network)
         options = ImageSetOptions(
-            ipc=recipe.ipc,
-            model=recipe.model,
-            distance=recipe.distance,
+            ipc=image_set.ipc,
+            model=image_set.model,
+            distance=image_set.distance,
             iterations=scale.iterations,
             batch_real=scale.batch_real,
             whole_set_epochs=scale.whole_set_epochs,
             **self.compute,
         )
-        with self._training_alone(job) if is_coreset(recipe.source) else contextlib.nullcontext():
-            return make_image_set(recipe.source, self.train, options, job.seed, folder, self._networks)
+        with self._training_alone(job) if is_coreset(image_set.source) else contextlib.nullcontext():
+            return make_image_set(image_set.source, self.train, options, job.seed, folder, self._networks)
 
     def _training_alone(self, job: Job) -> FileLock:
         """Held while a network is trained on the whole set or taken from the cache: who waits for it finds the network there."""
         self._networks.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._networks / f"{plain_name(job.recipe.model)}-seed{job.seed}.lock")
+        return FileLock(self._networks / f"{plain_name(job.image_set.model)}-seed{job.seed}.lock")
 
     def _tested(self, images: CondensedDataset | TrainedNetwork, model: str, seed: int) -> Evaluation:
         if isinstance(images, TrainedNetwork):
@@ -175,3 +168,7 @@ class TableRunner:
         engine = make_engine(resolve_engine(self.compute["engine"], network.module), network.module)
         with isolated():
             return accuracy(engine, engine.layout.flatten(network.module), self.test)
+
+
+def _as_outcome(content: Any) -> Outcome:
+    return Skipped(str(content["skipped"])) if "skipped" in content else Evaluation(tuple(map(float, content["accuracies"])))

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import load_dataset
 from fastdc.engines import check_engine
-from fastdc.errors import RunError, UsageError, unknown_name
+from fastdc.errors import UsageError, unknown_name
+from fastdc.experiments.files import write_report
 from fastdc.experiments.plots import can_plot
+from fastdc.experiments.processes import print_line, run_shared
 from fastdc.experiments.scales import with_width
+from fastdc.experiments.tables.cells import Definition, ImageSet
 from fastdc.experiments.tables.definitions import TABLES, Setting
 from fastdc.experiments.tables.job import Job, Outcome, Skipped, TableRunner, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
 from fastdc.experiments.tables.plot import plot_by_ipc
-from fastdc.experiments.tables.recipe import Definition, Recipe
 from fastdc.experiments.tables.report import FilledTable
 from fastdc.experiments.tables.scale import Scale
 from fastdc.models import as_factory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
-from fastdc.parallel.jobs import do_all
-from fastdc.parallel.workers import Helpers
+from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.recipe import RECIPES
-from fastdc.runs.files import write_atomically
 from fastdc.runs.folder import shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed
@@ -95,21 +96,15 @@ def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
     """
     config.check()
     check_count("workers", workers)
-    work = _Work(config)
-    work.claim()
-    with Helpers(_help, config, workers, config.device):
-        failures = do_all(work.jobs, work.runner, work.do, _say)
-    table = work.write(failures)
-    if failures:
-        job, reason = next(iter(failures.items()))
-        raise RunError(
-            f"{len(failures)} of {len(work.jobs)} image sets failed, {job.name} first: {reason} The same command tries them again."
-        )
+    maker = _TableMaker(config)
+    failures = run_shared(maker, partial(_TableMaker, config), workers, config.device)
+    table = maker.write(failures)
+    raise_failures({job.name: reason for job, reason in failures.items()}, len(maker.jobs), "image sets")
     return table
 
 
-class _Work:
-    """A table in the making: its definition for the dataset, its jobs, its folder."""
+class _TableMaker:
+    """A table that is being made: its definition for the dataset, its jobs, its folder."""
 
     def __init__(self, config: TableConfig) -> None:
         self.config = config
@@ -121,10 +116,6 @@ class _Work:
         self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
         self.runner = TableRunner(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
-
-    def claim(self) -> None:
-        """Make the folder this table's, or check that it is."""
-        config = self.config
         content = {
             "table": config.table,
             "dataset": self.train.name,
@@ -137,14 +128,14 @@ class _Work:
         with shared_folder(config.out) as run:
             run.claim(content, {"fingerprint": self.train.fingerprint, **versions()})
 
-    def do(self, job: Job) -> None:
-        """Do one job, with a line about each model that was tested."""
-        self.runner.do(job, self._tell)
+    def run(self, say: Callable[[str], None]) -> dict[Job, str]:
+        """Do all jobs, with a line on stdout about each model that was tested; returns what failed, with its reason."""
+        return do_all(self.jobs, self.runner, lambda job: self.runner.do(job, self._tell), say)
 
     def _tell(self, job: Job, model: str, outcome: Outcome) -> None:
         states = [self.runner.outcome(job, model) is not None for job in self.jobs for model in job.models]
         result = outcome if isinstance(outcome, Evaluation) else f"left out: {outcome.reason}"
-        _say(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
+        print_line(f"[{sum(states)}/{len(states)}] {job.name}, tested with {model}: {result}")
 
     def write(self, failures: Mapping[Job, str]) -> FilledTable:
         """Write the table's files from what is done."""
@@ -153,21 +144,18 @@ class _Work:
         caption = f"{self.train.name}, scale {config.scale_name}: {config.scale}; seed {config.seed}, fastdc {versions()['fastdc']}."
         if plots and not can_plot():
             caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
-        outcomes = {cell: self._outcome(cell.recipe, cell.model, failures) for cell in self.definition.cells}
+        outcomes = {cell: self._outcome(cell.image_set, cell.model, failures) for cell in self.definition.cells}
         figures = paper_figures(self.definition.figures, self.train.name)
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
-        with shared_folder(config.out):
-            if plot is not None:
-                write_atomically(config.out / plot, plot_by_ipc(table))
-            write_atomically(config.out / "table.csv", table.csv().encode())
-            write_atomically(config.out / "table.md", table.markdown().encode())
+        files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
+        write_report(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()})
         return table
 
-    def _outcome(self, recipe: Recipe, model: str, failures: Mapping[Job, str]) -> Outcome:
-        """All networks of all image sets of a recipe, or the first reason why there are none."""
+    def _outcome(self, image_set: ImageSet, model: str, failures: Mapping[Job, str]) -> Outcome:
+        """All networks of all seeds of an image set, or the first reason why there are none."""
         accuracies: list[float] = []
-        for job in (job for job in self.jobs if job.recipe == recipe):
+        for job in (job for job in self.jobs if job.image_set == image_set):
             outcome = self.runner.outcome(job, model)
             if outcome is None:
                 return Skipped(f"failed: {failures[job]}")
@@ -178,16 +166,6 @@ class _Work:
 
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""
-        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.recipe.source)[0] in RECIPES]
-        files = {job.recipe.name: self.runner.path(job) / "condensed.png" for job in learned}
+        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.image_set.source)[0] in RECIPES]
+        files = {job.image_set.name: self.runner.path(job) / "condensed.png" for job in learned}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}
-
-
-def _help(config: TableConfig) -> None:
-    """Do jobs in a process of its own; what fails here, the first process tries as well, and reports."""
-    work = _Work(config)
-    do_all(work.jobs, work.runner, work.do, lambda _: None)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -7,9 +7,9 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fastdc.experiments.tables.cells import Cell, Definition
 from fastdc.experiments.tables.job import Outcome
 from fastdc.experiments.tables.paper import Figures
-from fastdc.experiments.tables.recipe import Cell, Definition
 from fastdc.training.evaluation import Evaluation
 
 _FIELDS = ("row", "column", "mean", "std", "networks", "relative", "paper_mean", "paper_std", "reason")

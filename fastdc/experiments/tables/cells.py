@@ -1,4 +1,4 @@
-"""What a table is made of: recipes for image sets, cells that test them, and the table as rows and columns of cells."""
+"""What a table is made of: image sets, cells that test them, and the table as rows and columns of cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WHOLE_SET = "whole_set"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ImageSet:
     """How a set of images is made, apart from its seed and the scale."""
 
     source: str
@@ -26,7 +26,7 @@ class Recipe:
     def name(self) -> str:
         """What the folder of such a set is called, its seed aside.
 
-        >>> Recipe("dc", "convnet:width=8", 10, "mse").name
+        >>> ImageSet("dc", "convnet:width=8", 10, "mse").name
         'dc-convnet_width=8-ipc10-mse'
         """
         parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
@@ -35,11 +35,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Cell:
-    """One field of a table: images made by `recipe`, tested by training `model` on them."""
+    """One field of a table: images made by `image_set`, tested by training `model` on them."""
 
     row: str
     column: str
-    recipe: Recipe
+    image_set: ImageSet
     model: str
 
 

@@ -1,0 +1,46 @@
+"""The files of an experiment: outcomes as JSON, one file each, and the report at the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fastdc.errors import DataError
+from fastdc.runs.files import write_atomically
+from fastdc.runs.folder import shared_folder
+
+Outcome = TypeVar("Outcome")
+
+
+def write_outcome(file: Path, content: Mapping[str, Any]) -> None:
+    """Write plain types as JSON.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_outcome(file: Path, parse: Callable[[Any], Outcome]) -> Outcome:
+    """What `parse` makes of the content of a JSON file.
+
+    Raises:
+        DataError: a file that cannot be read, or of which `parse` makes nothing.
+    """
+    try:
+        return parse(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+
+
+def write_report(folder: Path, files: Mapping[str, str | bytes]) -> None:
+    """Write files, by name, into a folder that several processes work in.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    with shared_folder(folder):
+        for name, content in files.items():
+            write_atomically(folder / name, content.encode() if isinstance(content, str) else content)
