@@ -35,7 +35,7 @@ _COSINE = tl.constexpr(METRICS["cosine"])
 _EPSILON = tl.constexpr(1e-6)
 
 # One configuration for all: it decides the order within a sum, and one picked by timing would give other bits from process to process.
-BLOCK = 256  # elements of a step
+BLOCK = 512  # elements of a step
 WARPS = 4
 
 

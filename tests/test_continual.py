@@ -339,7 +339,7 @@ def test_processes_share_the_runs(tmp_path: Path, capfd: pytest.CaptureFixture[s
         (2, {"scenario": "tasks"}, UsageError, "unknown scenario 'tasks'. Did you mean 'task'"),
         (2, {"memory": "hearding"}, UsageError, "unknown memory 'hearding'. Did you mean 'herding'"),
         (2, {"memory": "herding:features=pixels"}, UsageError, "a coreset takes none here"),
-        (2, {"memory": "dc:speed=3"}, UsageError, "takes no options"),
+        (2, {"memory": "dc:speed=3"}, UsageError, "unknown option of 'dc' 'speed'"),
         (2, {"ipc": 500}, UsageError, "ipc is 500; expected a whole number from 1 to"),
         (2, {"ipc": 0}, UsageError, "ipc is 0; expected a whole number of 1 or more"),
         (2, {"seeds": 0}, UsageError, "seeds is 0"),
