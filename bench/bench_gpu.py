@@ -461,13 +461,13 @@ class Ours:
         self.name, self.spec, self.precision = name, spec, precision
         self.engine = make_engine(spec, problem.module)
         self.theta = self.engine.layout.flatten(problem.module)
-        self.sampler = ClassSampler(problem.data.near(DEVICE), torch.Generator().manual_seed(0), device=DEVICE)
+        self.sampler = ClassSampler(problem.data.near(DEVICE), seed=0, device=DEVICE)
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         return products(self.precision, deterministic=True)
 
-    def draw(self) -> list[tuple[Tensor, Tensor]]:
-        return list(self.sampler.draw(REAL))
+    def draw(self) -> Tensor:
+        return self.sampler.draw(range(CLASSES), REAL, "real images")
 
     def real_side(self, real: Tensor) -> Tensor:
         return self.engine.class_gradients(self.theta, real)
@@ -479,8 +479,7 @@ class Ours:
         images, velocity = synthetic.clone(), torch.zeros_like(synthetic)
 
         def step() -> float:
-            real = torch.cat([self.engine.class_gradients(self.theta, some, classes) for classes, some in self.sampler.draw(REAL)])
-            losses, gradient = self.engine.match(self.theta, images, real, METRIC)
+            losses, gradient = self.engine.match(self.theta, images, self.real_side(self.draw()), METRIC)
             velocity.mul_(0.5).add_(gradient)
             images.sub_(velocity, alpha=LR_IMAGES)
             assert torch.isfinite(images).all()

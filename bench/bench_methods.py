@@ -20,13 +20,14 @@ from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import MATCHES, POOLS, Match, Problem
+from fastdc.recipe import MATCHES, POOLS, ClassGroup, Match, Problem
 from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
 from fastdc.recipe.state import State
 
 MODEL, CLASSES, REAL, UNROLL, RATE = "convnet:width=32", 10, 64, 10, 0.1
+ALL = ClassGroup.of(range(CLASSES))
 METHODS = ["dc", f"dd:unroll={UNROLL}", f"parameter_matching:unroll={UNROLL}", "curriculum", "dd, plain"]
 TOLERANCE = 1e-9  # in float64: in float32 a ReLU input near zero that changes sign changes all steps after it
 
@@ -47,14 +48,13 @@ def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Ma
     config = resolved(CondenseConfig(ipc=ipc, model=MODEL, method=method, batch_real=REAL))
     family = NetworkFamily(MODEL, 1, CLASSES, (28, 28), torch.device("cpu"))
     images = torch.randn(CLASSES, ipc, 1, 28, 28, dtype=dtype)
-    state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(0), torch.Generator())
-    engine, sampler = make_engine("auto", family.fresh(0).to(dtype)), ClassSampler(data, state.sampler, dtype)
-    problem = Problem(recipe_of(config), 0, engine, family, RandomBatches(sampler), NoAugmentation())
+    engine, sampler = make_engine("auto", family.fresh(0).to(dtype)), ClassSampler(data, 0, dtype)
+    problem = Problem(recipe_of(config), 0, engine, family, RandomBatches(sampler), NoAugmentation(0), [ALL])
     assert config.match is not None
     assert config.pool is not None
-    learner = MATCHES.entry(config.match)(problem, MATCHES.options(config.match))
-    state.learned = learner.learned()
-    state.theta = POOLS.entry(config.pool)(problem, POOLS.options(config.pool)).next(state).to(dtype)
+    learner = MATCHES.make(config.match, problem)
+    state = State(images, torch.zeros_like(images), learned=learner.learned())
+    state.theta = POOLS.make(config.pool, problem).next(state).to(dtype)
     learner.begin(state)
     return learner, state
 
@@ -70,7 +70,7 @@ def plain_gradients(learner: Match, state: State) -> tuple[Tensor, Tensor]:
     for rate in rates:
         loss = F.cross_entropy(functional_call(module, views(theta), (images.flatten(0, 1),)), known)
         theta = theta - rate * torch.autograd.grad(loss, theta, create_graph=True)[0]
-    real = torch.cat([some.flatten(0, 1) for _, some in learner.problem.batches.sampler.draw(REAL)])
+    real = learner.problem.real_images(ALL, *state.moment).flatten(0, 1)
     loss = F.cross_entropy(functional_call(module, views(theta), (real,)), labels.repeat_interleave(REAL))
     by_images, by_rates = torch.autograd.grad(loss, (images, rates))
     return by_images, by_rates
@@ -82,7 +82,7 @@ def step_of(spec: str, learner: Match, state: State) -> Any:
 
     def step() -> object:
         state.theta, state.path = theta, dict(path)
-        return plain_gradients(learner, state) if spec == "dd, plain" else learner.step(state, state.stored)
+        return plain_gradients(learner, state) if spec == "dd, plain" else learner.step(state, state.stored, ALL)
 
     return step
 
@@ -91,13 +91,12 @@ def check_dd(ipc: int) -> float:
     """The relative error of dd's gradient by the images against the plain one, in float64; more than rounding fails."""
     learner, state = problem(f"dd:unroll={UNROLL}", ipc, torch.float64)
     engine = learner.problem.engine
-    before = state.sampler.get_state()
     expected, _ = plain_gradients(learner, state)
-    state.sampler.set_state(before)
     rates = torch.full((UNROLL,), RATE, dtype=torch.float64)
     assert state.theta is not None
-    thetas = unrolled_steps(engine, state.theta, state.stored, rates)
-    found, _ = gradient_through_steps(engine, thetas, state.stored, rates, learner.real_gradients(thetas[-1]).mean(0))
+    thetas = unrolled_steps(engine, state.theta, state.stored, rates, [ALL])
+    cotangent = engine.class_gradients(thetas[-1], learner.problem.real_images(ALL, *state.moment)).mean(0)
+    found, _ = gradient_through_steps(engine, thetas, state.stored, rates, cotangent, [ALL])
     error = ((found - expected).norm() / expected.norm()).item()
     assert error < TOLERANCE
     return error

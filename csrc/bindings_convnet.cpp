@@ -226,7 +226,8 @@ void class_gradients_of(const Network& network, const py::array& theta, const py
 }
 
 void image_gradients_of(const Network& network, const py::array& theta, const py::array& images,
-                        const py::array& cotangent, py::array& gradients, py::object record, int threads) {
+                        const py::array& cotangent, const py::array& labels, py::array& gradients, py::object record,
+                        int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
@@ -235,13 +236,14 @@ void image_gradients_of(const Network& network, const py::array& theta, const py
         check_common<T>(network, theta, threads);
         check_array<T>("images", images, shape);
         if (each < 1) refuse("images", describe(images), "at least one of every class");
-        check_range("classes of images", classes, 0, plan.classes);
+        check_labels(labels, classes, plan.classes);
         check_array<T>("cotangent", cotangent, {classes, plan.parameters});
         check_array<T>("gradients", gradients, shape, true);
         const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(cotangent);
+        const auto* label = in<int64_t>(labels);
         T *to = out<T>(gradients), *kept = record_of<T>(network, record, classes, each);
         const py::gil_scoped_release release;
-        image_gradients<T>(plan, weights, from, along, classes, each, kept, to, threads);
+        image_gradients<T>(plan, weights, from, along, label, classes, each, kept, to, threads);
     });
 }
 
@@ -318,11 +320,10 @@ void bind_convnet(py::module_& module) {
              array("gradients"), py::kw_only(), py::arg("record") = py::none(), py::arg("threads"),
              "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is "
              "given.")
-        .def(
-            "image_gradients", &image_gradients_of, array("theta"), array("images"), array("cotangent"),
-            array("gradients"), py::kw_only(), py::arg("record") = py::none(), py::arg("threads"),
-            "Writes d/d images of <cotangent [C, P], class gradients>, from the record of class_gradients where one is "
-            "given; the class is the position.")
+        .def("image_gradients", &image_gradients_of, array("theta"), array("images"), array("cotangent"),
+             array("labels"), array("gradients"), py::kw_only(), py::arg("record") = py::none(), py::arg("threads"),
+             "Writes d/d images of <cotangent [C, P], class gradients>, class c being labels[c], from the record of "
+             "class_gradients where one is given.")
         .def("record_size", &record_size_of, py::arg("classes"), py::arg("each"), py::arg("of_double"),
              "Elements of the record of images [classes, each, ...] in float32 or float64.")
         .def("train", &train_on, array("theta"), array("images"), array("labels"), array("order"), py::kw_only(),

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.errors import DataError, MissingFileError
+from fastdc.recipe import FORMATIONS
 from fastdc.runs.files import load_tensors, save_tensors, write_atomically, write_error
 
 if TYPE_CHECKING:
@@ -31,18 +32,22 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
     """Synthetic images with their labels, sorted by class; a map-style torch Dataset of (image, label).
 
     The images are normalised: (pixels - mean) / std per channel, for pixels in 0..1. `normalised` is False where mean is
-    0 and std is 1, so that the images are plain pixels.
+    0 and std is 1, so that the images are plain pixels. What is `stored`, and written to files, may be smaller than the `images`: the
+    formation decodes it, each stored item to one image or to several of its class.
 
     Args:
-        images: float [N, channels, H, W], normalised; kept as float32.
-        labels: int64 [N].
+        images: what is stored, float [S, ...]; kept as float32. By the formation "plain" that is the images, normalised
+            [N, channels, H, W].
+        labels: of what is stored, int64 [S].
         mean: per channel, what was subtracted.
         std: per channel, what was divided by.
         class_names: one name per class.
+        formation: how what is stored becomes images, a name in `fastdc.recipe.FORMATIONS` with its options.
         provenance: where the images come from, as plain types: configuration, seed, dataset, version, metrics.
 
     Raises:
         DataError: images, labels or statistics that do not fit together, or are not finite.
+        UsageError: an unknown formation.
 
     Example:
         >>> condensed = CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([1, 0]), mean=[0.5], std=[0.25], class_names=["a", "b"])
@@ -58,30 +63,36 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         mean: Sequence[float],
         std: Sequence[float],
         class_names: Sequence[str],
+        formation: str = "plain",
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        self.formation = FORMATIONS.in_full(formation)
         if not isinstance(class_names, Sequence):
             raise DataError(f"class_names is {class_names!r}; expected a list of names, one per class.")
         self.mean, self.std = _numbers("mean", mean), _numbers("std", std)
         try:
-            images, labels = (torch.as_tensor(values, device="cpu") for values in (images, labels))
+            stored, labels = (torch.as_tensor(values, device="cpu") for values in (images, labels))
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
-        images, labels = images.detach(), labels.detach()
+        stored, labels = stored.detach(), labels.detach()
+        images = _decoded(stored, self.formation)  # [N, channels, H, W]
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
             raise DataError(
                 f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
             )
-        check_labels(labels, len(images), len(class_names))
-        if not torch.isfinite(images).all():
+        check_labels(labels, len(stored), len(class_names))
+        if not torch.isfinite(stored).all():
             raise DataError("some pixels are NaN or infinite; expected finite images.")
         if not len(self.mean) == len(self.std) == images.shape[1] or min(self.std) <= 0:
             raise DataError(
                 f"mean {self.mean} and std {self.std} do not fit images of {images.shape[1]} channels; give one each, std above 0."
             )
         order = torch.argsort(labels, stable=True)
-        self.images = images[order].float().contiguous()  # [N, channels, H, W]
-        self.labels = labels[order]  # [N]
+        each = len(images) // len(stored)  # images that a stored item becomes
+        self.stored = stored[order].float().contiguous()  # [S, ...]
+        self._stored_labels = labels[order]  # [S]
+        self.images = _decoded(self.stored, self.formation)  # [N, channels, H, W]
+        self.labels = self._stored_labels.repeat_interleave(each)  # [N]
         self.class_names = tuple(map(str, class_names))
         self.provenance: dict[str, Any] = dict(provenance or {})
 
@@ -93,7 +104,9 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
 
     def __repr__(self) -> str:
         scale = f"normalised by mean {_rounded(self.mean)}, std {_rounded(self.std)}" if self.normalised else "pixels in 0..1"
-        return f"CondensedDataset({len(self)} images {'x'.join(map(str, self.images.shape[1:]))} of {self.num_classes} classes, {scale})"
+        shape = "x".join(map(str, self.images.shape[1:]))
+        held = f" in the storage of {len(self.stored)} ({self.formation})" if len(self.stored) != len(self) else ""
+        return f"CondensedDataset({len(self)} images {shape}{held} of {self.num_classes} classes, {scale})"
 
     @property
     def num_classes(self) -> int:
@@ -102,8 +115,13 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
 
     @property
     def ipc(self) -> int:
-        """Images per class: of the class that has the most."""
-        return int(torch.bincount(self.labels).max())
+        """What is stored per class, in the number of images that `fastdc.condense` was asked for: of the class that has the most."""
+        return int(torch.bincount(self._stored_labels).max())
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of what is stored, in float32."""
+        return self.stored.nbytes
 
     @property
     def normalised(self) -> bool:
@@ -121,11 +139,12 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             RunError: the file cannot be written.
         """
         content = {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
-        save_tensors(Path(path), KIND, {"images": self.images, "labels": self.labels}, content)
+        content["formation"] = self.formation
+        save_tensors(Path(path), KIND, {"images": self.stored, "labels": self._stored_labels}, content)
 
     @classmethod
     def load(cls, path: str | Path) -> CondensedDataset:
-        """Read what `save` wrote.
+        """Read what `save` wrote, of this version or of 0.1.
 
         Raises:
             MissingFileError: no such file.
@@ -142,16 +161,16 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         from PIL import Image
         from torchvision.utils import make_grid
 
-        pixels = self.to_pixels()
-        if self.ipc > 1:
-            rows = pixels.new_ones(self.num_classes, self.ipc, *pixels.shape[1:])  # a class with fewer images ends in white
+        pixels, most = self.to_pixels(), int(torch.bincount(self.labels).max())
+        if most > 1:
+            rows = pixels.new_ones(self.num_classes, most, *pixels.shape[1:])  # a class with fewer images ends in white
             for label in range(self.num_classes):
                 own = pixels[self.labels == label]
                 rows[label, : len(own)] = own
             pixels = rows.flatten(0, 1)
         repeat = max(1, _GRID_SIDE // max(pixels.shape[2:]))
         pixels = pixels.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
-        across = self.ipc if self.ipc > 1 else min(self.num_classes, 10)
+        across = most if most > 1 else min(self.num_classes, 10)
         picture = make_grid(pixels, nrow=across, padding=2, pad_value=1.0)  # [3, height, width]
         return Image.fromarray(_to_bytes(picture).permute(1, 2, 0).numpy())
 
@@ -224,6 +243,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         buffer = io.BytesIO()
         torch.save({"data": [[self.images, self.labels]], "accs_all_exps": {}}, buffer)
         write_atomically(Path(path), buffer.getvalue())
+
+
+def _decoded(stored: Tensor, formation: str) -> Tensor:
+    """The images of what is stored [S, ...], those of an item one after another; what has no items as it is."""
+    return FORMATIONS.make(formation).decode(stored[None])[0] if stored.dim() else stored
 
 
 def _read_pt(path: Path) -> tuple[list[Any], Any]:

@@ -6,6 +6,7 @@ import gzip
 import struct
 import urllib.error
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
@@ -373,6 +374,15 @@ def test_labels_of_any_whole_number_type_are_taken(dtype):
     data = as_image_data((random_images(6, 4, 4), np.array([2, 0, 1, 0, 2, 2]).astype(dtype)))
     assert data.labels.dtype == torch.int64
     assert data.labels.tolist() == [2, 0, 1, 0, 2, 2]
+
+
+def test_a_memory_mapped_file_is_taken_without_a_copy_or_a_warning(tmp_path):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (20, 3, 8, 8), dtype=np.uint8))
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = as_image_data((mapped, np.arange(20) % 2))
+    assert data.images.data_ptr() == mapped.ctypes.data
 
 
 def test_numpy_arrays_of_the_other_byte_order_are_taken():

@@ -224,10 +224,10 @@ def test_distillation_of_numbers_made_by_hand() -> None:
     # Logits of 2 log 3 and 0 at temperature 2 are shares of 3/4 and 1/4; equal ones are halves: cross-entropy log 2.
     kept = Distillation(torch.tensor([[2 * math.log(3), 0.0, 5.0], [0.0, 0.0, -1.0]], dtype=torch.float64), (2, 1))
     flat = torch.zeros(1, 4, dtype=torch.float64)
-    assert kept.loss(flat, slice(0, 1)).item() == pytest.approx(math.log(2))  # the group of one is certain: 0
+    assert kept.at(slice(0, 1)).loss(flat).item() == pytest.approx(math.log(2))  # the group of one is certain: 0
     same = torch.tensor([[2 * math.log(3), 0.0, 1.0, 9.0]], dtype=torch.float64)
-    assert kept.loss(same, torch.tensor([0])).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
-    assert kept.loss(torch.cat([same, flat]), torch.tensor([1, 0])).item() == pytest.approx(
+    assert kept.at(torch.tensor([0])).loss(same).item() == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert kept.at(torch.tensor([1, 0])).loss(torch.cat([same, flat])).item() == pytest.approx(
         -0.5 * math.log(0.75) - 0.5 * math.log(0.25) + math.log(2)
     )
 

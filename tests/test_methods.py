@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from fastdc.errors import RunError, UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import MATCHES, POOLS, Match, Pool, Problem
+from fastdc.recipe import MATCHES, POOLS, ClassGroup, Match, Pool, Problem
 from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.batches import RandomBatches
+from fastdc.recipe.groups import class_groups
 from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
 from fastdc.recipe.state import State
 from fastdc.runs import folder as run
 from fastdc.runtime import compiled
+from fastdc.runtime.seeding import make_generator
 
 SMOOTH = "convnet:width=8,activation=swish"
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
@@ -39,18 +42,22 @@ needs_native = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
 
 
-def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Match, State]:
+ALL = ClassGroup.of(range(10))
+
+
+def digits_problem(
+    method: str, model: str = SMOOTH, engine: str = "torch", groups: Sequence[ClassGroup] = (ALL,), **options: Any
+) -> tuple[Match, State]:
     """What a method compares, on digits in float64, and the state before the first step of its first network."""
     train, _ = fastdc.load_dataset("digits")
     config = resolved(CondenseConfig(ipc=2, model=model, method=method, batch_real=8, **options))
     family = NetworkFamily(model, 1, 10, (8, 8), torch.device("cpu"))
     module = family.fresh(3).double()
     images = torch.randn(10, 2, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    state = State(images, torch.zeros_like(images), torch.Generator().manual_seed(2), torch.Generator())
-    sampler = ClassSampler(train, state.sampler, torch.float64)
-    problem = Problem(recipe_of(config), 0, make_engine(engine, module), family, RandomBatches(sampler), NoAugmentation())
-    learner = MATCHES.entry(config.match)(problem, MATCHES.options(config.match))
-    state.learned = learner.learned()
+    sampler, engine = ClassSampler(train, 2, torch.float64), make_engine(engine, module)
+    problem = Problem(recipe_of(config), 0, engine, family, RandomBatches(sampler), NoAugmentation(0), groups)
+    learner = MATCHES.make(config.match, problem)
+    state = State(images, torch.zeros_like(images), learned=learner.learned())
     state.theta = pool_of(learner).next(state).double()
     learner.begin(state)
     return learner, state
@@ -58,7 +65,7 @@ def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **op
 
 def pool_of(learner: Match) -> Pool:
     spec = learner.problem.recipe.pool
-    return POOLS.entry(spec)(learner.problem, POOLS.options(spec))
+    return POOLS.make(spec, learner.problem)
 
 
 # Products with the Hessian
@@ -135,8 +142,9 @@ def test_the_way_back_equals_double_backward_through_the_unrolled_training(spec:
     leaves = images.clone().requires_grad_(), rates.clone().requires_grad_()
     last = plain_unroll(engine, theta.clone().requires_grad_(), *leaves)
     expected = torch.autograd.grad(last, leaves, cotangent)
-    thetas = unrolled_steps(engine, theta, images, rates)
-    found = gradient_through_steps(engine, thetas, images, rates, cotangent)
+    groups = class_groups([4] * len(images), 2)
+    thetas = unrolled_steps(engine, theta, images, rates, groups)
+    found = gradient_through_steps(engine, thetas, images, rates, cotangent, groups)
     assert relative(thetas[-1], last.detach()) < UNROLLED_FLOAT64
     for value, other in zip(found, expected, strict=True):
         assert not value.requires_grad
@@ -153,19 +161,12 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
     state.iteration = 2  # a quarter is behind, three quarters of the step are left
     logs = state.learned["log_step_sizes"].add_(torch.linspace(-1, 1, 4)).clone().requires_grad_()
     images = state.stored.clone().requires_grad_()
-    real = list(ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8))
+    real = learner.problem.real_images(ALL, *state.moment)  # [10, 8, 1, 8, 8]
     theta = plain_unroll(learner.problem.engine, state.theta.clone().requires_grad_(), images, logs.exp())
     views = learner.problem.engine.layout.views(theta)
-    loss = torch.stack(
-        [
-            F.cross_entropy(
-                functional_call(learner.problem.engine.module, views, (some.flatten(0, 1),)), c.repeat_interleave(some.shape[1])
-            )
-            for c, some in real
-        ]
-    ).mean()
+    loss = F.cross_entropy(functional_call(learner.problem.engine.module, views, (real.flatten(0, 1),)), ALL.classes.repeat_interleave(8))
     by_images, by_logs = torch.autograd.grad(loss, (images, logs))
-    losses, gradient = learner.step(state, state.stored)
+    losses, gradient = learner.step(state, state.stored, ALL)
     assert losses.shape == (10,)
     assert relative(losses.sum(), loss.detach()) < UNROLLED_FLOAT64
     assert relative(gradient, 0.75 * of_unit_size(by_images)) < UNROLLED_FLOAT64
@@ -186,15 +187,11 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
 def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, step: int, distance: str) -> None:
     learner, state = digits_problem(method, distance=distance, lr_model=0.3)
     for _ in range(step):
-        learner.step(state, state.stored)
+        learner.step(state, state.stored, ALL)
         state.step += 1
 
     def loss_at(images: Tensor) -> tuple[Tensor, Tensor]:
-        generator = learner.problem.batches.sampler.generator
-        before = generator.get_state()
-        result = learner.step(dataclasses.replace(state, path=dict(state.path)), images)
-        generator.set_state(before)
-        return result
+        return learner.step(dataclasses.replace(state, path=dict(state.path)), images, ALL)
 
     loss, gradient = loss_at(state.stored)
     assert loss.shape == ()
@@ -209,9 +206,8 @@ def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, s
 def test_parameter_matching_of_one_step_is_gradient_matching_of_all_classes_at_once() -> None:
     learner, state = digits_problem("parameter_matching:unroll=1")
     engine, theta = learner.problem.engine, state.theta
-    real = ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
-    target = torch.cat([engine.class_gradients(theta, images, classes) for classes, images in real]).mean(0)
-    loss, gradient = learner.step(state, state.stored)
+    target = engine.class_gradients(theta, learner.problem.real_images(ALL, *state.moment)).mean(0)
+    loss, gradient = learner.step(state, state.stored, ALL)
     synthetic = engine.class_gradients(theta, state.stored).mean(0)
     distance, cotangent = layerwise_distance(synthetic[None], target[None], engine.layout)
     assert relative(loss, distance[0]) < UNROLLED_FLOAT64
@@ -221,29 +217,41 @@ def test_parameter_matching_of_one_step_is_gradient_matching_of_all_classes_at_o
 def test_a_step_of_dc_is_its_four_calls() -> None:
     learner, state = digits_problem("dc", engine="torch")
     engine, theta = learner.problem.engine, state.theta
-    ((classes, images),) = ClassSampler(learner.problem.batches.sampler.data, torch.Generator().manual_seed(2), torch.float64).draw(8)
-    real = engine.class_gradients(theta, images, classes)
+    real = engine.class_gradients(theta, learner.problem.real_images(ALL, *state.moment))
     synthetic = engine.class_gradients(theta, state.stored)
     distance, cotangent = layerwise_distance(synthetic, real, engine.layout)
     gradient = engine.image_gradients(theta, state.stored, cotangent)
-    losses, found = learner.step(state, state.stored)
+    losses, found = learner.step(state, state.stored, ALL)
     assert relative(losses, distance) < FLOAT64_ENGINES
     assert relative(found, gradient) < FLOAT64_ENGINES
 
 
-def test_real_gradients_of_classes_of_unequal_size_are_each_of_its_class() -> None:
+@pytest.mark.parametrize("method", RUNS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_by_groups_of_classes_is_that_of_all_at_once(method: str, engine: str) -> None:
+    learner, state = digits_problem(method, engine=engine)
+    losses, gradient = learner.step(state, state.stored, ALL)
+    groups = class_groups([8] * 10, 3)
+    assert [len(group) for group in groups] == [3, 3, 3, 1]
+    learner, state = digits_problem(method, engine=engine, groups=groups)
+    parts = [learner.step(state, state.stored[group.slice], group) for group in ([ALL] if learner.needs_all_classes else groups)]
+    assert relative(torch.stack([part.sum() for part, _ in parts]).sum(), losses.sum()) < UNROLLED_FLOAT64
+    assert relative(torch.cat([part for _, part in parts]), gradient) < UNROLLED_FLOAT64
+
+
+def test_classes_of_unequal_size_give_all_they_have() -> None:
     counts = torch.tensor([2, 9, 30, 5, 5, 5, 5, 5, 5, 5])
     labels = torch.arange(10).repeat_interleave(counts)
     images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    learner, state = digits_problem("dc")
     data = fastdc.ImageData.of(images, labels)
-    batches = RandomBatches(ClassSampler(data, torch.Generator(), torch.float64))
-    problem = dataclasses.replace(learner.problem, batches=batches)
-    found = type(learner)(problem, learner.options).real_gradients(state.theta)
-    for label, count in ((0, 2), (9, 5)):  # classes that give all they have
-        own = data.normalised(labels == label, torch.float64)[None]
-        assert own.shape[1] == count
-        assert relative(found[label], problem.engine.class_gradients(state.theta, own, torch.tensor([label]))[0]) < FLOAT64_ENGINES
+    learner, _ = digits_problem("dc", groups=class_groups(counts.clamp(max=8).tolist(), 10))
+    problem = dataclasses.replace(learner.problem, batches=RandomBatches(ClassSampler(data, 0, torch.float64)))
+    assert [list(group.numbers) for group in problem.groups] == [[0], [1, 2], [3, 4, 5, 6, 7, 8, 9]]
+    found = {number: some for group in problem.groups for number, some in zip(group.numbers, problem.real_images(group, 0, 0), strict=True)}
+    for label, count in enumerate(counts.clamp(max=8).tolist()):
+        assert len(found[label]) == count
+        own = {tuple(image.flatten().tolist()) for image in data.normalised(labels == label, torch.float64)}
+        assert {tuple(image.flatten().tolist()) for image in found[label]} <= own
 
 
 # The paths
@@ -255,7 +263,7 @@ def test_the_curriculum_takes_both_sides_further() -> None:
     assert torch.equal(state.path["real"], start)
     lengths = []
     for _ in range(3):
-        learner.step(state, state.stored)
+        learner.step(state, state.stored, ALL)
         lengths.append([(side - start).norm().item() for side in (state.theta, state.path["real"])])
     assert all(later > earlier for a, b in itertools.pairwise(lengths) for earlier, later in zip(a, b, strict=True))
     assert torch.equal(state.path["start"], start)
@@ -264,7 +272,7 @@ def test_the_curriculum_takes_both_sides_further() -> None:
 def test_the_distance_is_of_mean_gradients_along_the_whole_path() -> None:
     learner, state = digits_problem("curriculum:unroll=2", lr_model=0.1, distance="mse")
     for steps in (2, 4, 6):
-        loss, _ = learner.step(state, state.stored)
+        loss, _ = learner.step(state, state.stored, ALL)
         state.step += 1
         difference = (state.theta - state.path["real"]) / (0.1 * steps)
         layout = learner.problem.engine.layout
@@ -276,7 +284,7 @@ def test_parameter_matching_trains_its_real_side_once() -> None:
     learner, state = digits_problem("parameter_matching:unroll=2")
     real, theta = [], state.theta.clone()
     for state.step in range(3):
-        learner.step(state, state.stored)
+        learner.step(state, state.stored, ALL)
         real.append(state.path["real"])
         assert torch.equal(state.theta, theta)
     assert real[0] is real[1] is real[2]
@@ -457,6 +465,7 @@ class Drift(Match):
     """Moves the images by what it has learned, kept and drawn."""
 
     Options = DriftOptions
+    needs_all_classes = True
 
     def learned(self) -> dict[str, Tensor]:
         return {"count": torch.zeros(())}
@@ -465,9 +474,9 @@ class Drift(Match):
         assert not state.path
         state.path = {"kept": torch.full((3,), float(state.iteration))}
 
-    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         state.learned["count"] += self.options.speed
-        state.path["kept"] += torch.rand((), generator=state.training)
+        state.path["kept"] += torch.rand((), generator=make_generator(self.problem.seed, "drift", *state.moment))
         return state.path["kept"].sum(), torch.full_like(images, (state.learned["count"].nan_to_num() + state.path["kept"][0]).item())
 
 

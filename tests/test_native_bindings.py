@@ -69,6 +69,7 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
         "image_gradients": {
             "images": images,
             "cotangent": np.ones((CLASSES, parameters), dtype),
+            "labels": labels,
             "gradients": nan(images.shape, np.nan, dtype),
         },
         "train": {"images": flat, "labels": labels.repeat(EACH), "order": np.array([[5, 4, 3, 2, 1, 0], [0, 2, 4, 1, 3, 5]])}
@@ -225,12 +226,10 @@ for job in JOBS:
         cases += [("gradients", what, value) for what, value in wrong(*output).items()]
         cases += [("gradients", "read only", read_only(f(*output)))]
         cases += [("images", "of no image", f(CLASSES, 0, *IMAGE))]
-    if job == "class_gradients":
         cases += [("labels", what, value) for what, value in BAD_LABELS.items()]
         cases += [("labels", f"with {value}", np.array([0, 1, value])) for value in OUTSIDE]
     if job == "image_gradients":
         cases += [("cotangent", what, value) for what, value in wrong(CLASSES, P).items()]
-        cases += [("classes of images", "one too many", f(CLASSES + 1, EACH, *IMAGE))]
     if job == "train":
         cases += [("theta", "read only", read_only(f(P)))]
         cases += [("labels", what, value.repeat(EACH) if what == "of int32" else value) for what, value in BAD_LABELS.items()]
@@ -286,7 +285,7 @@ import numpy as np
 import test_native_bindings as t
 network, theta = t.compiled.extension.ConvNet(**t.plan()), np.ones(t.P, np.float32)
 network.class_gradients(theta, t.f(0, 4, *t.IMAGE), t.whole(0), t.f(0, t.P), threads=2)
-network.image_gradients(theta, t.f(0, 4, *t.IMAGE), t.f(0, t.P), t.f(0, 4, *t.IMAGE), threads=2)
+network.image_gradients(theta, t.f(0, 4, *t.IMAGE), t.f(0, t.P), t.whole(0), t.f(0, 4, *t.IMAGE), threads=2)
 print("done")
 """
 

@@ -132,8 +132,8 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
 }
 
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
-                     int64_t each, T* record, T* out, int threads) {
+void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent,
+                     const int64_t* labels, int64_t classes, int64_t each, T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
     const int64_t parts = parts_of(classes, each), pieces = kernel.pack_pieces(plan);
     const int64_t packed_size = kernel.packed_size(plan);
@@ -148,7 +148,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
     const auto part_of_class = [&](int64_t c, int64_t part, const T* direction, T* workspace) {
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         const int64_t offset = (c * each + begin) * image_size(plan);
-        kernel.image_gradients(plan, theta, packed, along(c), direction, images + offset, c, end - begin, scale,
+        kernel.image_gradients(plan, theta, packed, along(c), direction, images + offset, labels[c], end - begin, scale,
                                record ? record + place_in_record<T>(plan, parts, each, c * parts + part) : nullptr,
                                out + offset, workspace);
     };
@@ -220,7 +220,8 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
     template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                             \
     template void class_gradients<T>(const ConvNetPlan&, const T*, const T*, const int64_t*, int64_t, int64_t, T*, T*, \
                                      int);                                                                             \
-    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, int64_t, int64_t, T*, T*, int); \
+    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, const int64_t*, int64_t,        \
+                                     int64_t, T*, T*, int);                                                            \
     template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,                  \
                            const Distilled<T>&, const SgdOptions&, int);                                               \
     template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);

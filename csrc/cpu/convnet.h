@@ -65,8 +65,8 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
                      int64_t each, T* record, T* out, int threads);
 
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent, int64_t classes,
-                     int64_t each, T* record, T* out, int threads);
+void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent,
+                     const int64_t* labels, int64_t classes, int64_t each, T* record, T* out, int threads);
 
 // `order` [epochs, N] holds the positions of the images in the order in which they are drawn.
 template <class T>

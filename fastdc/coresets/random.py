@@ -8,7 +8,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import ClassSampler, as_image_data
 from fastdc.runtime.isolation import isolated
-from fastdc.runtime.seeding import check_seed, make_generator
+from fastdc.runtime.seeding import check_seed
 
 
 @isolated()
@@ -30,5 +30,6 @@ def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
     """
     real = as_image_data(data)
     check_ipc(real, ipc)
-    positions = ClassSampler(real, make_generator(check_seed(seed), "random")).indices(ipc)
+    check_seed(seed)
+    positions = ClassSampler(real, seed).indices(range(real.num_classes), ipc, "random coreset")
     return chosen_images(real, positions, coreset="random", ipc=ipc, seed=seed)

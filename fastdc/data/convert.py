@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,7 +86,9 @@ def _as_tensor(values: Any, what: str) -> Tensor:
     if isinstance(values, np.ndarray) and (not values.dtype.isnative or min(values.strides, default=0) < 0):
         values = values.astype(values.dtype.newbyteorder("="), order="C")  # torch takes neither as it is
     try:
-        return torch.as_tensor(values).detach().cpu()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read here
+            return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         expected = "whole class numbers" if what == "labels" else "uint8 or float pixels"
         raise DataError(f"{what} cannot be read as an array ({' '.join(str(error).split())}); expected {expected}.") from None

@@ -1,54 +1,53 @@
-"""The class sampler: random real images of each class, drawn without a copy of the whole set."""
+"""The class sampler: random real images of some classes, drawn without a copy of the whole set."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData
-from fastdc.parallel.devices import to_device
+from fastdc.runtime.seeding import make_generator
 
 
 class ClassSampler:
-    """Draws images of every class from a seeded generator, without replacement within a batch.
+    """Draws images of classes without replacement within a draw; a draw depends on its key alone, not on what was drawn before.
 
     Args:
         data: the images; only an index of them is made, [N] int64. They stay where they are: drawn from a set on the device
             (`ImageData.near`), only positions go there.
-        generator: a CPU generator; its state decides all future draws.
+        seed: decides all draws.
         dtype: of the normalised images.
         device: where the normalised images go.
+
+    Example:
+        >>> from fastdc import load_dataset
+        >>> sampler = ClassSampler(load_dataset("digits")[0], seed=0)
+        >>> sampler.draw(range(3, 5), 16, "real images", 0, 0).shape  # in iteration 0, step 0
+        torch.Size([2, 16, 1, 8, 8])
     """
 
-    def __init__(
-        self,
-        data: ImageData,
-        generator: torch.Generator,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.data, self.generator, self.dtype, self.device = data, generator, dtype, torch.device(device)
+    def __init__(self, data: ImageData, seed: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
+        self.data, self.seed, self.dtype, self.device = data, seed, dtype, torch.device(device)
         self._members = data.class_members
 
-    def indices(self, batch: int) -> list[Tensor]:
-        """For each class the positions of min(batch, images it has) different images, in random order."""
-        return [members[torch.randperm(len(members), generator=self.generator)[:batch]] for members in self._members]
+    def indices(self, classes: Iterable[int], count: int, *key: str | int) -> list[Tensor]:
+        """For each class the positions of min(count, images it has) different images, in random order.
 
-    def draw(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Draw a batch of every class, as groups of neighbouring classes with equally many images.
-
-        A class with fewer than `batch` images gives all it has. In a set whose classes have enough there is one group.
-
-        Yields:
-            The classes of a group, int64 [G], and their normalised images [G, B, channels, H, W]; all groups in a row
-            hold the classes 0 to C - 1 in order.
+        Args:
+            classes: their numbers.
+            count: images of each.
+            key: what is drawn and when, such as ("real images", iteration, step).
         """
-        chosen = self.indices(batch)
-        for _, group in groupby(enumerate(chosen), key=lambda item: len(item[1])):
-            classes, positions = zip(*group, strict=True)
-            index = torch.stack(positions)  # [G, B]
-            images = self.data.normalised(index.flatten(), self.dtype, self.device)
-            yield to_device(torch.tensor(classes, device="cpu"), self.device), images.unflatten(0, index.shape)
+        return [self._some(self._members[number], count, make_generator(self.seed, *key, number)) for number in classes]
+
+    def draw(self, classes: Iterable[int], count: int, *key: str | int) -> Tensor:
+        """Normalised images [G, B, channels, H, W] of classes that have equally many, or `count` or more; as `indices` draws them."""
+        index = torch.stack(self.indices(classes, count, *key))  # [G, B]
+        images = self.data.normalised(index.flatten(), self.dtype, self.device)
+        return images.unflatten(0, index.shape)
+
+    @staticmethod
+    def _some(members: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        return members[torch.randperm(len(members), generator=generator)[:count]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,22 +47,79 @@ class Distillation:
     """How many classes each group has, K in all."""
     temperature: float = 2.0
 
-    def shares(self, index: Tensor | slice = slice(None)) -> Tensor:
-        """The softmax within each group of the older network's logits / T, of the images at `index` [n, K]."""
-        return torch.cat([old.softmax(1) for old in (self.logits[index] / self.temperature).split(self.groups, 1)], 1)
+    def at(self, index: Tensor | slice) -> Distillation:
+        """That of the images at `index` alone."""
+        return dataclasses.replace(self, logits=self.logits[index])
 
-    def loss(self, logits: Tensor, index: Tensor | slice) -> Tensor:
-        """Summed over those images at `index` that have these logits [n, K or more]."""
+    def shares(self) -> Tensor:
+        """The softmax within each group of the older network's logits / T, [N, K]."""
+        return torch.cat([old.softmax(1) for old in (self.logits / self.temperature).split(self.groups, 1)], 1)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Summed over the images, which have these logits [N, K or more]."""
         found = (logits[:, : sum(self.groups)] / self.temperature).split(self.groups, 1)
-        kept = self.shares(index).split(self.groups, 1)
+        kept = self.shares().split(self.groups, 1)
         return torch.stack([F.cross_entropy(new, old, reduction="sum") for new, old in zip(found, kept, strict=True)]).sum()
+
+
+class Training(ABC):
+    """One network while it is trained: its weights, the velocity of its momentum, and what the engine keeps from step to step.
+
+    Args:
+        module: the structure, and the statistics of batch norm.
+        theta: weights [P], changed in place.
+        sgd: epochs, learning rate, momentum, weight decay and batch size.
+    """
+
+    def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd) -> None:
+        self.module, self.theta, self.sgd = module, theta, sgd
+        self.velocity = torch.zeros_like(theta)  # [P], of the momentum: gradients summed up, each step sgd.momentum times the last
+
+    def step(self, images: Tensor, labels: Tensor, distillation: Distillation | None = None) -> None:
+        """One step on the mean cross-entropy of one batch, with the velocity that the steps before have left.
+
+        Args:
+            images: normalised images [b, channels, H, W].
+            labels: int64 [b].
+            distillation: the logits of an older network for these images; its term is added to the cross-entropy of each.
+        """
+        with _train_mode(self.module):
+            self._step(images, labels, distillation)
+
+    def run(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        """All epochs in shuffled batches, the velocity zero at their beginning and at their end.
+
+        Args:
+            images: normalised images [N, channels, H, W].
+            labels: int64 [N].
+            generator: gives the order of the batches.
+            augment: changes the images of each batch before they are learned.
+            distillation: the logits of an older network for the N images; its term is added to the cross-entropy of each.
+        """
+        self.velocity.zero_()
+        with _train_mode(self.module):
+            for index in batches(len(images), self.sgd, generator, images.device):
+                batch = images[index] if augment is None else augment(images[index], generator)
+                self._step(batch, labels[index], distillation.at(index) if distillation is not None else None)
+        self.velocity.zero_()
+
+    @abstractmethod
+    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        """As `step`, the module being in training mode."""
 
 
 class Engine(ABC):
     """Gradients, training and logits of one module whose weights are handed over as a flat vector theta [P].
 
-    C classes, n images of each, P parameters. Losses are the mean cross-entropy over the n images of one class. The module
-    gives the structure and the statistics of batch norm, which matching keeps frozen; its own weights are not touched.
+    G classes of the C that there are, n images of each, P parameters. Losses are the mean cross-entropy over the n images of one
+    class. The module gives the structure and the statistics of batch norm, which matching keeps frozen; its own weights are not touched.
 
     Args:
         module: any nn.Module from images [N, channels, H, W] to logits [N, num_classes].
@@ -83,42 +142,47 @@ class Engine(ABC):
 
         Args:
             theta: weights [P].
-            images: normalised images [C, n, channels, H, W].
-            classes: the class of each of the C groups, int64 [C]; None: 0 to C - 1.
+            images: normalised images [G, n, channels, H, W].
+            classes: the class of each of the G sets of images, int64 [G]; None: 0 to G - 1.
 
         Returns:
-            Gradients [C, P].
+            Gradients [G, P].
         """
 
     @abstractmethod
-    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        """The gradient by the images of <cotangent, class_gradients(theta, images)>.
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
+        """The gradient by the images of <cotangent, class_gradients(theta, images, classes)>.
 
         Args:
             theta: weights [P].
-            images: normalised images [C, n, channels, H, W]; the class is the position.
-            cotangent: d distance / d class gradient [C, P].
+            images: normalised images [G, n, channels, H, W].
+            cotangent: d distance / d class gradient [G, P].
+            classes: the class of each of the G sets of images, int64 [G]; None: 0 to G - 1.
 
         Returns:
-            Gradients [C, n, channels, H, W].
+            Gradients [G, n, channels, H, W].
         """
 
     @abstractmethod
-    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Second derivatives of the loss times a vector: what going back through a step of SGD asks for.
 
-        With L the mean cross-entropy over all images, and g its gradient by the weights: the gradients of <vector, g>.
+        With L the mean cross-entropy over all these images, and g its gradient by the weights: the gradients of <vector, g>.
 
         Args:
             theta: weights [P].
-            images: normalised images [C, n, channels, H, W]; the class is the position.
+            images: normalised images [G, n, channels, H, W].
             vector: a direction among the weights [P].
+            classes: the class of each of the G sets of images, int64 [G]; None: 0 to G - 1.
 
         Returns:
-            Its gradient by the weights, the Hessian times the vector [P]; and by the images [C, n, channels, H, W].
+            Its gradient by the weights, the Hessian times the vector [P]; and by the images [G, n, channels, H, W].
         """
 
     @abstractmethod
+    def training(self, theta: Tensor, sgd: Sgd) -> Training:
+        """What trains the weights `theta` [P] in place by SGD on the mean cross-entropy of batches."""
+
     def train(
         self,
         theta: Tensor,
@@ -129,37 +193,29 @@ class Engine(ABC):
         augment: Augmentation | None = None,
         distillation: Distillation | None = None,
     ) -> None:
-        """Train `theta` [P] in place by SGD on the mean cross-entropy of shuffled batches.
-
-        Args:
-            theta: weights [P], changed.
-            images: normalised images [N, channels, H, W].
-            labels: int64 [N].
-            sgd: epochs, learning rate, momentum, weight decay and batch size.
-            generator: gives the order of the batches.
-            augment: changes the images of each batch before they are learned.
-            distillation: the logits of an older network for the N images; its term is added to the cross-entropy of each.
-        """
+        """One run of `training`: theta [P] is changed in place."""
+        self.training(theta, sgd).run(images, labels, generator, augment, distillation)
 
     @abstractmethod
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""
 
-    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The distance of the synthetic images' gradients from the real ones, and its gradient by the images.
 
         Args:
             theta: weights [P].
-            synthetic: images [C, n, channels, H, W]; the class is the position.
-            real: the real images' gradients [C, P].
+            synthetic: images [G, n, channels, H, W].
+            real: the real images' gradients [G, P].
             metric: as `layerwise_distance` takes it.
+            classes: the class of each of the G sets of images, int64 [G]; None: 0 to G - 1.
 
         Returns:
-            The distance of each class [C], and d distance / d synthetic [C, n, channels, H, W].
+            The distance of each class [G], and d distance / d synthetic [G, n, channels, H, W].
         """
-        gradients = self.class_gradients(theta, synthetic)  # [C, P]
-        distance, cotangent = layerwise_distance(gradients, real, self.layout, metric)  # [C], [C, P]
-        return distance, self.image_gradients(theta, synthetic, cotangent)
+        gradients = self.class_gradients(theta, synthetic, classes)  # [G, P]
+        distance, cotangent = layerwise_distance(gradients, real, self.layout, metric)  # [G], [G, P]
+        return distance, self.image_gradients(theta, synthetic, cotangent, classes)
 
     def freeze_statistics(self, theta: Tensor, images: Tensor) -> None:
         """Set every batch norm's mean and variance to those of `images` [N, channels, H, W], for the passes that follow."""
@@ -188,6 +244,20 @@ def batches(count: int, sgd: Sgd, generator: torch.Generator, device: torch.devi
         yield from to_device(torch.randperm(count, generator=generator), device).split(sgd.batch)
 
 
-def class_numbers(images: Tensor) -> Tensor:
-    """The classes 0 to C - 1 of images [C, n, ...], on their device."""
-    return torch.arange(len(images), device=images.device)
+def class_numbers(images: Tensor, classes: Tensor | None = None) -> Tensor:
+    """The classes of images [G, n, ...], on their device: those given, or 0 to G - 1."""
+    return torch.arange(len(images), device=images.device) if classes is None else classes
+
+
+def weight_leaves(layout: ParameterLayout, theta: Tensor) -> dict[str, Tensor]:
+    """The weights in theta [P] by name, as leaves of autograd's graph that share its memory."""
+    return {name: view.detach().requires_grad_() for name, view in layout.views(theta).items()}
+
+
+@contextlib.contextmanager
+def _train_mode(module: nn.Module) -> Iterator[None]:
+    module.train()
+    try:
+        yield
+    finally:
+        module.eval()

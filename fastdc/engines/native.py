@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, class_numbers
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
@@ -65,28 +66,29 @@ class NativeEngine(Engine):
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
         self._check_images(theta, images, 5)
-        return self._class_gradients(theta, images, class_numbers(images) if classes is None else classes)
+        return self._class_gradients(theta, images, class_numbers(images, classes))
 
-    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         self._check_images(theta, images, 5)
-        return self._image_gradients(theta, images, cotangent)
+        return self._image_gradients(theta, images, cotangent, class_numbers(images, classes))
 
-    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As any engine does it, a few classes at a time, so that what both passes need of the images is computed once."""
         self._check_images(theta, synthetic, 5)
         each, of_double = synthetic.shape[1], theta.dtype == torch.float64
         of_none, of_one = (self._network(synthetic).record_size(count, each, of_double) * theta.element_size() for count in (0, 1))
         if of_one > _RECORD or not len(synthetic):
-            return super().match(theta, synthetic, real, metric)
+            return super().match(theta, synthetic, real, metric, classes)
         together = (_RECORD - of_none) // (of_one - of_none)  # 1 or more
         distances, gradients = [], []
-        for classes in class_numbers(synthetic).split(together):
-            some = slice(int(classes[0]), int(classes[-1]) + 1)
-            record = _memory_for(self._network(synthetic).record_size(len(classes), each, of_double), theta)
-            gradient = self._class_gradients(theta, synthetic[some], classes, record)  # [G, P]
-            distance, cotangent = layerwise_distance(gradient, real[some], self.layout, metric)  # [G], [G, P]
+        for images, targets, some in zip(
+            *(values.split(together) for values in (synthetic, real, class_numbers(synthetic, classes))), strict=True
+        ):
+            record = _memory_for(self._network(images).record_size(len(some), each, of_double), theta)
+            gradient = self._class_gradients(theta, images, some, record)  # [g, P]
+            distance, cotangent = layerwise_distance(gradient, targets, self.layout, metric)  # [g], [g, P]
             distances.append(distance)
-            gradients.append(self._image_gradients(theta, synthetic[some], cotangent, record))
+            gradients.append(self._image_gradients(theta, images, cotangent, some, record))
         return torch.cat(distances), torch.cat(gradients)
 
     def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, record: np.ndarray | None = None) -> Tensor:
@@ -95,38 +97,31 @@ class NativeEngine(Engine):
         self._network(images).class_gradients(*arrays, record=record, threads=torch.get_num_threads())
         return gradients
 
-    def _image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, record: np.ndarray | None = None) -> Tensor:
+    def _image_gradients(
+        self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor, record: np.ndarray | None = None
+    ) -> Tensor:
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
+        arrays = [_array(tensor) for tensor in (theta, images, cotangent, classes, gradients)]
         self._network(images).image_gradients(*arrays, record=record, threads=torch.get_num_threads())
         return gradients
 
-    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-        return self._torch.hessian_products(theta, images, vector)
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._torch.hessian_products(theta, images, vector, classes)
 
-    def train(
-        self,
-        theta: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        sgd: Sgd,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
+    def training(self, theta: Tensor, sgd: Sgd) -> Training:
+        return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
+
+    def train_in_order(
+        self, theta: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, order: Tensor, distillation: Distillation | None
     ) -> None:
-        if augment is not None or batch_norms(self.module):
-            self._torch.train(theta, images, labels, sgd, generator, augment, distillation)
-            return
+        """Train theta [P] in place, the momentum zero at its beginning, on batches of images in an order [epochs, N]."""
         self._check_images(theta, images, 4)
-        order = [torch.randperm(len(images), generator=generator) for _ in range(sgd.epochs)]  # as `batches` draws it
-        if not order:
-            return
         weights = theta.contiguous()
         self._network(images).train(
             _array(weights),
             _array(images),
             _array(labels),
-            _array(torch.stack(order)),
+            _array(order),
             **({} if distillation is None else _as_kept(distillation, theta)),
             batch=sgd.batch,
             lr=sgd.lr,
@@ -136,6 +131,10 @@ class NativeEngine(Engine):
         )
         if weights is not theta:
             theta.copy_(weights)
+
+    def plain_training(self, theta: Tensor, sgd: Sgd) -> Training:
+        """By the torch engine: what takes augmentation between the batches."""
+        return self._torch.training(theta, sgd)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
@@ -187,6 +186,36 @@ class NativeEngine(Engine):
             linear_bias=offsets["classifier.bias"],
             statistics=[_array(value) for value in statistics if value is not None],
         )
+
+
+class _NativeTraining(Training):
+    """Whole runs in C++; a step of its own is one of SGD without momentum, to which the velocity is added."""
+
+    def __init__(self, engine: NativeEngine, theta: Tensor, sgd: Sgd) -> None:
+        super().__init__(engine.module, theta, sgd)
+        self._engine = engine
+
+    def run(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        if augment is not None:
+            self._engine.plain_training(self.theta, self.sgd).run(images, labels, generator, augment, distillation)
+        elif self.sgd.epochs:
+            order = torch.stack([torch.randperm(len(images), generator=generator) for _ in range(self.sgd.epochs)])  # as `batches` draws
+            self._engine.train_in_order(self.theta, images, labels, self.sgd, order, distillation)
+        self.velocity.zero_()
+
+    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        sgd, before = self.sgd, self.theta.clone()
+        one = dataclasses.replace(sgd, epochs=1, batch=len(images), momentum=0.0)
+        self._engine.train_in_order(self.theta, images, labels, one, torch.arange(len(images))[None], distillation)
+        self.theta.sub_(self.velocity, alpha=sgd.lr * sgd.momentum)
+        torch.sub(before, self.theta, out=self.velocity).div_(sgd.lr)
 
 
 def _memory_for(size: int, like: Tensor) -> np.ndarray:

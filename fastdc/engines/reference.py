@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batches, class_numbers
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, weight_leaves
 from fastdc.metrics.backends.reference import EPSILON
+from fastdc.metrics.layout import ParameterLayout
 
 
 class ReferenceEngine(Engine):
@@ -20,15 +21,14 @@ class ReferenceEngine(Engine):
     name: ClassVar[str] = "reference"
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        classes = class_numbers(images) if classes is None else classes
         gradients = []
-        for label, batch in zip(classes, images, strict=True):
+        for label, batch in zip(class_numbers(images, classes), images, strict=True):
             gradients.append(torch.cat([g.flatten() for g in self._gradients(theta, batch, label)]))
         return torch.stack(gradients)
 
-    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         result = []
-        for label, batch, vector in zip(class_numbers(images), images, cotangent, strict=True):
+        for label, batch, vector in zip(class_numbers(images, classes), images, cotangent, strict=True):
             batch = batch.detach().requires_grad_()
             gradients = self._gradients(theta, batch, label, create_graph=True)
             vectors = self.layout.views(vector).values()
@@ -36,18 +36,18 @@ class ReferenceEngine(Engine):
             result.append(torch.autograd.grad(product, batch)[0])
         return torch.stack(result)
 
-    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-        weights, images = self._leaves(theta), images.detach().requires_grad_()
-        labels = class_numbers(images).repeat_interleave(images.shape[1])
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weights, images = weight_leaves(self.layout, theta), images.detach().requires_grad_()
+        labels = class_numbers(images, classes).repeat_interleave(images.shape[1])
         loss = F.cross_entropy(functional_call(self.module, weights, (images.flatten(0, 1),)), labels)
         gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
         product = torch.stack([(g * v).sum() for g, v in zip(gradients, self.layout.views(vector).values(), strict=True)]).sum()
         *by_weights, by_images = torch.autograd.grad(product, [*weights.values(), images])
         return torch.cat([g.flatten() for g in by_weights]), by_images
 
-    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         distances, result = [], []
-        for label, batch, target in zip(class_numbers(synthetic), synthetic, real, strict=True):
+        for label, batch, target in zip(class_numbers(synthetic, classes), synthetic, real, strict=True):
             batch = batch.detach().requires_grad_()
             gradients = self._gradients(theta, batch, label, create_graph=True)
             distance = plain_distance(gradients, list(self.layout.views(target).values()), metric)
@@ -55,41 +55,37 @@ class ReferenceEngine(Engine):
             distances.append(distance.detach())
         return torch.stack(distances), torch.stack(result)
 
-    def train(
-        self,
-        theta: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        sgd: Sgd,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
-    ) -> None:
-        weights = self._leaves(theta)
-        optimizer = torch.optim.SGD(weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
-        self.module.train()
-        for index in batches(len(images), sgd, generator, images.device):
-            batch = images[index] if augment is None else augment(images[index], generator)
-            logits = functional_call(self.module, weights, (batch,))
-            loss = F.cross_entropy(logits, labels[index])
-            if distillation is not None:
-                loss = loss + distillation.loss(logits, index) / len(index)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        self.module.eval()
+    def training(self, theta: Tensor, sgd: Sgd) -> Training:
+        return _PlainTraining(self.module, theta, sgd, self.layout)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():
             return functional_call(self.module, self.layout.views(theta), (images,))
 
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
-        weights = self._leaves(theta)
+        weights = weight_leaves(self.layout, theta)
         loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
         return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
 
-    def _leaves(self, theta: Tensor) -> dict[str, Tensor]:
-        return {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
+
+class _PlainTraining(Training):
+    """torch's own SGD on the cross-entropy of whole batches."""
+
+    def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd, layout: ParameterLayout) -> None:
+        super().__init__(module, theta, sgd)
+        self._weights = weight_leaves(layout, theta)
+        self._optimizer = torch.optim.SGD(self._weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+        for weight, velocity in zip(self._weights.values(), layout.views(self.velocity).values(), strict=True):
+            self._optimizer.state[weight]["momentum_buffer"] = velocity
+
+    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        logits = functional_call(self.module, self._weights, (images,))
+        loss = F.cross_entropy(logits, labels)
+        if distillation is not None:
+            loss = loss + distillation.loss(logits) / len(labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
 
 
 def plain_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> Tensor:

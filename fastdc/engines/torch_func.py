@@ -28,10 +28,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, batch_norms, batches, class_numbers
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, weight_leaves
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
-from fastdc.parallel.devices import free_memory
+from fastdc.parallel.devices import memory_share
 
 with (
     warnings.catch_warnings(),
@@ -56,7 +56,6 @@ class _Limits(NamedTuple):
 # On a GPU 256 images of the default network fill it, and classes that share a chunk take as long as one after another; what is smaller
 # waits for its launches, so that as many classes share as there is memory for (bench/gpu.sh, chunks).
 _LIMITS = {"cpu": _Limits(512, 64, 64, 13), "cuda": _Limits(8192, 1280, 8192, 6)}
-_SHARE_OF_DEVICE = 8  # of a GPU's free memory a chunk may take one part in eight
 
 # The same for the other passes: maps and their gradients; the graph of a class's gradient while it is gone back through.
 _FIRST_ORDER_COPIES = 2
@@ -85,7 +84,7 @@ class TorchEngine(Engine):
         options = options if options is not None else TorchEngineOptions()
         device = next(module.parameters()).device
         limits = _LIMITS.get(device.type, _LIMITS["cpu"])
-        memory = options.memory if options.memory is not None else _memory_of(device, limits.memory)
+        memory = options.memory if options.memory is not None else memory_share(device, limits.memory)
         if memory < 1:
             raise UsageError(f"engine torch with memory={memory}; expected 1 MiB or more.")
         self._memory, self._first_order, self._shared = (min(memory, most) << 20 for most in (memory, limits.first_order, limits.shared))
@@ -101,9 +100,9 @@ class TorchEngine(Engine):
         self._image_gradients = wrap(self._batched_image_gradients)
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        classes = class_numbers(images) if classes is None else classes
-        weights, leaves = self.layout.views(theta), self._leaves(theta)
-        result = theta.new_zeros(len(images), self.layout.size)  # [C, P]
+        classes = class_numbers(images, classes)
+        weights, leaves = self.layout.views(theta), weight_leaves(self.layout, theta)
+        result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
         share = 1 / images.shape[1]
         for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._first_order // _FIRST_ORDER_COPIES)):
             if group.stop - group.start == 1 and not self._compiled:
@@ -116,8 +115,8 @@ class TorchEngine(Engine):
                 view.add_(gradient, alpha=share)
         return result
 
-    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        classes = class_numbers(images)
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
+        classes = class_numbers(images, classes)
         weights, tangents = self.layout.views(theta), self.layout.views(cotangent)
         result = torch.empty_like(images)
         share = 1 / images.shape[1]
@@ -126,9 +125,9 @@ class TorchEngine(Engine):
             result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
         return result
 
-    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
-        weights, vectors = self._leaves(theta), list(self.layout.views(vector).values())
-        labels, flat = class_numbers(images).repeat_interleave(images.shape[1]), images.detach().flatten(0, 1)  # [N], [N, ...]
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        weights, vectors = weight_leaves(self.layout, theta), list(self.layout.views(vector).values())
+        labels, flat = class_numbers(images, classes).repeat_interleave(images.shape[1]), images.detach().flatten(0, 1)  # [N], [N, ...]
         by_weights, by_images = torch.zeros_like(theta), torch.empty_like(flat)
         for part in _even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
             some = flat[part].requires_grad_()
@@ -139,15 +138,15 @@ class TorchEngine(Engine):
             by_images[part] = products[-1]
         return by_weights, by_images.view(images.shape)
 
-    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         each = synthetic.shape[1]
         fits = each <= self._images_per_chunk(theta, synthetic[0], self._memory // _GRAPH_COPIES)
         batched = 2 * each <= self._images_per_chunk(theta, synthetic[0], self._shared // self._second_order_copies)
         if self._compiled or batched or not fits:
-            return super().match(theta, synthetic, real, metric)
-        weights, share = self._leaves(theta), 1 / each
+            return super().match(theta, synthetic, real, metric, classes)
+        weights, share = weight_leaves(self.layout, theta), 1 / each
         distances, result = [], torch.empty_like(synthetic)
-        for c, label in enumerate(class_numbers(synthetic)):
+        for c, label in enumerate(class_numbers(synthetic, classes)):
             images = synthetic[c].detach().requires_grad_()
             gradients = torch.autograd.grad(self._loss(weights, images, label) * share, list(weights.values()), create_graph=True)
             flat = torch.cat([gradient.detach().flatten() for gradient in gradients])[None]  # [1, P]
@@ -156,45 +155,14 @@ class TorchEngine(Engine):
             distances.append(distance)
         return torch.cat(distances), result
 
-    def train(
-        self,
-        theta: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        sgd: Sgd,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
-    ) -> None:
-        weights = self._leaves(theta)
-        gradient, velocity = torch.empty_like(theta), torch.zeros_like(theta)
-        # Batch norm sees the whole batch while it is trained; other networks take it in chunks.
-        chunk = sgd.batch if batch_norms(self.module) else self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
-        self.module.train()
-        for index in batches(len(images), sgd, generator, images.device):
-            batch = images[index] if augment is None else augment(images[index], generator)
-            parts = []
-            for some, part in zip(_split(batch, chunk), _split(index, chunk), strict=True):
-                logits = functional_call(self.module, weights, (some,))
-                loss = F.cross_entropy(logits, labels[part], reduction="sum")
-                if distillation is not None:
-                    loss = loss + distillation.loss(logits, part)
-                parts.append(torch.autograd.grad(loss / len(index), list(weights.values())))
-            torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
-            with torch.no_grad():
-                gradient.add_(theta, alpha=sgd.weight_decay)
-                velocity.mul_(sgd.momentum).add_(gradient)
-                theta.add_(velocity, alpha=-sgd.lr)
-        self.module.eval()
+    def training(self, theta: Tensor, sgd: Sgd) -> Training:
+        return _ChunkedTraining(self, theta, sgd)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         weights = self.layout.views(theta)
         with torch.no_grad():
             parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
-
-    def _leaves(self, theta: Tensor) -> Weights:
-        return {name: view.detach().requires_grad_() for name, view in self.layout.views(theta).items()}
 
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy summed over images [n, channels, H, W] of one class, or with a label each."""
@@ -223,6 +191,10 @@ class TorchEngine(Engine):
             for part in _even_slices(each, most):
                 yield group, part
 
+    def images_per_training_chunk(self, theta: Tensor, images: Tensor) -> int:
+        """How many of images [N, channels, H, W] go through the network at once while it is trained."""
+        return self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
+
     def _images_per_chunk(self, theta: Tensor, images: Tensor, budget: int) -> int:
         """How many of images [N, channels, H, W] have maps that fit into a budget of bytes; at least one."""
         shape = tuple(images.shape[1:])
@@ -232,28 +204,47 @@ class TorchEngine(Engine):
 
     def _bytes_of_maps(self, theta: Tensor, image: Tensor) -> int:
         """What the layers of the module put out for one image [1, channels, H, W], in bytes."""
-        total = image.nbytes
+        total, training = image.nbytes, self.module.training
 
         def count(_module: nn.Module, _inputs: object, output: object) -> None:
             nonlocal total
             total += output.nbytes if isinstance(output, Tensor) else 0
 
         handles = [part.register_forward_hook(count) for part in self.module.modules() if not list(part.children())]
+        self.module.eval()  # which draws no random numbers and leaves statistics as they are
         try:
             with torch.no_grad():
                 functional_call(self.module, self.layout.views(theta), (image,))
         finally:
+            self.module.train(training)
             for handle in handles:
                 handle.remove()
         return total
 
 
-def _memory_of(device: torch.device, most: int) -> int:
-    """MiB for a chunk. On a GPU a power of two: a little more or less free memory gives the same chunks, and so the same bits."""
-    if device.type != "cuda":
-        return most
-    share = max(1, (free_memory(device) >> 20) // _SHARE_OF_DEVICE)
-    return min(most, 1 << (share.bit_length() - 1))
+class _ChunkedTraining(Training):
+    """SGD whose gradients add up over chunks of a batch; batch norm sees the whole batch while it is trained."""
+
+    def __init__(self, engine: TorchEngine, theta: Tensor, sgd: Sgd) -> None:
+        super().__init__(engine.module, theta, sgd)
+        self._engine, self._weights, self._gradient = engine, weight_leaves(engine.layout, theta), torch.empty_like(theta)
+        self._whole = bool(batch_norms(engine.module))
+
+    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        sgd, gradient = self.sgd, self._gradient
+        most = len(images) if self._whole else self._engine.images_per_training_chunk(self.theta, images)
+        parts = []
+        for part in _even_slices(len(images), most):
+            logits = functional_call(self.module, self._weights, (images[part],))
+            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            if distillation is not None:
+                loss = loss + distillation.at(part).loss(logits)
+            parts.append(torch.autograd.grad(loss / len(images), list(self._weights.values())))
+        torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
+        with torch.no_grad():
+            gradient.add_(self.theta, alpha=sgd.weight_decay)
+            self.velocity.mul_(sgd.momentum).add_(gradient)
+            self.theta.add_(self.velocity, alpha=-sgd.lr)
 
 
 def _even_slices(count: int, most: int) -> Iterator[slice]:

@@ -22,8 +22,6 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
     tensors = {
         "stored": state.stored,
         "velocity": state.velocity,
-        "sampler": state.sampler.get_state(),
-        "training": state.training.get_state(),
         "losses": torch.tensor(state.losses, dtype=torch.float64),
     }
     if state.theta is not None:
@@ -48,8 +46,6 @@ def load_checkpoint(path: Path, state: State) -> int:
         )
     device = state.stored.device
     state.stored, state.velocity = tensors["stored"].to(device), tensors["velocity"].to(device)
-    state.sampler.set_state(tensors["sampler"])
-    state.training.set_state(tensors["training"])
     state.theta = tensors["theta"].to(device) if "theta" in tensors else None
     state.path, state.learned = (
         {name.removeprefix(group): value.to(device) for name, value in tensors.items() if name.startswith(group)}

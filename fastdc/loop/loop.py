@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,8 +28,9 @@ from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
 from fastdc.loop.config import CondenseConfig, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
 from fastdc.models.network import NetworkFamily
-from fastdc.parallel.devices import HostCopy
-from fastdc.recipe import AUGMENTATIONS, BATCHES, FORMATIONS, MATCHES, POOLS, Problem
+from fastdc.parallel.devices import HostCopy, memory_share
+from fastdc.recipe import AUGMENTATIONS, BATCHES, FORMATIONS, MATCHES, POOLS, ClassGroup, Problem
+from fastdc.recipe.groups import class_groups
 from fastdc.recipe.state import State
 from fastdc.runs.folder import RunFolder
 from fastdc.runs.progress import progress_bar
@@ -38,6 +40,9 @@ from fastdc.runtime.versions import versions
 
 _MOMENTUM_IMAGES = 0.5
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken
+_GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
+_GRADIENTS = 3  # of a class that are held at once: the real one, the synthetic one and its cotangent
+_BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,17 @@ class Condensation:
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
-        self.formation = FORMATIONS.entry(recipe.formation)(FORMATIONS.options(recipe.formation))
-        self.augmentation = AUGMENTATIONS.entry(recipe.augmentation)(AUGMENTATIONS.options(recipe.augmentation))
+        self.formation = FORMATIONS.make(recipe.formation)
+        self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
+        self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)
+        batches = BATCHES.make(recipe.batches, self.sampler)
+        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation, self._groups())
+        self.match = MATCHES.make(recipe.match, problem)
+        self.pool = POOLS.make(recipe.pool, problem)
+        everything = ClassGroup.of(range(real.num_classes), family.device)
+        self.groups = [everything] if self.match.needs_all_classes else problem.groups
         stored = self.formation.encode(self._initial_images())
-        self.state = State(
-            stored, torch.zeros_like(stored), make_generator(config.seed, "sampler"), make_generator(config.seed, "training")
-        )
-        self.sampler = ClassSampler(real.near(family.device), self.state.sampler, device=family.device)
-        batches = BATCHES.entry(recipe.batches)(self.sampler, BATCHES.options(recipe.batches))
-        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation)
-        self.match = MATCHES.entry(recipe.match)(problem, MATCHES.options(recipe.match))
-        self.pool = POOLS.entry(recipe.pool)(problem, POOLS.options(recipe.pool))
-        self.state.learned = self.match.learned()
+        self.state = State(stored, torch.zeros_like(stored), learned=self.match.learned())
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
@@ -115,20 +119,18 @@ class Condensation:
 
     def _matching_step(self) -> _Outcome:
         """One step of the match, then what the pool does between two steps of one network."""
-        state, formation, augmentation = self.state, self.formation, self.augmentation
+        state = self.state
         if state.theta is None:
             state.theta = self.pool.next(state)
             self.match.begin(state)
         self._freeze_statistics()
-        images = augmentation.apply(formation.decode(state.stored))  # [C, n, channels, H, W]
-        losses, gradient = self.match.step(state, images)  # [C] or [], [C, n, channels, H, W]
-        state.velocity.mul_(_MOMENTUM_IMAGES).add_(formation.adjoint(augmentation.adjoint(gradient)))
-        state.stored.sub_(state.velocity, alpha=self.recipe.lr_images)
+        parts = [self._move(group) for group in self.groups]
+        losses = torch.cat(parts) if parts[0].dim() else torch.stack(parts).sum()  # [C] or []
         iteration, step = state.iteration + 1, state.step + 1
         good = torch.isfinite(losses) & torch.isfinite(state.stored.flatten(1)).all(1)  # [C]
         checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
         if step < self.steps:
-            self.pool.advance(state, formation.decode(state.stored))
+            self.pool.advance(state, self.formation.decode(state.stored))
             state.step = step
             if state.theta is not None:
                 checked["a weight of the network, trained on the images of all classes,"] = state.theta
@@ -138,11 +140,30 @@ class Condensation:
         numbers = torch.cat([losses.sum().double()[None], finite.double()])
         return _Outcome(iteration, step, losses.dim() > 0, tuple(checked), HostCopy(numbers))
 
+    def _move(self, group: ClassGroup) -> Tensor:
+        """Move what is stored of some classes; the losses [G] that this makes small, or for all classes at once a scalar."""
+        state, formation = self.state, self.formation
+        stored, velocity = state.stored[group.slice], state.velocity[group.slice]
+        change = self.augmentation.draw(group, *state.moment)
+        images = change.apply(formation.decode(stored))  # [G, n, channels, H, W]
+        losses, gradient = self.match.step(state, images, group)  # [G] or [], [G, n, channels, H, W]
+        velocity.mul_(_MOMENTUM_IMAGES).add_(formation.adjoint(change.adjoint(gradient)))
+        stored.sub_(velocity, alpha=self.recipe.lr_images)
+        return losses
+
+    def _groups(self) -> list[ClassGroup]:
+        """All classes, as many at once as memory allows for their real images and gradients."""
+        batch, images, size = self.recipe.batch_real, self.real.channels * math.prod(self.real.image_size), self.engine.layout.size
+        most = (memory_share(self.family.device, _GROUP_MEMORY) << 20) // (_BYTES * (batch * images + _GRADIENTS * size))
+        counts = self.real.class_counts.clamp(max=batch).tolist()
+        return class_groups(counts, max(1, most), self.family.device)
+
     def _freeze_statistics(self) -> None:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
         if batch_norms(self.engine.module):
             assert self.state.theta is not None
-            images = torch.cat([images.flatten(0, 1) for _, images in self.sampler.draw(_STATISTICS_IMAGES)])
+            index = torch.cat(self.sampler.indices(range(self.real.num_classes), _STATISTICS_IMAGES, "statistics", *self.state.moment))
+            images = self.sampler.data.normalised(index, self.sampler.dtype, self.sampler.device)
             self.engine.freeze_statistics(self.state.theta, images)
 
     def _look_at_outcomes(self, bar: Any, unread: int) -> None:
@@ -170,14 +191,14 @@ class Condensation:
         self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
 
     def _finish(self) -> CondensedDataset:
-        images = self.formation.decode(self.state.stored)  # [C, n, channels, H, W]
-        classes = torch.arange(self.real.num_classes)
+        stored = self.state.stored  # [C, ipc, ...]
         condensed = CondensedDataset(
-            images.flatten(0, 1),
-            classes.repeat_interleave(images.shape[1]),
+            stored.flatten(0, 1),
+            torch.arange(len(stored)).repeat_interleave(stored.shape[1]),
             mean=self.real.mean,
             std=self.real.std,
             class_names=self.real.class_names,
+            formation=self.recipe.formation,
             provenance={
                 "dataset": self.real.name,
                 "fingerprint": self.real.fingerprint,

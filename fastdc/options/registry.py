@@ -21,6 +21,9 @@ class Entry(Protocol):
     Options: ClassVar[type]
     """A frozen dataclass with a default for each field; it may raise a UsageError where a value cannot be used."""
 
+    def __init__(self, *args: Any) -> None:
+        """Made of what it works on, and of its options."""
+
 
 E = TypeVar("E", bound=Entry)
 
@@ -86,6 +89,10 @@ class Registry(Generic[E]):
         if given and not dataclasses.fields(options):
             raise UsageError(f"{self.kind} {name!r} takes no options; {spec!r} gives {', '.join(given)}.")
         return parse_options(options, spec, given)
+
+    def make(self, spec: str, *on: Any) -> E:
+        """An object of the class that a spec names: the class is called with what it works `on`, then with its options."""
+        return self.entry(spec)(*on, self.options(spec))
 
     def in_full(self, spec: str) -> str:
         """The spec with every option written out."""

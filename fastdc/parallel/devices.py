@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fastdc.errors import UsageError
 
+_SHARE_OF_FREE = 8  # a piece of work may take one part in eight of a GPU's free memory
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """The device called `device`; "auto" is a CUDA device where there is one, else the CPU.
@@ -54,6 +56,15 @@ def free_memory(device: torch.device) -> int:
     """Bytes that can be allocated on a CUDA device: those that nobody holds, and those that torch holds and does not use."""
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def memory_share(device: torch.device, most: int) -> int:
+    """MiB that a piece of work may take, `most` at the most: of a GPU a part of what is free, a power of two, so that a little more
+    or less free memory gives pieces of the same size, and so the same bits."""
+    if device.type != "cuda":
+        return most
+    share = max(1, (free_memory(device) >> 20) // _SHARE_OF_FREE)
+    return min(most, 1 << (share.bit_length() - 1))
 
 
 def is_capturing(device: torch.device) -> bool:

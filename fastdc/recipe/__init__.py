@@ -12,6 +12,7 @@ from fastdc.errors import UsageError
 from fastdc.recipe.augmentations import AUGMENTATIONS, Augmentation
 from fastdc.recipe.batches import BATCHES, Batches
 from fastdc.recipe.formations import FORMATIONS, Formation
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match import MATCHES, Match
 from fastdc.recipe.pool import POOLS, Pool
 from fastdc.recipe.problem import Problem
@@ -29,6 +30,7 @@ __all__ = [
     "RECIPES",
     "Augmentation",
     "Batches",
+    "ClassGroup",
     "Formation",
     "Match",
     "Pool",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fastdc.data import ClassSampler
 from fastdc.options.registry import NoOptions, Registry
+from fastdc.recipe.groups import ClassGroup
 
 
 class Batches(ABC):
-    """Draws the real images of every class.
+    """Draws the real images of some classes.
 
     Args:
         sampler: draws random images of each class.
@@ -26,16 +26,16 @@ class Batches(ABC):
         self.sampler, self.options = sampler, options
 
     @abstractmethod
-    def draw(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`count` images of each class, or all it has: classes [G] and images [G, B, channels, H, W], group by group."""
+    def draw(self, group: ClassGroup, count: int, *when: int) -> Tensor:
+        """`count` images of each class, or all it has, [G, B, channels, H, W]; always the same ones for one moment of a run."""
 
 
 class RandomBatches(Batches):
     """`random`: different random images of each class."""
 
-    def draw(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Drawn without replacement, from the state's generator."""
-        return self.sampler.draw(count)
+    def draw(self, group: ClassGroup, count: int, *when: int) -> Tensor:
+        """Drawn without replacement."""
+        return self.sampler.draw(group.numbers, count, "real images", *when)
 
 
 BATCHES: Registry[Batches] = Registry("batches", {"random": RandomBatches})

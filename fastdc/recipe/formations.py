@@ -11,7 +11,7 @@ from fastdc.options.registry import NoOptions, Registry
 
 
 class Formation(ABC):
-    """A linear map from what is stored to images, with its adjoint.
+    """A linear map from what is stored to images, item by item, with its adjoint.
 
     Args:
         options: of the entry.

@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fastdc.engines import Sgd
+from fastdc.engines.base import class_numbers
 from fastdc.errors import unknown_name
 from fastdc.options.registry import NoOptions, Registry
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.state import State
-from fastdc.runtime.seeding import derive_seed
+from fastdc.runtime.seeding import derive_seed, make_generator
 
 _TRAIN = ("none", "synthetic")
 _NETWORKS = ("random", "fixed")
@@ -81,9 +81,11 @@ class Fresh(Pool):
         recipe, theta = self.problem.recipe, state.theta
         assert theta is not None
         assert recipe.model_epochs is not None
-        labels = torch.arange(len(images), device=theta.device).repeat_interleave(images.shape[1])
-        with self.problem.family.seeded_training(derive_seed(self.problem.seed, "dropout", state.iteration, state.step)):
-            self.problem.engine.train(theta, images.flatten(0, 1), labels, Sgd(recipe.model_epochs, recipe.lr_model), state.training)
+        seed, engine = self.problem.seed, self.problem.engine
+        labels = class_numbers(images).repeat_interleave(images.shape[1])
+        order = make_generator(seed, "training", *state.moment)
+        with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
+            engine.train(theta, images.flatten(0, 1), labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
 
 
 POOLS: Registry[Pool] = Registry("pool", {"fresh": Fresh})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from fastdc.engines import Engine
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe.augmentations import Augmentation
 from fastdc.recipe.batches import Batches
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.recipe import Recipe
 from fastdc.runtime.seeding import derive_seed
 
@@ -25,12 +26,21 @@ class Problem:
     family: NetworkFamily
     batches: Batches
     augmentation: Augmentation
+    groups: Sequence[ClassGroup]
+    """All classes in order, as many in a group as memory allows."""
 
     def fresh_weights(self, number: int) -> Tensor:
         """The weights [P] of random network `number`, always the same ones for one seed."""
         return self.family.fresh_weights(derive_seed(self.seed, "network", number))
 
-    def real_images(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """`batch_real` real images of each class, drawn anew and augmented: classes [G], images [G, B, channels, H, W], by groups."""
-        for classes, images in self.batches.draw(self.recipe.batch_real):
-            yield classes, self.augmentation.apply(images)
+    def real_images(self, group: ClassGroup, iteration: int, step: int, draw: int = 0) -> Tensor:
+        """`batch_real` real images of each class of a group, augmented, [G, B, channels, H, W].
+
+        Args:
+            group: one of `groups`, or a part of one.
+            iteration: of the run, from 0 on.
+            step: of the iteration, from 0 on.
+            draw: where a step sees several batches, which one.
+        """
+        images = self.batches.draw(group, self.recipe.batch_real, iteration, step, draw)
+        return self.augmentation.draw(group, iteration, step).apply(images)

@@ -1,17 +1,11 @@
 """One network and a large set of images: SGD over batches that are made as they are needed, and the share it classifies rightly.
 
-Images stay uint8 and are normalised batch by batch: each batch is one `Engine.train` of a single step without momentum, and momentum
-is added here,
-
-    theta_{t+1}  =  theta_t - lr (gradient + weight_decay theta_t)  +  momentum (theta_t - theta_{t-1}),
-
-which at a constant learning rate is SGD with a velocity. So any engine serves, and memory does not grow with the set. Momentum starts
-at zero, and again where the learning rate changes.
+Images stay uint8 and are normalised batch by batch, so that memory does not grow with the set. Momentum starts at zero, and again
+where the learning rate changes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -63,16 +57,14 @@ def train_by_batch(
         seed: decides the order of the images, and what dropout draws.
         stream: the name of this training among all that draw from `seed`.
     """
-    order, within_batches = make_generator(seed, f"{stream} order"), make_generator(seed, f"{stream} batch")
-    step = 0
+    order, step = make_generator(seed, f"{stream} order"), 0
     for phase in phases:
-        one_step, before = dataclasses.replace(phase, epochs=1, momentum=0.0), theta.clone()
+        training = engine.training(theta, phase)
         for index in batches(count, phase, order):
-            batch, now = fetch(index), theta.clone()
+            batch = fetch(index)
             with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
-                engine.train(theta, batch.images, batch.labels, one_step, within_batches, distillation=batch.distillation)
-            theta.add_(now - before, alpha=phase.momentum)
-            before, step = now, step + 1
+                training.step(batch.images, batch.labels, batch.distillation)
+            step += 1
             yield
 
 

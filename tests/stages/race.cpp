@@ -62,8 +62,8 @@ double work(int threads) {
     layerwise_distance({gradients.data(), size, real.data(), size, distance.data(), cotangent.data(), tiles, 2,
                         kClasses, size, Dtype::float32, Metric::layerwise_cosine},
                        threads);
-    image_gradients<float>(plan, theta.data(), images.data(), cotangent.data(), kClasses, kEach, record.data(),
-                           moved.data(), threads);
+    image_gradients<float>(plan, theta.data(), images.data(), cotangent.data(), labels.data(), kClasses, kEach,
+                           record.data(), moved.data(), threads);
     train<float>(plan, theta.data(), images.data(), labels.data(), count, order.data(), {}, {2, 20, 0.01, 0.9, 5e-4},
                  threads);
     logits<float>(plan, theta.data(), images.data(), count, scores.data(), threads);

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from fastdc.options.registry import NoOptions
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.state import State
 
@@ -28,14 +28,16 @@ class Match(ABC):
     Example:
         >>> class TowardsMeans(Match):
         ...     "Moves every image towards the mean of its class."
-        ...     def step(self, state, images):
-        ...         means = torch.stack([some.mean(0) for _, group in self.problem.real_images() for some in group])
-        ...         difference = images - means[:, None]  # [C, n, channels, H, W]
+        ...     def step(self, state, images, group):
+        ...         real = self.problem.real_images(group, *state.moment)  # [G, B, channels, H, W]
+        ...         difference = images - real.mean(1, keepdim=True)  # [G, n, channels, H, W]
         ...         return difference.square().flatten(1).mean(1), difference
     """
 
     Options: ClassVar[type] = NoOptions
     """A frozen dataclass with a default for each field; it may raise a UsageError where a value cannot be used."""
+    needs_all_classes: ClassVar[bool] = False
+    """Whether `step` is given all classes at once, since a network learns from all of them; else group by group."""
 
     def __init__(self, problem: Problem, options: Any) -> None:
         self.problem, self.options = problem, options
@@ -48,16 +50,17 @@ class Match(ABC):
         """Take note of a new network, whose weights [P] are in `state.theta`."""
 
     @abstractmethod
-    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """How far the images are from what they should be, and which way to move them; they are not moved here.
 
         Args:
-            state: the network, and what was kept from step to step.
-            images: decoded and augmented, [C, n, channels, H, W]; the class is the position.
+            state: the network, and what was kept from step to step. `state.moment` keys what is drawn.
+            images: those of a group of classes, decoded and augmented, [G, n, channels, H, W].
+            group: which classes; the loop goes over all groups in order.
 
         Returns:
-            A loss, a scalar or its part of each class [C], whose sum is reported; and the gradient by the images
-            [C, n, channels, H, W].
+            A loss, its part of each class [G], or for all classes at once a scalar; its sum is reported. And the gradient by the
+            images [G, n, channels, H, W].
         """
 
     def provenance(self, state: State) -> dict[str, Any]:
@@ -68,8 +71,3 @@ class Match(ABC):
         """What to lower or change where numbers overflow, as the end of a sentence."""
         recipe = self.problem.recipe
         return f"lr_images ({recipe.lr_images:g}) or lr_model ({recipe.lr_model:g}), or choose another distance than {recipe.distance}"
-
-    def real_gradients(self, theta: Tensor) -> Tensor:
-        """The gradient of each class's loss [C, P] over `batch_real` real images of it, drawn anew."""
-        engine = self.problem.engine
-        return torch.cat([engine.class_gradients(theta, images, classes) for classes, images in self.problem.real_images()])

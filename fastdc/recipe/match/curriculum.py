@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match.parameter_matching import ParameterMatching, ParameterMatchingOptions
 from fastdc.recipe.state import State
 
@@ -34,10 +35,10 @@ class Curriculum(ParameterMatching):
         assert state.theta is not None
         state.path = {"start": state.theta, "real": state.theta}
 
-    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """Take both sides `unroll` steps further; the distance there, a scalar, and its gradient by the images."""
         assert state.theta is not None
-        state.path["real"] = self.train_on_real(state.path["real"])
+        state.path["real"] = self.train_on_real(state.path["real"], state)
         steps = self.options.unroll * (state.step + 1)
         loss, gradient, state.theta = self.compared(images, state.theta, state.path["real"], state.path["start"], steps)
         return loss, gradient

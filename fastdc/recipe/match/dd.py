@@ -12,6 +12,7 @@ over the iterations, in the place of the authors' Adam and its decay.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdc.options.checks import check_count, check_rate
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match.base import Match
-from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.match.unrolled import gradient_through_steps, mean_gradient, unrolled_steps
 from fastdc.recipe.state import State
 
 _MOMENTUM = 0.5
@@ -46,6 +48,7 @@ class DatasetDistillation(Match):
     """`dd`: the loss of real images after a few steps on the synthetic ones; `lr_model` and `distance` have no part in it."""
 
     Options = DatasetDistillationOptions
+    needs_all_classes = True
 
     def learned(self) -> dict[str, Tensor]:
         """The logarithms of the step sizes [K], with their velocity."""
@@ -53,14 +56,14 @@ class DatasetDistillation(Match):
         logs = torch.full((self.options.unroll,), start, dtype=torch.float64, device=self.problem.family.device)
         return {"log_step_sizes": logs, "log_step_sizes_velocity": torch.zeros_like(logs)}
 
-    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The loss of real images after K steps on the synthetic ones, and which way to move these; moves the step sizes."""
         engine, theta = self.problem.engine, state.theta
         assert theta is not None
         step_sizes = state.learned["log_step_sizes"].exp()  # [K]
-        thetas = unrolled_steps(engine, theta, images, step_sizes)  # [K + 1, P]
-        losses, cotangent = self._real_loss(thetas[-1])
-        gradient, by_step_sizes = gradient_through_steps(engine, thetas, images, step_sizes, cotangent)
+        thetas = unrolled_steps(engine, theta, images, step_sizes, self.problem.groups)  # [K + 1, P]
+        losses, cotangent = self._real_loss(thetas[-1], state)
+        gradient, by_step_sizes = gradient_through_steps(engine, thetas, images, step_sizes, cotangent, self.problem.groups)
         fading = 1 - state.iteration / self.problem.recipe.iterations
         velocity = state.learned["log_step_sizes_velocity"]
         velocity.mul_(_MOMENTUM).add_(_of_unit_size(by_step_sizes * step_sizes), alpha=fading)
@@ -76,17 +79,21 @@ class DatasetDistillation(Match):
         recipe, options = self.problem.recipe, self.options
         return f"lr_images ({recipe.lr_images:g}), or step_size ({options.step_size:g}) or lr_step_sizes ({options.lr_step_sizes:g}) of dd"
 
-    def _real_loss(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def _real_loss(self, theta: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """The parts [C] of a mean cross-entropy of real images, each class counting the same, and its gradient by the weights [P]."""
-        engine = self.problem.engine
-        losses, gradients = [], []
-        for classes, images in self.problem.real_images():  # [G], [G, B, channels, H, W]
-            labels = classes.repeat_interleave(images.shape[1])
-            each = F.cross_entropy(engine.logits(theta, images.flatten(0, 1)), labels, reduction="none")
-            losses.append(each.view(images.shape[:2]).mean(1))
-            gradients.append(engine.class_gradients(theta, images, classes))
+        engine, losses = self.problem.engine, []
+
+        def batches() -> Iterator[tuple[Tensor, ClassGroup]]:
+            for group in self.problem.groups:
+                images = self.problem.real_images(group, *state.moment)  # [G, B, channels, H, W]
+                labels = group.classes.repeat_interleave(images.shape[1])
+                each = F.cross_entropy(engine.logits(theta, images.flatten(0, 1)), labels, reduction="none")
+                losses.append(each.view(images.shape[:2]).mean(1))
+                yield images, group
+
+        gradient = mean_gradient(engine, theta, batches())
         loss = torch.cat(losses)
-        return loss / len(loss), torch.cat(gradients).mean(0)
+        return loss / len(loss), gradient
 
 
 def _of_unit_size(gradient: Tensor) -> Tensor:

@@ -23,8 +23,9 @@ from torch import Tensor
 from fastdc.errors import unknown_name
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.options.checks import check_count
+from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match.base import Match
-from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
+from fastdc.recipe.match.unrolled import gradient_through_steps, mean_gradient, unrolled_steps
 from fastdc.recipe.state import State
 
 _COMPARED = ("displacement", "parameters")
@@ -52,20 +53,22 @@ class ParameterMatching(Match):
     """
 
     Options = ParameterMatchingOptions
+    needs_all_classes = True
 
-    def step(self, state: State, images: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the two sides after all their steps, a scalar, and its gradient by the images."""
         theta = state.theta
         assert theta is not None
         if state.step == 0:
-            state.path["real"] = self.train_on_real(theta)
+            state.path["real"] = self.train_on_real(theta, state)
         loss, gradient, _ = self.compared(images, theta, state.path["real"], theta, self.options.unroll)
         return loss, gradient
 
-    def train_on_real(self, theta: Tensor) -> Tensor:
-        """The weights [P] after `unroll` steps from `theta`, each on a new batch of real images."""
-        for _ in range(self.options.unroll):
-            theta = torch.sub(theta, self.real_gradients(theta).mean(0), alpha=self.problem.recipe.lr_model)
+    def train_on_real(self, theta: Tensor, state: State) -> Tensor:
+        """The weights [P] after `unroll` steps from `theta`, each on another batch of real images."""
+        for draw in range(self.options.unroll):
+            real = ((self.problem.real_images(group, *state.moment, draw), group) for group in self.problem.groups)
+            theta = torch.sub(theta, mean_gradient(self.problem.engine, theta, real), alpha=self.problem.recipe.lr_model)
         return theta
 
     def compared(self, images: Tensor, theta: Tensor, real: Tensor, start: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,11 +86,11 @@ class ParameterMatching(Match):
         """
         engine, recipe = self.problem.engine, self.problem.recipe
         rates = torch.full((self.options.unroll,), recipe.lr_model, dtype=torch.float64)
-        thetas = unrolled_steps(engine, theta, images, rates)
+        thetas = unrolled_steps(engine, theta, images, rates, self.problem.groups)
         sides, scale = torch.stack([thetas[-1], real]), 1.0  # [2, P]
         if self.options.compare == "displacement":
             scale = -1 / (recipe.lr_model * steps)
             sides = (sides - start) * scale
         distance, cotangent = layerwise_distance(sides[:1], sides[1:], engine.layout, recipe.distance)  # [1], [1, P]
-        gradient, _ = gradient_through_steps(engine, thetas, images, rates, cotangent[0] * scale)
+        gradient, _ = gradient_through_steps(engine, thetas, images, rates, cotangent[0] * scale, self.problem.groups)
         return distance[0], gradient * images.shape[:2].numel(), thetas[-1].clone()

@@ -15,13 +15,25 @@ Only the weights of each step are kept, [K + 1, P]; what else is in memory is an
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
 from fastdc.engines import Engine
+from fastdc.recipe.groups import ClassGroup
 
 
-def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -> Tensor:
+def mean_gradient(engine: Engine, theta: Tensor, batches: Iterable[tuple[Tensor, ClassGroup]]) -> Tensor:
+    """The gradient [P] of the mean over classes of their mean cross-entropies, of images [G, n, channels, H, W] a group at a time."""
+    total, count = torch.zeros_like(theta), 0
+    for images, group in batches:
+        total += engine.class_gradients(theta, images, group.classes).sum(0)
+        count += len(group)
+    return total / count
+
+
+def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor, groups: Sequence[ClassGroup]) -> Tensor:
     """The weights before, between and after K steps of SGD, each on all images.
 
     Args:
@@ -29,6 +41,7 @@ def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor)
         theta: weights to start from [P].
         images: normalised images [C, n, channels, H, W].
         rates: the learning rate of each step [K].
+        groups: all classes, as many at once as memory allows.
 
     Returns:
         Weights [K + 1, P].
@@ -36,12 +49,14 @@ def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor)
     thetas = theta.new_empty(len(rates) + 1, len(theta))
     thetas[0] = theta
     for k, rate in enumerate(rates.tolist()):
-        gradient = engine.class_gradients(thetas[k], images).mean(0)  # [P]
+        gradient = mean_gradient(engine, thetas[k], ((images[group.slice], group) for group in groups))  # [P]
         torch.sub(thetas[k], gradient, alpha=rate, out=thetas[k + 1])
     return thetas
 
 
-def gradient_through_steps(engine: Engine, thetas: Tensor, images: Tensor, rates: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_through_steps(
+    engine: Engine, thetas: Tensor, images: Tensor, rates: Tensor, cotangent: Tensor, groups: Sequence[ClassGroup]
+) -> tuple[Tensor, Tensor]:
     """The gradient of a loss of the last weights by the images and the learning rates.
 
     Args:
@@ -50,6 +65,7 @@ def gradient_through_steps(engine: Engine, thetas: Tensor, images: Tensor, rates
         images: normalised images [C, n, channels, H, W].
         rates: the learning rate of each step [K].
         cotangent: d loss / d thetas[K], [P].
+        groups: all classes, as many at once as memory allows.
 
     Returns:
         The gradient by the images [C, n, channels, H, W], and by the rates [K].
@@ -57,12 +73,15 @@ def gradient_through_steps(engine: Engine, thetas: Tensor, images: Tensor, rates
     by_rates = torch.empty_like(rates)
     gradient = torch.zeros_like(images)
     for k in reversed(range(len(rates))):
-        rate = rates[k].item()
-        by_rates[k] = torch.dot(cotangent, thetas[k + 1] - thetas[k]) / rate
-        if k == 0:  # the Hessian is not asked for
-            weighted = (cotangent * (-rate / len(images))).expand(len(images), -1)  # [C, P]: the loss is the mean over classes
-            return gradient + engine.image_gradients(thetas[0], images, weighted), by_rates
-        by_weights, by_images = engine.hessian_products(thetas[k], images, cotangent)
-        gradient.sub_(by_images, alpha=rate)
-        cotangent = torch.sub(cotangent, by_weights, alpha=rate)
+        rate, before = rates[k].item(), cotangent
+        by_rates[k] = torch.dot(before, thetas[k + 1] - thetas[k]) / rate
+        for group in groups:
+            some, share = images[group.slice], len(group) / len(images)  # the loss is the mean over classes
+            if k == 0:  # the Hessian is not asked for
+                weighted = (before / len(images)).expand(len(group), -1)  # [G, P]
+                by_images = engine.image_gradients(thetas[0], some, weighted, group.classes)
+            else:
+                by_weights, by_images = engine.hessian_products(thetas[k], some, before * share, group.classes)
+                cotangent = torch.sub(cotangent, by_weights, alpha=rate)
+            gradient[group.slice].sub_(by_images, alpha=rate)
     return gradient, by_rates
