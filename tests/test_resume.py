@@ -620,7 +620,7 @@ def test_a_learning_rate_far_too_large_stops_the_run_with_advice(tmp_path: Path)
 
 @pytest.mark.parametrize("rate", [3e38, 1e39, 1e300])
 def test_images_that_overflow_in_the_last_step_stop_the_run_with_advice(tmp_path: Path, rate: float) -> None:
-    options = {**SMALL, "model": "convnet:width=8", "iterations": 1, "matching_steps": 1, "lr_images": rate}
+    options = {**SMALL, "model": "convnet:width=8", "iterations": 1, "matching_steps": 1, "ipc": 1, "lr_images": rate}
     with pytest.raises(FastdcError, match=r"lr_images"):
         fastdc.condense("digits", out=tmp_path, **options)
     if (tmp_path / "checkpoint.safetensors").exists():
