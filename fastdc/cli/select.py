@@ -54,10 +54,10 @@ class Select(ComputeOptions):
         config = {"dataset": train.name, "coreset": self.coreset, **options}
         origin = {"fingerprint": train.fingerprint, **versions()}
         with open_run(folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{self.ipc}")) as run:
-            run.check(config, origin)
+            run.check_config(config, origin)
             unrecorded = options_taken(self.coreset, {"cache": self.cache, "progress": not self.quiet})
             chosen = SELECTIONS[self.coreset](train, **options, **unrecorded)
-            run.claim(config, origin)
+            run.record_config(config, origin)
             chosen.save(run.result)
             chosen.save_grid(run.picture)
         print(chosen)

@@ -28,7 +28,8 @@ def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
         >>> random("digits", ipc=2).images.shape
         torch.Size([20, 1, 8, 8])
     """
+    check_seed(seed)
     real = as_image_data(data)
     check_ipc(real, ipc)
-    positions = ClassSampler(real, make_generator(check_seed(seed), "random")).indices(ipc)
+    positions = ClassSampler(real, make_generator(seed, "random")).indices(ipc)
     return chosen_images(real, positions, coreset="random", ipc=ipc, seed=seed)

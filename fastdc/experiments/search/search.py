@@ -205,7 +205,7 @@ class Search:
         content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
         content |= {"dataset": data.name, "space": f"{len(members)} networks, {digest}"}
         with shared_folder(out) as run:
-            run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
+            run.record_config(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
 
     def run(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
         """Do what is still to be done, together with whoever else does it, and collect.
