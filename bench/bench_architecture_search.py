@@ -20,7 +20,7 @@ from fastdc.data import ImageData
 from fastdc.engines import NativeEngine
 from fastdc.experiments import ConvNetSpace
 from fastdc.experiments.search.parallel_trials import do_trials
-from fastdc.experiments.search.trial import Trial, TrialRunner
+from fastdc.experiments.search.trial import Trial, TrialOptions, TrialRunner
 from fastdc.models import build
 from fastdc.training.schedule import paper_training
 
@@ -74,11 +74,11 @@ def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     train, test, images = data()
     models = list(SPACES[name])
     assert all(not NativeEngine.unsupported_reasons(build(model, 1, 10, (28, 28))) for model in models)
-    options = {"epochs": EPOCHS, "whole_set_epochs": 1, "stopped_after": 1, "seed": 0, "engine": "auto", "device": "cpu"}
+    options = TrialOptions(epochs=EPOCHS, whole_set_epochs=1, stopped_after=1, seed=0, engine="auto", device="cpu")
     one_by_one(models[:1], images, test)  # warms up
     seconds: dict[str, list[float]] = {"eager": [], "search": []}
     for turn in range(2):
-        runner = TrialRunner(tmp_path / str(turn), train, test, {"random": images}, **options)
+        runner = TrialRunner(tmp_path / str(turn), train, test, {"random": images}, options)
         trials = [Trial(model, ("random",)) for model in models]
         started = time.monotonic()
         assert not do_trials(runner, trials, doing="searching", progress=False)
