@@ -7,6 +7,7 @@ that both learn on the training images themselves.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def one_by_one(models: list[str], images: CondensedDataset, test: ImageData) -> 
 
 
 @pytest.mark.parametrize("name", SPACES)
-def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def bench_search(name: str, tmp_path: Path, record: Callable[..., None]) -> None:
     train, test, images = data()
     models = list(SPACES[name])
     assert all(not NativeEngine.unsupported_reasons(build(model, 1, 10, (28, 28))) for model in models)
@@ -89,6 +90,4 @@ def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found = [runner.outcome(trial, "random").accuracy for trial in trials]
     assert abs(sum(found) - sum(eager)) / len(models) < 0.05
     each = {who: min(values) / len(models) for who, values in seconds.items()}
-    with capsys.disabled():
-        ratio = each["eager"] / each["search"]
-        print(f"\n{name}: {len(models)} networks, seconds each: eager {each['eager']:.2f}, search {each['search']:.2f}, ratio {ratio:.1f}")
+    record("seconds per network", networks=len(models), **each, ratio=each["eager"] / each["search"])

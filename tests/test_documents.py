@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import runpy
@@ -126,6 +127,37 @@ def test_every_file_that_is_named_is_there(page: str) -> None:
         placeholder = re.search(r"\b[A-Z]+\b|_[A-Z]+\b", Path(name).stem)
         path = ROOT / (Path(name).parent if placeholder else name)
         assert path.exists() or path.with_name(path.name + ".py").exists() or list(ROOT.glob(name)), f"{page} names {name}"
+
+
+def load_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("tables")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_measured_tables_are_those_of_the_result_files(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGES[page].read_text()
+    assert load_tables(monkeypatch).refreshed(text) == text, "run python bench/tables.py"
+
+
+def test_every_measured_table_stands_between_its_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = load_tables(monkeypatch)
+    texts = [path.read_text() for path in PAGES.values()]
+    assert {name for text in texts for _, name, _ in tables.MARKED.findall(text)} == tables.TABLES.keys()
+    assert [line for text in texts for line in tables.MARKED.sub("", text).splitlines() if re.match(r"\|.*\d \+- \d", line)] == []
+
+
+def test_a_figure_that_is_typed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = load_tables(monkeypatch)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("Before.\n<!-- table: memory -->\n| typed |\n<!-- end -->\nAfter.\n")
+    assert tables.main(["--check"]) == 1
+    assert capsys.readouterr().out.startswith("README.md is out of date")
+    assert tables.main([]) == 0
+    assert "| native |" in page.read_text()
+    assert page.read_text().endswith("<!-- end -->\nAfter.\n")
+    assert tables.main(["--check"]) == 0
 
 
 def test_the_readme_is_short() -> None:
