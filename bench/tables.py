@@ -85,13 +85,13 @@ def source(*names: str, commands: bool = True) -> str:
     """The commands and the machine that the figures come from, below a table."""
     found = [results(name) for name in names]
     parts = [f"`{content['command']}`" + duration(content) for content in found] if commands else []
-    parts += [f"{machine_of(content)}; measured {date_of(content)}" for content in found]
+    parts += [f"{machine_of(content)}; {date_of(content)}" for content in found]
     return "\n" + "; ".join(dict.fromkeys(parts)) + ".\n"
 
 
 def date_of(content: Row) -> str:
-    """When the command ran; what the documents said before there were result files has no date."""
-    return f"on {content['date']}" if content["date"] else "before result files were kept"
+    """When the command ran, where that is known."""
+    return f"measured on {content['date']}" if content["date"] else "date not recorded"
 
 
 def duration(content: Row) -> str:

@@ -21,7 +21,7 @@ from fastdc.runtime.versions import versions
 class Select(ComputeOptions):
     """Choose a few real images per class, a coreset, and write them with a picture.
 
-    `fastdc evaluate` trains networks on them and tests these.
+    `fastdc evaluate` trains networks on these images alone, and tests the networks.
     """
 
     coreset: str
