@@ -7,6 +7,7 @@ that both learn on the training images themselves.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from fastdc.data import ImageData
 from fastdc.engines import NativeEngine
 from fastdc.experiments import ConvNetSpace
 from fastdc.experiments.search.parallel_trials import do_trials
-from fastdc.experiments.search.trial import Trial, TrialRunner
+from fastdc.experiments.search.trial import Trial, TrialOptions, TrialRunner
 from fastdc.models import build
 from fastdc.training.schedule import paper_training
 
@@ -70,15 +71,15 @@ def one_by_one(models: list[str], images: CondensedDataset, test: ImageData) -> 
 
 
 @pytest.mark.parametrize("name", SPACES)
-def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def bench_search(name: str, tmp_path: Path, record: Callable[..., None]) -> None:
     train, test, images = data()
     models = list(SPACES[name])
     assert all(not NativeEngine.unsupported_reasons(build(model, 1, 10, (28, 28))) for model in models)
-    options = {"epochs": EPOCHS, "whole_set_epochs": 1, "stopped_after": 1, "seed": 0, "engine": "auto", "device": "cpu"}
+    options = TrialOptions(epochs=EPOCHS, whole_set_epochs=1, stopped_after=1, seed=0, engine="auto", device="cpu")
     one_by_one(models[:1], images, test)  # warms up
     seconds: dict[str, list[float]] = {"eager": [], "search": []}
     for turn in range(2):
-        runner = TrialRunner(tmp_path / str(turn), train, test, {"random": images}, **options)
+        runner = TrialRunner(tmp_path / str(turn), train, test, {"random": images}, options)
         trials = [Trial(model, ("random",)) for model in models]
         started = time.monotonic()
         assert not do_trials(runner, trials, doing="searching", progress=False)
@@ -89,6 +90,4 @@ def bench_search(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     found = [runner.outcome(trial, "random").accuracy for trial in trials]
     assert abs(sum(found) - sum(eager)) / len(models) < 0.05
     each = {who: min(values) / len(models) for who, values in seconds.items()}
-    with capsys.disabled():
-        ratio = each["eager"] / each["search"]
-        print(f"\n{name}: {len(models)} networks, seconds each: eager {each['eager']:.2f}, search {each['search']:.2f}, ratio {ratio:.1f}")
+    record("seconds per network", networks=len(models), **each, ratio=each["eager"] / each["search"])

@@ -51,31 +51,27 @@ def images() -> ImageData:
 @pytest.mark.parametrize("ipc", IPCS)
 @pytest.mark.parametrize("name", ["random", *PICKS])
 def bench_choice(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
-    benchmark.group = f"choice of {ipc} images in each of ten classes, features given"
     if name == "random":
         data = images()
-        timed(lambda: fastdc.coresets.random(data, ipc))
+        timed("choice of ten classes, features given", lambda: fastdc.coresets.random(data, ipc))
         return
     rows, pick = features(), PICKS[name]
     assert len(set(pick(rows, ipc).tolist())) == ipc
-    timed(lambda: [pick(rows, ipc) for _ in range(CLASSES)], rounds=1)
+    timed("choice of ten classes, features given", lambda: [pick(rows, ipc) for _ in range(CLASSES)], rounds=1)
     if ipc == 50:
         assert benchmark.stats.stats.median < 60
 
 
-@pytest.mark.benchmark(group="features of 1,000 images, default network")
 def bench_features(timed: Any) -> None:
     data, module = images(), build("convnet", 1, CLASSES, (28, 28)).eval()
     index = torch.arange(1000)
     assert network_features(module, data, index).shape == (1000, FEATURES)
-    timed(lambda: network_features(module, data, index))
+    timed("features of 1,000 images, default network", lambda: network_features(module, data, index))
 
 
-def bench_memory_of_a_choice_is_far_below_the_features_of_the_set(capsys: pytest.CaptureFixture[str]) -> None:
+def bench_memory_of_a_choice_is_far_below_the_features_of_the_set(record: Callable[..., None]) -> None:
     idle = peak_mib(CHOICE, "features alone", 1)
     rows = {(name, ipc): peak_mib(CHOICE, name, ipc) for name in PICKS for ipc in IPCS}
-    with capsys.disabled():
-        print(f"\npeak memory of a choice, MiB (the interpreter with the features of one class: {idle:.0f})")
-        for (name, ipc), peak in rows.items():
-            print(f"  {name:<9}  ipc {ipc:>3}  {peak:6.0f}")
+    for (name, ipc), peak in rows.items():
+        record("peak memory of a choice", name=name, ipc=ipc, mib=peak, idle_mib=idle)
     assert max(rows.values()) < idle + CLASSES * EACH * FEATURES * 4 / 2**20 / 4

@@ -49,38 +49,34 @@ def compare(job: Callable[[Engine], Tensor], name: str) -> float:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-@pytest.mark.benchmark(group="class gradients, 256 real images per class")
 def bench_class_gradients(timed: Any, name: str) -> None:
     engines, theta, real = problem()
     error = compare(lambda engine: engine.class_gradients(theta, real[:2]), name)
-    timed(lambda: engines[name].class_gradients(theta, real), error=error)
+    timed("class gradients", lambda: engines[name].class_gradients(theta, real), error=error)
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("ipc", IPCS)
-def bench_image_gradients(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
-    benchmark.group = f"image gradients, ipc {ipc}"
+def bench_image_gradients(timed: Any, name: str, ipc: int) -> None:
     engines, theta, _ = problem()
     images, cotangent = synthetic(ipc)
     error = compare(lambda engine: engine.image_gradients(theta, images, cotangent), name)
-    timed(lambda: engines[name].image_gradients(theta, images, cotangent), error=error)
+    timed("image gradients", lambda: engines[name].image_gradients(theta, images, cotangent), error=error)
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("ipc", IPCS)
-def bench_synthetic_side(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
-    benchmark.group = f"synthetic side, ipc {ipc}"
+def bench_synthetic_side(timed: Any, name: str, ipc: int) -> None:
     engines, theta, _ = problem()
     images, gradients = synthetic(ipc)
     error = compare(lambda engine: engine.match(theta, images, gradients, METRIC)[1], name)
-    timed(lambda: engines[name].match(theta, images, gradients, METRIC), error=error)
+    timed("synthetic side", lambda: engines[name].match(theta, images, gradients, METRIC), error=error)
 
 
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("ipc", IPCS)
-def bench_matching_step(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
-    benchmark.group = f"whole matching step, ipc {ipc}"
+def bench_matching_step(timed: Any, name: str, ipc: int) -> None:
     engines, theta, real = problem()
     images, _ = synthetic(ipc)
     engine = engines[name]
-    timed(lambda: engine.match(theta, images, engine.class_gradients(theta, real), METRIC))
+    timed("whole step", lambda: engine.match(theta, images, engine.class_gradients(theta, real), METRIC))

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from record import commit
 from torch import Tensor, nn
 
 GPU = torch.cuda.is_available()
@@ -51,7 +52,7 @@ class Results:
         self.stage, self.folder, self.until = stage, folder, until
         self.failed = False
         self.machine = {"card": torch.cuda.get_device_name() if GPU else "cpu", "torch": torch.__version__, "cuda": torch.version.cuda}
-        self.machine["triton"] = version_of("triton")
+        self.machine |= {"triton": version_of("triton"), "commit": commit()}
 
     def left(self) -> float:
         """Seconds of this stage's time that are left."""

@@ -77,7 +77,7 @@ def exact(case: str) -> tuple[Tensor, Tensor]:
     return torch.cat([r[0] for r in results]).cpu(), torch.cat([r[1].float() for r in results]).cpu()
 
 
-def check(case: str, distance: Tensor, cotangent: Tensor) -> float:
+def error_of(case: str, distance: Tensor, cotangent: Tensor) -> float:
     """The error of the distance against float64; asserts both results."""
     expected = exact(case)
     torch.testing.assert_close(distance.cpu().double(), expected[0], rtol=1e-5, atol=0)
@@ -94,8 +94,8 @@ def bench_distance(timed: Any, backend: str, case: str) -> None:
         job = functools.partial(plain_value_and_backward, layout, synthetic, real)
     else:
         job = functools.partial(layerwise_distance, synthetic, real, layout, backend=backend)
-    error = check(case, *job())
-    timed(synchronised(job), rounds=9, group=f"distance and cotangent, {case}", error=error)
+    error = error_of(case, *job())
+    timed("distance and cotangent", synchronised(job), rounds=9, error=error)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the compiled CPU kernel is measured on a machine without a GPU")
@@ -108,10 +108,10 @@ def bench_bandwidth(timed: Any, job: str, case: str) -> None:
     tiles = tiles_of(layout.segments, layout.size, DEVICE).numpy()
     arrays = [synthetic.numpy(), real.numpy(), tiles, "layerwise_cosine", distance.numpy(), cotangent.numpy()]
     if job == "torch.add":
-        timed(lambda: torch.add(synthetic, real, out=cotangent), rounds=9, group=f"bandwidth, {case}")
+        timed("memory given", lambda: torch.add(synthetic, real, out=cotangent), rounds=9)
         return
     assert compiled.extension is not None
     kernel = functools.partial(compiled.extension.layerwise_distance, *arrays, threads=torch.get_num_threads())
     kernel()
-    check(case, distance, cotangent)
-    timed(kernel, rounds=9, group=f"bandwidth, {case}", gigabytes=3 * cotangent.nbytes / 1e9)
+    error_of(case, distance, cotangent)
+    timed("memory given", kernel, rounds=9, gigabytes=3 * cotangent.nbytes / 1e9)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
-import pytest
 from processes import peak_mib
 
 STEP = """
@@ -38,25 +38,21 @@ loss.backward()
 """
 
 
-def bench_memory_does_not_grow_with_ipc(capsys: pytest.CaptureFixture[str]) -> None:
+def bench_memory_does_not_grow_with_ipc(record: Callable[..., None]) -> None:
     idle = peak_mib(STEP, "torch", 0)  # the interpreter with its imports
     rows = {
         (name, ipc): peak_mib(STEP, name, ipc)
         for name, ipc in [("reference", 1), ("reference", 50), *((name, ipc) for name in ("torch", "native") for ipc in (1, 50, 500))]
     }
-    with capsys.disabled():
-        print(f"\npeak memory of one matching step, MiB (the interpreter with its imports: {idle:.0f})")
-        for (name, ipc), peak in rows.items():
-            print(f"  {name:<9}  ipc {ipc:>3}  {peak:6.0f}")
+    for (name, ipc), peak in rows.items():
+        record("peak memory of one matching step", name=name, ipc=ipc, mib=peak, idle_mib=idle)
     for name in ("torch", "native"):
         assert rows[name, 500] < 1.1 * rows[name, 50]
     assert rows["native", 50] - idle <= (rows["reference", 50] - idle) / 5
 
 
-def bench_match_loss_lowers_peak_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def bench_match_loss_lowers_peak_memory(record: Callable[..., None]) -> None:
     peaks = {name: [peak_mib(SCRIPT, name, 50) for _ in range(3)] for name in ("plain", "match_loss")}
-    with capsys.disabled():
-        print("\npeak memory of a double-backward script over ten classes, ipc 50, MiB, three processes each")
-        for name, values in peaks.items():
-            print(f"  {name:<10} {', '.join(f'{value:.0f}' for value in values)}")
+    for name, values in peaks.items():
+        record("peak memory of a double-backward script, ipc 50", name=name, mib=statistics.median(values), each_mib=values)
     assert statistics.median(peaks["match_loss"]) < statistics.median(peaks["plain"])

@@ -7,6 +7,7 @@ the graph of the whole training, as authors' scripts do.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ def step_of(spec: str, learner: Match, state: State) -> Any:
     return step
 
 
-def check_dd(ipc: int) -> float:
+def error_of_dd(ipc: int) -> float:
     """The relative error of dd's gradient by the images against the plain one, in float64; more than rounding fails."""
     learner, state = problem(f"dd:unroll={UNROLL}", ipc, torch.float64)
     engine = learner.problem.engine
@@ -104,12 +105,12 @@ def check_dd(ipc: int) -> float:
 
 @pytest.mark.parametrize("spec", METHODS)
 @pytest.mark.parametrize("ipc", [1, 10])
-def bench_step(timed: Any, benchmark: Any, spec: str, ipc: int) -> None:
-    extra = {"error": check_dd(ipc)} if spec.startswith("dd") else {}
-    timed(step_of(spec, *problem(spec, ipc)), group=f"one step, ipc {ipc}", **extra)
+def bench_step(timed: Any, spec: str, ipc: int) -> None:
+    extra = {"error": error_of_dd(ipc)} if spec.startswith("dd") else {}
+    timed("one step", step_of(spec, *problem(spec, ipc)), **extra)
 
 
-def bench_memory(capsys: pytest.CaptureFixture[str]) -> None:
+def bench_memory(record: Callable[..., None]) -> None:
     script = f"import sys; sys.path.insert(0, {sys.path[0]!r})\n{STEP}"
     rows = {
         (spec, ipc): peak_mib(script, spec, ipc)
@@ -123,10 +124,8 @@ def bench_memory(capsys: pytest.CaptureFixture[str]) -> None:
         for ipc in ipcs
     }
     idle = rows.pop(("dc", 0))
-    with capsys.disabled():
-        print(f"\npeak memory of one step, MiB (the interpreter with its imports: {idle:.0f})")
-        for (spec, ipc), peak in rows.items():
-            print(f"  {spec:<30}  ipc {ipc:>3}  {peak:6.0f}")
+    for (spec, ipc), peak in rows.items():
+        record("peak memory of one step", spec=spec, ipc=ipc, mib=peak, idle_mib=idle)
     # Chunks are full from 24 images per class on, and of 200 to 238 images, as the number allows.
     assert rows[METHODS[1], 200] - idle < 1.3 * (rows[METHODS[1], 100] - idle)
     assert rows[METHODS[1], 10] < rows[METHODS[4], 10]

@@ -35,10 +35,10 @@ class Pair:
 
 
 @pytest.fixture
-def compared(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Times job(native) with job(reference) just before it, round by round; prints medians and their ratio."""
+def compared(benchmark: Any, record: Callable[..., None]) -> Any:
+    """Times job(native) with job(reference) just before it, round by round; records medians and their ratio."""
 
-    def run(name: str, pair: Pair, job: Callable[[Engine], object], rounds: int, threads: bool = False) -> None:
+    def run(what: str, pair: Pair, job: Callable[[Engine], object], rounds: int) -> None:
         plain: list[float] = []
 
         def reference() -> None:
@@ -49,9 +49,7 @@ def compared(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Any:
         job(pair.native)
         benchmark.pedantic(lambda: job(pair.native), setup=reference, rounds=rounds)
         fast, slow = benchmark.stats.stats.median, statistics.median(plain)
-        benchmark.extra_info.update(threads=torch.get_num_threads(), torch=torch.__version__, reference=slow, ratio=slow / fast)
-        with capsys.disabled():
-            print(f"\n{name:<52} reference {slow:8.4f} s   native {fast:8.4f} s   {slow / fast:5.2f}x", end="")
+        record(what, reference=slow, native=fast, ratio=slow / fast, rounds=rounds)
 
     return run
 
@@ -66,7 +64,7 @@ def bench_class_gradients(compared: Any, shape: str) -> None:
     pair = Pair(shape)
     images = pair.images(256)
     close(pair.native.class_gradients(pair.theta, images[:, :8]), pair.reference.class_gradients(pair.theta, images[:, :8]))
-    compared(f"class gradients, 256 images per class, {shape}", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
+    compared("class gradients", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
 
 
 @pytest.mark.parametrize("ipc", [1, 10, 50])
@@ -80,7 +78,7 @@ def bench_synthetic_side(compared: Any, shape: str, ipc: int) -> None:
     close(results[0][0], results[1][0], 1e-4)
     close(results[0][1], results[1][1])
     job = lambda e: e.match(pair.theta, synthetic, real, "layerwise_cosine")  # noqa: E731
-    compared(f"synthetic side, ipc {ipc}, {shape}", pair, job, rounds=5 if ipc < 50 else 3)
+    compared("synthetic side", pair, job, rounds=5 if ipc < 50 else 3)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +95,11 @@ def bench_whole_step(compared: Any, shape: str, model: str, ipc: int) -> None:
     def step(engine: Engine) -> None:
         engine.match(pair.theta, synthetic, engine.class_gradients(pair.theta, real), "layerwise_cosine")
 
-    compared(f"whole step, ipc {ipc}, {model}, {shape}", pair, step, rounds=1 if model == "convnet" else 3)
+    compared("whole step", pair, step, rounds=1 if model == "convnet" else 3)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def bench_threads(benchmark: Any, threads: int) -> None:
+def bench_threads(timed: Any, threads: int) -> None:
     """The whole step of the native engine alone."""
     pair, before = Pair("28x28 grey"), torch.get_num_threads()
     real, synthetic = pair.images(256), pair.images(10)
@@ -109,7 +107,7 @@ def bench_threads(benchmark: Any, threads: int) -> None:
     step = lambda: pair.native.match(  # noqa: E731
         pair.theta, synthetic, pair.native.class_gradients(pair.theta, real), "layerwise_cosine"
     )
-    benchmark.pedantic(step, rounds=3, warmup_rounds=1)
+    timed("whole step by threads", step)
     torch.set_num_threads(before)
 
 
@@ -119,7 +117,7 @@ def bench_compiled_torch_engine(compared: Any) -> None:
     pair.reference = make_engine("torch:compile=true", build("convnet", pair.channels, CLASSES, pair.size))
     images = pair.images(256)
     pair.reference.class_gradients(pair.theta, images)
-    compared("class gradients, beside torch:compile=true", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
+    compared("class gradients beside torch:compile=true", pair, lambda e: e.class_gradients(pair.theta, images), rounds=3)
 
 
 @pytest.mark.parametrize("count", [100, 500])
@@ -133,7 +131,7 @@ def bench_training(compared: Any, count: int) -> None:
         return theta
 
     close(epoch(pair.native) - pair.theta, epoch(pair.reference) - pair.theta)
-    compared(f"training, one epoch of {count} images, batch 256", pair, epoch, rounds=5)
+    compared("training, one epoch, batch 256", pair, epoch, rounds=5)
 
 
 def bench_logits(compared: Any) -> None:
@@ -160,4 +158,4 @@ def bench_evaluation(compared: Any, ipc: int) -> None:
     def evaluate(engine: Engine) -> object:
         return fastdc.evaluate(condensed, test, networks=20, epochs=5, engine=engine.name, progress=False)
 
-    compared(f"evaluation of 20 networks, ipc {ipc}, 5 epochs", pair, evaluate, rounds=1)
+    compared("evaluation of 20 networks, 5 epochs", pair, evaluate, rounds=1)

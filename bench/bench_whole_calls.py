@@ -6,7 +6,8 @@ real images per class and step. FashionMNIST where it is installed (Debian's dat
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+
 from processes import measure
 
 CALL = """
@@ -30,11 +31,8 @@ print(time.monotonic() - started)
 CALLS = ("random", "herding", "k_center", "forgetting", "dc", "curriculum", "dd:unroll=10", "parameter_matching:unroll=10")
 
 
-def bench_whole_calls(capsys: pytest.CaptureFixture[str]) -> None:
+def bench_whole_calls(record: Callable[..., None]) -> None:
     _, idle = measure(CALL, "idle")
-    rows = {name: measure(CALL, name) for name in CALLS}
-    dc_seconds, dc_peak = rows["dc"]
-    with capsys.disabled():
-        print(f"\nwhole calls, 10 images per class of 60,000 (the interpreter with the data: {idle:.0f} MiB)")
-        for name, (seconds, peak) in rows.items():
-            print(f"  {name:<30} {seconds:7.1f} s ({seconds / dc_seconds:5.2f} of dc)  {peak:6.0f} MiB ({peak - dc_peak:+.0f})")
+    for name in CALLS:
+        runs = [measure(CALL, name) for _ in range(2)]
+        record("whole call", name=name, seconds=min(run[0] for run in runs), each_mib=[run[1] for run in runs], idle_mib=idle)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import runpy
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 
 from fastdc.runtime import compiled
@@ -29,7 +29,7 @@ def sgemm_rate(threads: int, rounds: int = 10) -> float:
     return 2 * SIDE**3 / min(times) / 1e9
 
 
-def bench_products(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def bench_products(tmp_path: Path, record: Callable[..., None]) -> None:
     assert compiled.extension is not None
     widest = compiled.extension.usable_instruction_sets()[0]
     setup = runpy.run_path(str(ROOT / "setup.py"), run_name="options")
@@ -39,8 +39,6 @@ def bench_products(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.splitlines()
     rates = {name: (float(one), float(two)) for name, one, two in map(str.split, lines)}
     rates["sgemm"] = sgemm_rate(1), sgemm_rate(2)
-    with capsys.disabled():
-        print(f"\nGFLOP/s with 1 and 2 threads ({widest})")
-        for name, (one, two) in rates.items():
-            print(f"  {name:<8} {one:6.1f} {two:6.1f}")
+    for name, (one, two) in rates.items():
+        record("GFLOP/s", name=name, instructions=widest, one_thread=one, two_threads=two)
     assert min(rates["maps"]) > 0

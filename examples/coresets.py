@@ -1,4 +1,4 @@
-"""Choose ten real digits in each of the four ways, and train networks on each choice."""
+"""Choose ten real digits by each coreset, and train networks on each choice."""
 
 import fastdc
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.util
 import io
 import json
@@ -30,7 +31,7 @@ from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, models_of
 from fastdc.experiments.search.training_plans import early_steps, early_stopping_plan, images_seen
-from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, TrialRunner
+from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, TrialOptions, TrialRunner
 from fastdc.models import build
 
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
@@ -120,8 +121,8 @@ def test_there_is_no_correlation_without_an_order(first: list[float], second: li
 
 def make_runner(folder: Path, data: tuple[ImageData, ImageData], **changes: Any) -> TrialRunner:
     sets = {"random": fastdc.coresets.random(data[0], 2)}
-    options = {"epochs": 3, "whole_set_epochs": 2, "stopped_after": 9, "seed": 1, "engine": "auto", "device": "cpu"}
-    return TrialRunner(folder, *data, sets, **options | changes)
+    options = TrialOptions(epochs=3, whole_set_epochs=2, stopped_after=9, seed=1, engine="auto", device="cpu")
+    return TrialRunner(folder, *data, sets, dataclasses.replace(options, **changes))
 
 
 def test_a_proxy_is_evaluated_as_the_paper_evaluates(tmp_path: Path, digits: Any) -> None:
@@ -180,9 +181,9 @@ def test_early_stopping_takes_as_many_steps_as_the_proxy(digits: Any, tmp_path: 
     steps = []
     original = TrialRunner.__init__
 
-    def note(self: TrialRunner, *arguments: Any, **options: Any) -> None:
-        steps.append(options["stopped_after"])
-        original(self, *arguments, **options)
+    def note(self: TrialRunner, *arguments: Any) -> None:
+        original(self, *arguments)
+        steps.append(self.options.stopped_after)
 
     monkeypatch.setattr(TrialRunner, "__init__", note)
     architecture_search(*digits, proxies=["early_stopping"], **OPTIONS | {"ipc": 30, "space": SPACE[:2]}, out=tmp_path)

@@ -103,7 +103,9 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)
 
 
-def test_images_learned_with_batch_norm_are_tested_with_instance_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_learned_with_batch_norm_are_tested_with_instance_norm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     models = []
 
     def condense(data: Any, *, ipc: int, model: str, **_: Any) -> CondensedDataset:
@@ -119,6 +121,12 @@ def test_images_learned_with_batch_norm_are_tested_with_instance_norm(monkeypatc
     Path("run").mkdir()
     assert main(["condense", "--ipc", "1", "--model", "vgg11:norm=batch", "--out", "run"]) == 0
     assert models == ["vgg11:norm=batch", "vgg11", "vgg11"]
+    assert capsys.readouterr().out.startswith("tested with vgg11 in the place of vgg11:norm=batch: ")
+    images = fastdc.coresets.random("digits", 1)
+    images.save("images.safetensors")
+    assert main(["evaluate", "images.safetensors", "--model", "vgg11:norm=batch", "--baseline", "random"]) == 0
+    assert models[3:] == ["vgg11", "vgg11"]
+    assert capsys.readouterr().out.startswith("tested with vgg11 in the place of vgg11:norm=batch: ")
 
 
 def test_condense_saves_its_resolved_configuration_metrics_and_a_picture(finished: Path) -> None:

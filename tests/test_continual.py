@@ -279,7 +279,7 @@ def test_the_paper_s_figures_stand_beside_ours() -> None:
     assert "over 2 seed(s). caption" in text
     rows = list(csv.DictReader(io.StringIO(as_csv([RESULT]))))
     assert [(row["after"], row["stage"]) for row in rows[:3]] == [("svhn", "svhn"), ("svhn", "all"), ("mnist", "svhn")]
-    assert list(rows[-1].values()) == ["dc", "yes", "usps", "all", "71.67", "8.33", "2", "95.2"]
+    assert list(rows[-1].values()) == ["dc", "yes", "usps", "all", "71.67", "8.33", "2", "95.2", "10.00"]
     assert "paper" not in markdown([dataclasses.replace(RESULT, stages=("a", "b", "c"))], "", None)
 
 

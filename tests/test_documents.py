@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import re
 import runpy
@@ -126,6 +127,71 @@ def test_every_file_that_is_named_is_there(page: str) -> None:
         placeholder = re.search(r"\b[A-Z]+\b|_[A-Z]+\b", Path(name).stem)
         path = ROOT / (Path(name).parent if placeholder else name)
         assert path.exists() or path.with_name(path.name + ".py").exists() or list(ROOT.glob(name)), f"{page} names {name}"
+
+
+def load_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("tables")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_measured_tables_are_those_of_the_result_files(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PAGES[page].read_text()
+    assert load_tables(monkeypatch).refreshed(text) == text, "run python bench/tables.py"
+
+
+def test_every_measured_table_stands_between_its_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = load_tables(monkeypatch)
+    texts = [path.read_text() for path in PAGES.values()]
+    assert {name for text in texts for _, name, _ in tables.MARKED.findall(text)} == tables.TABLES.keys()
+    assert [line for text in texts for line in tables.MARKED.sub("", text).splitlines() if re.match(r"\|.*\d \+- \d", line)] == []
+
+
+def test_every_result_file_names_its_command_and_machine(monkeypatch: pytest.MonkeyPatch, cli: ModuleType) -> None:
+    from fastdc.cli.arguments import parse
+
+    tables = load_tables(monkeypatch)
+    files = sorted(tables.RESULTS.glob("*.json"))
+    assert len(files) > 10
+    for file in files:
+        content = tables.results(file.stem)
+        assert content["rows"], file
+        assert content["machine"]["cpu"], file
+        assert content["date"] or content["transcribed"], file
+        program, *words = shlex.split(content["command"])
+        if program == "fastdc":
+            parse(cli.COMMANDS, words, "")
+        else:
+            assert (program, (ROOT / words[0]).exists()) == ("pytest", True), file
+
+
+def test_what_a_command_reports_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    record = importlib.import_module("record")
+    (tmp_path / "evaluation.json").write_text('{"results": {"random": {"mean": 0.5, "std": 0.125, "accuracies": [0.375, 0.625]}}}')
+    rows = record.reported(tmp_path)
+    assert rows == [{"subject": "random", "mean": 50.0, "std": 12.5, "networks": 2}]
+    (tmp_path / "table.csv").write_text("row,column,mean,std,reason\n1,DC,68.23,1.1,\n10,DC,,,too small\n")
+    rows = record.reported(tmp_path)
+    assert rows == [{"row": 1, "column": "DC", "mean": 68.23, "std": 1.1}, {"row": 10, "column": "DC", "reason": "too small"}]
+    record.write(tmp_path / "found.json", "fastdc info", rows, seconds=1.5)
+    monkeypatch.setattr(load_tables(monkeypatch), "RESULTS", tmp_path)
+    found = load_tables(monkeypatch).results("found")
+    assert (found["command"], found["seconds"], found["rows"]) == ("fastdc info", 1.5, rows)
+    assert found["machine"]["torch"] == torch.__version__
+
+
+def test_a_figure_that_is_typed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = load_tables(monkeypatch)
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text("Before.\n<!-- table: memory -->\n| typed |\n<!-- end -->\nAfter.\n")
+    assert tables.main(["--check"]) == 1
+    assert capsys.readouterr().out.startswith("README.md is out of date")
+    assert tables.main([]) == 0
+    assert "| native |" in page.read_text()
+    assert page.read_text().endswith("<!-- end -->\nAfter.\n")
+    assert tables.main(["--check"]) == 0
 
 
 def test_the_readme_is_short() -> None:

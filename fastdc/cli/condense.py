@@ -12,7 +12,6 @@ from fastdc.cli.arguments import Common
 from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
-from fastdc.models.paper import evaluation_model
 from fastdc.options.checks import check_count
 from fastdc.runs.files import write_atomically
 
@@ -25,18 +24,19 @@ class Condense(CondenseConfig, Common):
     """
 
     dataset: str = "digits"
-    """digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    """The dataset to condense: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
     data_root: str | None = None
-    """Where datasets are kept and downloaded to; None: ~/.cache/fastdc/data."""
+    """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
     out: str | None = None
-    """Folder for the result and all that belongs to it; None: runs/DATASET-ipcN."""
+    """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN."""
     networks: int = 5
-    """Networks to train and test on the result."""
+    """For the evaluation, which follows the condensation: how many networks to train on the learned images and test."""
     epochs: int | None = None
-    """Epochs of training each of them; None: the paper's 300, and 1000 on mnist."""
+    """For the evaluation: for how many epochs to train each of these networks. The default is the paper's: 1000 on mnist, and 300 on
+    any other dataset. How long networks are trained while images are learned is --model-epochs."""
     baseline: str = "random"
-    """What to evaluate beside the result: as many real images chosen by random, herding, k_center or forgetting (by the network
-    of --model), or none."""
+    """For the evaluation: what to compare with, which is as many real images, chosen by the coreset random, herding, k_center or
+    forgetting; or none. A coreset that needs a network trains that of --model."""
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 
@@ -49,8 +49,7 @@ class Condense(CondenseConfig, Common):
         out = folder_for(self.out, f"{self.dataset}-ipc{self.ipc}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        tested = evaluation_model(self.model)  # VGG and ResNet learn images with batch norm and are tested with instance norm
-        protocol = Protocol(tested, self.networks, self.epochs, self.seed, self.engine, self.device)
+        protocol = Protocol.of(self)
         resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, protocol, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)

@@ -20,7 +20,8 @@ class Evaluate(ComputeOptions):
     dataset: str | None = None
     """The dataset on whose test set the networks are tested. The default is the dataset that was condensed."""
     model: str = "convnet"
-    """The network to train."""
+    """The network to train. vgg11 and resnet18 with batch norm are trained with instance norm instead, as in the paper: a few images are
+    too few for a batch norm."""
     networks: int = 20
     """How many networks to train, each from other random weights."""
     epochs: int | None = None
@@ -36,6 +37,6 @@ class Evaluate(ComputeOptions):
         check_baseline(self.baseline)
         condensed, name = read_condensed(self.condensed, self.dataset, self.data_root)
         train, test = load_dataset(name, self.data_root)
-        protocol = Protocol(self.model, self.networks, self.epochs, self.seed, self.engine, self.device)
+        protocol = Protocol.of(self)
         baseline = baseline_images(self.baseline, train, condensed.ipc, protocol, self.quiet)
         evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, ())

@@ -42,7 +42,7 @@ def report() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Common):
-    """Print versions, devices, threads, engines, backends, and why one cannot be used."""
+    """Print versions, devices, threads, engines and backends, and for each that cannot be used the reason."""
 
     def run(self) -> None:
         """Print the report."""

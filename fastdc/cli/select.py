@@ -21,7 +21,7 @@ from fastdc.runtime.versions import versions
 class Select(ComputeOptions):
     """Choose a few real images per class, a coreset, and write them with a picture.
 
-    `fastdc evaluate` trains networks on them and tests these.
+    `fastdc evaluate` trains networks on these images alone, and tests the networks.
     """
 
     coreset: str
@@ -54,10 +54,10 @@ class Select(ComputeOptions):
         config = {"dataset": train.name, "coreset": self.coreset, **options}
         origin = {"fingerprint": train.fingerprint, **versions()}
         with open_run(folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{self.ipc}")) as run:
-            run.check(config, origin)
+            run.check_config(config, origin)
             unrecorded = options_taken(self.coreset, {"cache": self.cache, "progress": not self.quiet})
             chosen = SELECTIONS[self.coreset](train, **options, **unrecorded)
-            run.claim(config, origin)
+            run.record_config(config, origin)
             chosen.save(run.result)
             chosen.save_grid(run.picture)
         print(chosen)

@@ -55,8 +55,8 @@ def selfcheck(device: torch.device) -> Iterator[Check]:
     """Check everything that can be used on `device`, one result at a time; nothing is raised for a miss."""
     torch.manual_seed(0)
     with isolated():
-        yield from _check_backends(device)
-        yield from _check_engines(device)
+        yield from _backend_checks(device)
+        yield from _engine_checks(device)
 
 
 def unusable(device: torch.device) -> list[str]:
@@ -70,7 +70,7 @@ def unusable(device: torch.device) -> list[str]:
     return lines
 
 
-def _check_backends(device: torch.device) -> Iterator[Check]:
+def _backend_checks(device: torch.device) -> Iterator[Check]:
     layout = ParameterLayout.of(build("convnet", 1, _CLASSES, _SIZE))
     pair = 0.01 * torch.randn(2, _CLASSES, layout.size, dtype=torch.float64)  # of a size that float16 holds, as is its cotangent
     for name in BACKENDS:
@@ -86,7 +86,7 @@ def _check_backends(device: torch.device) -> Iterator[Check]:
                 yield Check(f"backend {name}", what, _error(call(name), exact), _BACKEND_BARS[dtype], plain / fast)
 
 
-def _check_engines(device: torch.device) -> Iterator[Check]:
+def _engine_checks(device: torch.device) -> Iterator[Check]:
     module = build(_ENGINE_MODEL, 1, _CLASSES, _SIZE).double()
     real, synthetic = torch.randn(_CLASSES, 16, 1, *_SIZE).double(), torch.randn(_CLASSES, 2, 1, *_SIZE).double()
     exact = _engine_results("reference", module, real, synthetic)
@@ -134,7 +134,7 @@ def _seconds(job: Callable[[], object], device: torch.device, rounds: int = 7) -
 
 @dataclass(frozen=True, kw_only=True)
 class Selfcheck(Common):
-    """Run every usable backend and engine against the float64 reference here; exit with 1 where an error is too large."""
+    """Compare all backends and engines that this machine can use with the float64 reference. The exit code is 1 if an error is too large."""
 
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""

@@ -16,6 +16,7 @@ from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData, load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.loop.events import Callback, Evaluated
+from fastdc.models.paper import evaluation_model
 from fastdc.training.evaluation import Evaluation
 
 BASELINES = (*SELECTIONS, "none")
@@ -31,6 +32,15 @@ class Protocol:
     seed: int
     engine: str
     device: str
+
+    @classmethod
+    def of(cls, command: Any) -> Protocol:
+        """The options of a command that have these names; a model that has to be tested as another (`evaluation_model`) is exchanged."""
+        given = {field.name: getattr(command, field.name) for field in dataclasses.fields(cls)}
+        tested = evaluation_model(given["model"])
+        if tested != given["model"]:
+            print(f"tested with {tested} in the place of {given['model']}: a few images are too few to train a batch norm", flush=True)
+        return cls(**given | {"model": tested})
 
 
 def evaluate_all(

@@ -35,26 +35,10 @@ def k_center(
     The first is the one nearest to the mean of the class, each further one the farthest from those chosen before: the greedy
     algorithm (Sener & Savarese, ICLR 2018; Gonzalez, 1985), whose largest distance is at most twice the smallest possible.
 
-    Args:
-        data: as `fastdc.condense` takes it.
-        ipc: images per class.
-        features: "network", what the last linear layer of a network reads that was trained on all of `data`; or "pixels",
-            normalised ones, for which nothing is trained.
-        model: the network: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
-        epochs: of its training.
-        seed: decides its initial weights and the order of batches; pixels leave nothing to it.
-        engine: who trains it: "auto", "native", "torch" or "reference".
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        cache: the folder where trained networks are kept (see `fastdc.coresets.whole_set`). None: ~/.cache/fastdc/networks.
-        progress: show a progress bar when stderr is a terminal.
+    Arguments and errors are those of `fastdc.coresets.herding`.
 
     Returns:
         The chosen images of each class, in the order in which they were chosen.
-
-    Raises:
-        UsageError: an argument that cannot be used, or an ipc above what a class has.
-        DataError: a class without an image.
-        RunError: a weight of the network is not finite.
 
     Example:
         >>> k_center("digits", ipc=2, features="pixels").images.shape

@@ -29,8 +29,8 @@ __all__ = [
 ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "torch": TorchEngine, "reference": ReferenceEngine}
 
 
-def check_engine(spec: str) -> str:
-    """Return `spec` when it is "auto" or names a known engine, with known options.
+def check_engine(spec: str) -> None:
+    """Raise unless `spec` is "auto" or names a known engine, with known options.
 
     Raises:
         UsageError: an unknown engine or option.
@@ -41,7 +41,6 @@ def check_engine(spec: str) -> str:
     if options and name != "torch":
         raise UsageError(f"engine {name!r} takes no options; {spec!r} gives {', '.join(options)}.")
     parse_options(TorchEngineOptions, spec, options)
-    return spec
 
 
 def resolve_engine(spec: str, module: nn.Module) -> str:
@@ -50,7 +49,8 @@ def resolve_engine(spec: str, module: nn.Module) -> str:
     Raises:
         UsageError: an unknown engine, or one that cannot serve; the text lists every reason.
     """
-    name = split_spec(check_engine(spec))[0]
+    check_engine(spec)
+    name = split_spec(spec)[0]
     candidates = ENGINES if name == "auto" else {name: ENGINES[name]}
     refusals = {candidate: engine.unsupported_reasons(module) for candidate, engine in candidates.items()}
     for candidate, reasons in refusals.items():

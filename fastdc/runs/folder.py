@@ -34,8 +34,8 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._next_write = 0.0
 
-    def claim(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-        """Write the configuration and its origin (versions, the data's fingerprint), or check that the run that is here had the same.
+    def record_config(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+        """Write config.json: the configuration, and its origin (versions, the data's fingerprint). Where there is one, compare it.
 
         A run of another version may be continued: only `config` and the fingerprint are compared.
 
@@ -43,13 +43,13 @@ class RunFolder:
             UsageError: a run with another configuration is here; the text names the fields that differ.
             DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
-        self.check(config, origin)
+        self.check_config(config, origin)
         if not self._config.exists():
             text = json.dumps({"config": dict(config), **origin}, indent=2)
             write_atomically(self._config, text.encode())
 
-    def check(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-        """Raise as `claim` does where another run is here; write nothing."""
+    def check_config(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+        """Raise as `record_config` does where another run is here; write nothing."""
         if not self._config.exists():
             if self.checkpoint.exists():
                 raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")

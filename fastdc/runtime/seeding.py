@@ -42,8 +42,7 @@ def global_seed(seed: int) -> Iterator[None]:
         yield
 
 
-def check_seed(seed: int) -> int:
-    """Return `seed` when it is a whole number of 0 or more."""
+def check_seed(seed: object) -> None:
+    """Raise a UsageError unless `seed` is a whole number of 0 or more."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise UsageError(f"seed is {seed!r}; expected a whole number of 0 or more.")
-    return seed

@@ -81,16 +81,17 @@ def learn_stage(
     theta = engine.layout.flatten(module)
     kept, labels = _memory_images(stages, memories, theta)
     training_set = _TrainingSet(stage, torch.arange(len(train)), kept, labels)
-    old_groups = stages[number - 1].groups if older is not None else ()
-    target = _logits_of(older, training_set, options, theta) if older is not None and options.distill else None
-    _train(engine, family, theta, training_set, target, old_groups, paper_training(options.epochs), seed, "stage")
-    if target is not None and options.fine_tuning_epochs:
+    old = None
+    if older is not None and options.distill:
+        old = Distillation(_logits_of(older, training_set, options, theta), stages[number - 1].groups)
+    _train(engine, family, theta, training_set, old, paper_training(options.epochs), seed, "stage")
+    if old is not None and options.fine_tuning_epochs:
         engine.layout.assign(module, theta)
         balanced = dataclasses.replace(training_set, real=_equal_number(stage, options.ipc, seed))
-        previous = _logits_of(module, balanced, options, theta)
+        previous = Distillation(_logits_of(module, balanced, options, theta), stage.groups)
         phase = paper_training(1)[0]
         tuning = dataclasses.replace(phase, epochs=options.fine_tuning_epochs, lr=phase.lr * _TUNING_RATE)
-        _train(engine, family, theta, balanced, previous, stage.groups, [tuning], seed, "fine-tuning")
+        _train(engine, family, theta, balanced, previous, [tuning], seed, "fine-tuning")
     engine.layout.assign(module, theta)
     return module
 
@@ -100,17 +101,16 @@ def _train(
     family: NetworkFamily,
     theta: Tensor,
     training_set: _TrainingSet,
-    target: Tensor | None,
-    groups: tuple[int, ...],
+    old: Distillation | None,
     phases: Sequence[Sgd],
     seed: int,
     stream: str,
 ) -> None:
-    """Train theta on a training set; `target` holds the logits [N + M, sum of groups] that are to be kept."""
+    """Train theta on a training set; `old` holds the logits of its N + M images that are to be kept."""
 
     def fetch(index: Tensor) -> Batch:
         index = index.sort().values  # real images first, as `_TrainingSet.fetch` gives them
-        kept = Distillation(target[index].to(theta.device), groups) if target is not None else None
+        kept = dataclasses.replace(old, logits=old.logits[index].to(theta.device)) if old is not None else None
         return Batch(*training_set.fetch(index, theta), kept)
 
     for _ in train_by_batch(engine, family, theta, len(training_set), fetch, phases, seed, stream):

@@ -13,7 +13,7 @@ from fastdc.training.evaluation import Evaluation
 # Average accuracy in percent after stages 2 and 3 (Zhao et al., ICLR 2021, figure 4): memory, distillation.
 _PAPER_STAGES = ("svhn", "mnist", "usps")
 _PAPER = {("dc", True): (94.8, 95.2), ("herding", True): (94.3, 94.5), ("dc", False): (92.4, 93.0), ("herding", False): (90.8, 90.7)}
-_FIELDS = ("memory", "distillation", "after", "stage", "mean", "std", "seeds", "paper")
+_FIELDS = ("memory", "distillation", "after", "stage", "mean", "std", "seeds", "paper", "forgotten")
 
 
 def markdown(results: Sequence[ContinualResult], caption: str, plot: str | None) -> str:
@@ -37,7 +37,7 @@ def markdown(results: Sequence[ContinualResult], caption: str, plot: str | None)
 
 
 def as_csv(results: Sequence[ContinualResult]) -> str:
-    """One line for each kind of memory, stage learned and stage tested ("all": their average), in percent."""
+    """One line for each kind of memory, stage learned and stage tested ("all": their average, and what was forgotten), in percent."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -46,8 +46,10 @@ def as_csv(results: Sequence[ContinualResult]) -> str:
             tested = {stage: result.on_stage(after, index) for index, stage in enumerate(result.stages[: after + 1])}
             for stage, found in {**tested, "all": result.average(after)}.items():
                 paper = _paper(result, after) if stage == "all" else None
-                values = (f"{100 * found.mean:.2f}", f"{100 * found.std:.2f}", len(found.accuracies), "" if paper is None else paper)
-                writer.writerow(dict(zip(_FIELDS, (result.memory, _yes(result.distill), name, stage, *values), strict=True)))
+                forgotten = f"{100 * result.forgetting(after).mean:.2f}" if stage == "all" and after else ""
+                figures = (f"{100 * found.mean:.2f}", f"{100 * found.std:.2f}", len(found.accuracies))
+                values = (result.memory, _yes(result.distill), name, stage, *figures, "" if paper is None else paper, forgotten)
+                writer.writerow(dict(zip(_FIELDS, values, strict=True)))
     return buffer.getvalue()
 
 

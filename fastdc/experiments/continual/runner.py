@@ -194,7 +194,7 @@ class ContinualRunner:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
         fingerprint = " ".join(data.fingerprint for stage in self.stages for data in (stage.train, stage.test))
         with shared_folder(out) as run:
-            run.claim({"stages": list(self.names), **plain}, {"fingerprint": fingerprint, **versions()})
+            run.record_config({"stages": list(self.names), **plain}, {"fingerprint": fingerprint, **versions()})
 
     @property
     def names(self) -> tuple[str, ...]:

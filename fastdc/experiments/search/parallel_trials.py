@@ -37,7 +37,7 @@ def do_trials(runner: TrialRunner, trials: Sequence[Trial], *, doing: str, progr
         def work(_: int) -> dict[Trial, str]:
             return do_all(trials, runner, do, lambda _: None)
 
-        if resolve_device(runner.device).type != "cpu":
+        if resolve_device(runner.options.device).type != "cpu":
             failures = work(0)  # in this thread: another would not know the GPU that the process was given
         else:
             threads = min(torch.get_num_threads(), len(trials))

@@ -21,7 +21,7 @@ from fastdc.experiments.search.proxy_sets import ProxySetRunner
 from fastdc.experiments.search.result import ProxyResult, SearchResult
 from fastdc.experiments.search.space import PAPER_SPACE, models_of, unsupported_reason
 from fastdc.experiments.search.training_plans import early_steps, images_seen
-from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Outcome, Trial, TrialRunner
+from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Outcome, Trial, TrialOptions, TrialRunner
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import resolve_device
@@ -205,7 +205,7 @@ class Search:
         content = {key: value for key, value in vars(config).items() if key != "progress"} | {"proxies": list(config.proxies)}
         content |= {"dataset": data.name, "space": f"{len(members)} networks, {digest}"}
         with shared_folder(out) as run:
-            run.claim(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
+            run.record_config(content, {"fingerprint": f"{data.fingerprint} {self.test.fingerprint}", **versions()})
 
     def run(self, say: Callable[[str], None] = lambda _: None) -> SearchResult:
         """Do what is still to be done, together with whoever else does it, and collect.
@@ -219,11 +219,7 @@ class Search:
         names = [name for name in config.proxies if name != EARLY_STOPPING]
         with isolated():
             raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
-            runner = TrialRunner(
-                self.out / "networks",
-                self.train,
-                self.test,
-                {name: self.sets.images(name) for name in names},
+            options = TrialOptions(
                 epochs=config.epochs,
                 whole_set_epochs=config.whole_set_epochs,
                 stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
@@ -231,6 +227,8 @@ class Search:
                 engine=config.engine,
                 device=config.device,
             )
+            sets = {name: self.sets.images(name) for name in names}
+            runner = TrialRunner(self.out / "networks", self.train, self.test, sets, options)
             self._do(runner, [Trial(model, config.proxies) for model in self.models], "searching")
             proxies = tuple(self._proxy_result(runner, name) for name in config.proxies)
             chosen = self._to_be_known(proxies)
@@ -249,7 +247,7 @@ class Search:
         accuracies = {model: outcome.accuracy for model, outcome in outcomes.items()}
         seconds = sum(outcome.seconds for outcome in outcomes.values())
         if name == EARLY_STOPPING:
-            return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), runner.stopped_after))
+            return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), runner.options.stopped_after))
         return ProxyResult(name, accuracies, seconds, self.sets.seconds(name), self.config.ipc * self.train.num_classes)
 
     def _to_be_known(self, proxies: Sequence[ProxyResult]) -> list[str]:

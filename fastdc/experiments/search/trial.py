@@ -47,6 +47,24 @@ class Trial:
     """Names of proxies, or "whole_set"."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialOptions:
+    """How the networks of a search are trained."""
+
+    epochs: int
+    """Of training on a proxy."""
+    whole_set_epochs: int
+    """Of training on the whole set."""
+    stopped_after: int
+    """Steps of SGD on the whole set for early stopping."""
+    seed: int
+    """Of weights and orders."""
+    engine: str
+    """As `fastdc.condense` takes it."""
+    device: str
+    """Likewise."""
+
+
 class TrialRunner:
     """Does trials, in a folder for each network, and reads what was done there.
 
@@ -55,31 +73,13 @@ class TrialRunner:
         train: the whole training set.
         test: the test set.
         sets: the image sets of those proxies that have one.
-        epochs: of training on a proxy.
-        whole_set_epochs: of training on the whole set.
-        stopped_after: steps of SGD on the whole set for early stopping.
-        seed: of weights and orders.
-        engine: as `fastdc.condense` takes it.
-        device: likewise.
+        options: how the networks are trained.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        train: ImageData,
-        test: ImageData,
-        sets: Mapping[str, CondensedDataset],
-        *,
-        epochs: int,
-        whole_set_epochs: int,
-        stopped_after: int,
-        seed: int,
-        engine: str,
-        device: str,
+        self, folder: Path, train: ImageData, test: ImageData, sets: Mapping[str, CondensedDataset], options: TrialOptions
     ) -> None:
-        self.folder, self.train, self.test, self.sets = folder, train, test, sets
-        self.epochs, self.whole_set_epochs, self.stopped_after = epochs, whole_set_epochs, stopped_after
-        self.seed, self.engine, self.device = seed, engine, device
+        self.folder, self.train, self.test, self.sets, self.options = folder, train, test, sets, options
         self._over = threading.Event()
 
     def stop(self) -> None:
@@ -120,20 +120,21 @@ class TrialRunner:
             raise CancelledError
 
     def _accuracy(self, model: str, subject: str) -> float:
+        options = self.options
         if subject in self.sets:
-            protocol: dict[str, Any] = {"epochs": self.epochs, "seed": self.seed, "engine": self.engine, "device": self.device}
+            protocol: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "seed", "engine", "device")}
             return evaluate(self.sets[subject], self.test, model=model, networks=1, **protocol, progress=False).mean
         data = self.train
-        family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(self.device))
-        module = family.fresh(derive_seed(self.seed, "search network"))
-        engine = make_engine(self.engine, module)
+        family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(options.device))
+        module = family.fresh(derive_seed(options.seed, "search network"))
+        engine = make_engine(options.engine, module)
         theta = engine.layout.flatten(module)
-        early = early_stopping_plan(len(data), self.stopped_after, self.seed)
-        plan = early if subject == EARLY_STOPPING else whole_set_plan(len(data), self.whole_set_epochs)
+        early = early_stopping_plan(len(data), options.stopped_after, options.seed)
+        plan = early if subject == EARLY_STOPPING else whole_set_plan(len(data), options.whole_set_epochs)
         fetch = whole_batches(data, theta)
         for number, (positions, phases) in enumerate(plan):
             stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
-            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, phases, self.seed, stream):
+            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, phases, options.seed, stream):
                 self._go_on()
         return accuracy(engine, theta, self.test)
 

@@ -126,7 +126,7 @@ class _TableMaker:
             **dataclasses.asdict(config.scale),
         }
         with shared_folder(config.out) as run:
-            run.claim(content, {"fingerprint": self.train.fingerprint, **versions()})
+            run.record_config(content, {"fingerprint": self.train.fingerprint, **versions()})
 
     def run(self, say: Callable[[str], None]) -> dict[Job, str]:
         """Do all jobs, with a line on stdout about each model that was tested; returns what failed, with its reason."""

@@ -1,0 +1,387 @@
+"""The tables of README.md and docs/ that hold measured figures, made from the result files in bench/results/.
+
+    python bench/tables.py            writes each table between its marks, <!-- table: NAME --> and <!-- end -->
+    python bench/tables.py --check    writes nothing; says which pages are out of date
+
+A table is a function here that reads result files; below it stand the command and the machine that they name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+SHAPES = ("28x28 grey", "32x32 rgb")
+Row = dict[str, Any]
+
+# Table 4 of the paper: CIFAR10, 720 networks.
+PAPER_SEARCH = {
+    "random": (76.2, -0.21),
+    "herding": (76.2, -0.20),
+    "dc": (84.5, 0.79),
+    "early_stopping": (84.5, 0.42),
+    "whole set": (85.9, None),
+}
+
+
+# Results
+
+
+def results(name: str) -> Row:
+    """What a result file holds: command, date, machine and rows."""
+    content: Row = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def rows_of(name: str, /, **fields: Any) -> list[Row]:
+    """The rows of a result file that have these values."""
+    return [row for row in results(name)["rows"] if all(row.get(key) == value for key, value in fields.items())]
+
+
+def row_of(name: str, /, **fields: Any) -> Row:
+    """The one row that has these values."""
+    (row,) = rows_of(name, **fields)
+    return row
+
+
+def on_the_card() -> list[Row]:
+    """The rows of the latest run of bench/gpu.sh that is kept."""
+    return [json.loads(line) for line in max(RESULTS.glob("*.jsonl")).read_text().splitlines()]
+
+
+# Text
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A figure with so many digits, without zeros at its end that nobody measured; from 100 on a whole number."""
+    return f"{value:.0f}" if value >= 100 else f"{float(f'{value:.{digits}g}'):g}"
+
+
+def percent(row: Row) -> str:
+    """The mean accuracy, with its deviation where it is known."""
+    return f"{row['mean']:.1f}" + (f" +- {row['std']:.1f}" if "std" in row else "")
+
+
+def slashes(values: Iterable[float]) -> str:
+    """Several figures of one field."""
+    return " / ".join(map(number, values))
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["|".join(f" {field} " if field else " " for field in line) for line in (head, *rows)]
+    lines.insert(1, "|".join("---" for _ in head))
+    return "".join(f"|{line}|\n" for line in lines)
+
+
+def source(*names: str, commands: bool = True) -> str:
+    """The commands and the machine that the figures come from, below a table."""
+    found = [results(name) for name in names]
+    parts = [f"`{content['command']}`" + duration(content) for content in found] if commands else []
+    parts += [f"{machine_of(content)}; {date_of(content)}" for content in found]
+    return "\n" + "; ".join(dict.fromkeys(parts)) + ".\n"
+
+
+def date_of(content: Row) -> str:
+    """When the command ran, where that is known."""
+    return f"measured on {content['date']}" if content["date"] else "date not recorded"
+
+
+def duration(content: Row) -> str:
+    """How long the command took, where that was measured."""
+    return f" ({content['seconds'] / 60:.0f} minutes)" if content.get("seconds", 0) >= 60 else ""
+
+
+def machine_of(content: Row) -> str:
+    """The machine of a result file, in words."""
+    machine = content["machine"]
+    threads = [f"{machine['threads']} threads"] if "threads" in machine else []
+    versions = [f"{name} {machine[name]}" for name in ("torch", "fastdc", "commit") if machine.get(name)]
+    return ", ".join([machine.get("card", machine["cpu"]), *threads, *versions])
+
+
+# Accuracies
+
+
+def fashion_mnist() -> str:
+    setting = {
+        "condense-seed-0": "width 32, 64 real images per class, 200 iterations, seed 0",
+        "condense-seed-1": "the same, seed 1",
+        "condense-seed-2": "the same, seed 2",
+        "condense-default": "default width 128, 256 real images per class, 20 iterations",
+    }
+    lines = []
+    for name, what in setting.items():
+        condensed, random = (row_of(name, subject=subject) for subject in ("condensed", "random"))
+        lines.append([what, *(percent(row).replace(" +-", "% +-") for row in (condensed, random)), f"{results(name)['seconds']:.0f} s"])
+    head = ["FashionMNIST, one image per class", "condensed", "random real images", "time in all"]
+    return markdown(head, lines) + source(*setting, commands=False)
+
+
+def cells(name: str, corner: str) -> str:
+    """A table of `fastdc table` as rows and columns, with the paper's figures in brackets."""
+    found = rows_of(name)
+    columns = list(dict.fromkeys(row["column"] for row in found))
+    lines = []
+    for first in dict.fromkeys(row["row"] for row in found):
+        line = [row_of(name, row=first, column=column) for column in columns]
+        lines.append([str(first), *(percent(row) + (f" ({row['paper_mean']})" if "paper_mean" in row else "") for row in line)])
+    return markdown([corner, *columns], lines) + source(name)
+
+
+def ablations() -> str:
+    names = ["activation", "pooling", "norm", "width", "depth", "distance"]
+    lines = []
+    for name in names:
+        same = [row for row in rows_of(f"table-{name}") if row["column"] in (row["row"], "ipc 1")]
+        lines.append([name, ", ".join(f"{row['row']} {row['mean']:.1f}" for row in same)])
+    return markdown(["ablation", "test accuracy, percent"], lines) + source(*(f"table-{name}" for name in names), commands=False)
+
+
+def continual_split() -> str:
+    averages = rows_of("continual-split", stage="all")
+    stages = list(dict.fromkeys(row["after"] for row in averages))[-4:]  # of five: the first forgets nothing
+    lines = []
+    for memory, distillation in dict.fromkeys((row["memory"], row["distillation"]) for row in averages):
+        line = [row_of("continual-split", memory=memory, distillation=distillation, after=stage, stage="all") for stage in stages]
+        lines.append([memory, distillation, *map(percent, line), f"{line[-1]['forgotten']:.1f}"])
+    head = ["memory", "distillation", *(f"after stage {number}" for number in range(2, 6)), "forgotten"]
+    return markdown(head, lines) + source("continual-split")
+
+
+def continual_digits() -> str:
+    last = [row for row in rows_of("continual-digits") if row["after"] == "fashion-mnist"]
+    lines = []
+    for memory, distillation in dict.fromkeys((row["memory"], row["distillation"]) for row in last):
+        line = {row["stage"]: row for row in last if (row["memory"], row["distillation"]) == (memory, distillation)}
+        lines.append([memory, distillation, *(percent(line[stage]) for stage in ("all", "digits", "fashion-mnist"))])
+    return markdown(["memory", "distillation", "average", "digits", "FashionMNIST"], lines) + source("continual-digits")
+
+
+def search() -> str:
+    found = rows_of("search")
+    paper = [PAPER_SEARCH[row["proxy"]] for row in found]
+    lines = [
+        ["best network, %", *(f"{row['best_accuracy']:.1f} ({best})" for row, (best, _) in zip(found, paper, strict=True))],
+        [
+            "rank correlation, top 10",
+            *(f"{row['correlation_top']:.2f}" + (f" ({top:.2f})" if top else "") for row, (_, top) in zip(found, paper, strict=True)),
+        ],
+        ["rank correlation, all networks", *(f"{row['correlation_known']:.2f}" for row in found)],
+        ["minutes of one thread, networks and making of the proxy", *(f"{row['minutes'] + row['minutes_making']:.1f}" for row in found)],
+        ["images stored", *(f"{row['images']:,}" for row in found)],
+    ]
+    return markdown(["", *(row["proxy"].replace("_", " ") for row in found)], lines) + source("search")
+
+
+# Speed and memory on the CPU
+
+
+def native() -> str:
+    lines: list[list[str]] = []
+
+    def line(what: str, *groups: list[Row]) -> None:
+        """Each group of rows in one field, the second, of RGB images, in brackets."""
+        fields = [[slashes(row[key] for row in group) for group in groups] for key in ("reference", "native")]
+        fields.append([" / ".join(f"{row['ratio']:.1f}" for row in group) for group in groups])
+        lines.append([what, *(first + "".join(f" ({other})" for other in rest) for first, *rest in fields)])
+
+    def by_shape(label: str, **fields: Any) -> None:
+        line(label, *(rows_of("native", shape=shape, **fields) for shape in SHAPES))
+
+    by_shape("class gradients, 256 real images per class", what="class gradients")
+    side = "synthetic side (class gradients, distance, image gradients)"
+    for label, what, more in ((side, "synthetic side", {}), ("whole matching step", "whole step", {"model": "convnet"})):
+        for ipc in (1, 10, 50):
+            by_shape(f"{label if ipc == 1 else 'the same'}, ipc {ipc}", what=what, ipc=ipc, **more)
+    narrow = [row for row in rows_of("native", what="whole step", ipc=10) if ":" in row["model"]]
+    line("the same, ipc 10, width " + " / ".join(row["model"].partition("=")[2] for row in narrow), narrow)
+    line("training, one epoch of 100 / 500 images", rows_of("native", what="training, one epoch, batch 256"))
+    line("logits of 10,000 images", rows_of("native", what="logits of 10,000 images"))
+    line("evaluation of 20 networks, 5 epochs, ipc 1 / 10", rows_of("native", what="evaluation of 20 networks, 5 epochs"))
+    return markdown(["seconds", "reference", "native engine", "ratio"], lines) + source("native")
+
+
+def native_beside() -> str:
+    threads = rows_of("native", what="whole step by threads")
+    compiled = row_of("native", what="class gradients beside torch:compile=true")
+    ours, sgemm = (row_of("winograd", name=name)["two_threads"] for name in ("maps", "sgemm"))
+    lines = [
+        ["whole step, ipc 10, 1 / 2 threads", f"{slashes(row['seconds'] for row in threads)} s"],
+        ["class gradients", f"{compiled['ratio']:.1f} times as fast as those of `torch:compile=true`"],
+        ["products of the convolutions, 2 threads", f"{ours:.0f} GFLOP/s; torch's sgemm {sgemm:.0f}"],
+    ]
+    return markdown(["native engine", "found"], lines) + source("native", "winograd")
+
+
+def whole_calls() -> str:
+    found = rows_of("whole_calls")
+
+    def spread(row: Row) -> str:
+        above = sorted({round(max(0, mib - row["idle_mib"])) for mib in row["each_mib"]})
+        return " to ".join(map(str, above))
+
+    lines = [["seconds", *(number(row["seconds"], 2) for row in found)], ["MiB", *map(spread, found)]]
+    return markdown(["", *(f"`{row['name']}`" for row in found)], lines) + source("whole_calls")
+
+
+def methods() -> str:
+    steps = rows_of("methods", what="one step")
+    names = list(dict.fromkeys(row["spec"] for row in steps))
+    peaks = {
+        name: [row["mib"] for row in rows_of("methods", what="peak memory of one step", spec=name) if row["ipc"] in (1, 10)]
+        for name in names
+    }
+    lines = [
+        ["ms", *(slashes(1000 * row["seconds"] for row in steps if row["spec"] == name) for name in names)],
+        ["peak memory, MiB", *(slashes(peaks[name]) if len(peaks[name]) == 2 else "" for name in names)],
+    ]
+    return markdown(["ipc 1 / 10", *(f"`{name}`" for name in names)], lines) + source("methods")
+
+
+def coresets() -> str:
+    found = rows_of("coresets", what="choice of ten classes, features given")
+    names = [name for name in dict.fromkeys(row["name"] for row in found) if name != "random"]
+    lines = [[f"`{name}`", *(number(row["seconds"], 2) for row in found if row["name"] == name)] for name in names]
+    return markdown(["seconds", "ipc 1", "ipc 10", "ipc 50"], lines) + source("coresets")
+
+
+def distance() -> str:
+    def ms(**fields: Any) -> str:
+        return number(1000 * row_of("layerwise_distance", **fields)["seconds"])
+
+    lines = []
+    for classes in (10, 100):
+        case = f"convnet-{classes}"
+        public = [ms(what="distance and cotangent", case=case, backend=backend) for backend in ("plain", "reference", "cpp")]
+        given = [ms(what="memory given", case=case, job=job) for job in ("cpp", "torch.add")]
+        lines.append([f"ConvNet, {classes} classes", *public, *given])
+    head = ["milliseconds", "plain autograd", "`reference`", "`cpp`", "`cpp`, memory given", "`torch.add`, memory given"]
+    return markdown(head, lines) + source("layerwise_distance")
+
+
+def memory() -> str:
+    what = "peak memory of one matching step"
+    found = {(row["name"], row["ipc"]): row["mib"] for row in rows_of("memory", what=what)}
+    idle = rows_of("memory", what=what)[0]["idle_mib"]
+    ipcs = (1, 50, 500)
+    lines = [
+        [name, *(f"{found[name, ipc]:.0f}" if (name, ipc) in found else "" for ipc in ipcs)] for name in ("native", "torch", "reference")
+    ]
+    head = [f"MiB, of which {idle:.0f} are the interpreter with its imports", *(f"ipc {ipc}" for ipc in ipcs)]
+    return markdown(head, lines) + source("memory")
+
+
+def architecture_search() -> str:
+    found = rows_of("architecture_search", what="seconds per network")
+    lines = [[row["name"], number(row["eager"]), number(row["search"]), number(row["ratio"], 2)] for row in found]
+    return markdown(["seconds per network", "eager PyTorch", "fastdc", "ratio"], lines) + source("architecture_search")
+
+
+# On a GPU
+
+
+def gpu_step() -> str:
+    rows = [row for row in on_the_card() if row["stage"] == "engines"]
+
+    def figures(key: str, what: str, **fields: tuple[int, ...]) -> list[str]:
+        """A field for the plain script in float32 and in TF32, and for fastdc, with a figure for each of these values."""
+        ((by, values),) = fields.items()
+        found = {(row["arm"], row.get("precision"), row[by]): row[key] for row in rows if row["what"] == what and key in row}
+        arms = (("plain", "float32"), ("plain", "tf32"), ("torch", "float32"))
+        return [slashes(found[(*arm, value)] for value in values) for arm in arms]
+
+    ipcs = (1, 10, 50, 200)
+    lines = [
+        ["matching step, ipc 1 / 10 / 50 / 200, ms", *figures("wall_ms", "step", ipc=ipcs)],
+        ["SGD step of 100 / 256 images, ms", *figures("event_ms", "SGD step", images=(100, 256))],
+        ["whole iteration, ipc 1 / 10, s", *figures("seconds", "iteration", ipc=(1, 10))],
+        ["peak memory of a step, ipc 1 / 10 / 50 / 200, MiB", *figures("peak_MiB", "step", ipc=ipcs)],
+    ]
+    return markdown(["", "plain script, float32", "plain script, TF32", "fastdc, float32"], lines) + card()
+
+
+def gpu_distance() -> str:
+    rows = [row for row in on_the_card() if row["what"] == "distance" and "kernel_ms" in row]
+    names = {"triton": "Triton", "cuda": "CUDA", "reference": "plain torch in closed form", "plain": "class by class with autograd"}
+    lines = [[f"{classes} classes", *(number(row["kernel_ms"]) for row in rows if row["classes"] == classes)] for classes in (10, 100)]
+    order = [names[row["arm"]] for row in rows if row["classes"] == 10]
+    return markdown(["milliseconds of the GPU", *order], lines) + card()
+
+
+def gpu_fashion_mnist() -> str:
+    rows = [row for row in on_the_card() if row["stage"] == "condensation"]
+    tested = {row["subject"]: row for row in rows if row["what"] == "evaluate"}
+    lines = []
+    for made in (row for row in rows if row["what"] == "condense"):
+        both = [tested[f"{name} {made['ipc']}"] for name in ("condensed", "random")]
+        accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" for row in both]
+        lines.append([str(made["ipc"]), str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
+    return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
+
+
+def card() -> str:
+    row = next(row for row in on_the_card() if "card" in row)
+    file = max(RESULTS.glob("*.jsonl"))
+    commit = f"commit {row['commit']}, " if "commit" in row else ""
+    return f"\n`bash bench/gpu.sh FOLDER`; {row['card']}, torch {row['torch']}, {commit}rows in `bench/results/{file.name}`.\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "fashion-mnist": fashion_mnist,
+    "coresets": lambda: cells("table-coresets", "images per class"),
+    "ablations": ablations,
+    "cross-architecture": lambda: cells("table-cross-architecture", "condensed with"),
+    "dd": lambda: cells("table-dd", "images per class"),
+    "continual-split": continual_split,
+    "continual-digits": continual_digits,
+    "search": search,
+    "native": native,
+    "native-beside": native_beside,
+    "whole-calls": whole_calls,
+    "methods": methods,
+    "given-features": coresets,
+    "distance": distance,
+    "memory": memory,
+    "search-time": architecture_search,
+    "gpu-step": gpu_step,
+    "gpu-distance": gpu_distance,
+    "gpu-fashion-mnist": gpu_fashion_mnist,
+}
+
+
+def refreshed(text: str) -> str:
+    """A page with its tables made anew.
+
+    Raises:
+        KeyError: the page marks a table that is not in TABLES.
+    """
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with --check say which are out of date."""
+    if arguments not in ([], ["--check"]):
+        print(__doc__, file=sys.stderr)
+        return 2
+    stale = []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text()
+        if refreshed(text) != text:
+            stale.append(page.relative_to(ROOT))
+            if not arguments:
+                page.write_text(refreshed(text))
+    for name in stale:
+        print(f"{name} {'is out of date: run python bench/tables.py' if arguments else 'written'}")
+    return int(bool(stale and arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
