@@ -424,15 +424,13 @@ void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T
     }
 }
 
-// du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout], for the planes first <= plane < last; without
-// accumulate, du is overwritten. rows >= 1.
+// du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout]. rows >= 1.
 template <class T>
-void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du,
-                                bool accumulate = true, int first = 0, int last = kWinogradProducts) {
-    for (int64_t plane = first; plane < last; ++plane) {
+void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du) {
+    for (int64_t plane = 0; plane < kWinogradProducts; ++plane) {
         multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin), padded_stride<T>(cin),
                             gm + plane * plane_size<T>(rows, cout), padded_stride<T>(cout),
-                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout), accumulate);
+                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout));
     }
 }
 
