@@ -25,45 +25,6 @@ constexpr Affine reading(Affine affine) {
     return affine == Affine::kFixed ? Affine::kMoving : affine;
 }
 
-// gamma, beta and their like of layer norm, in either order. Torch's is the slow one: out of line, or its many copies
-// would take longer to compile than all else.
-template <class T, int lanes>
-__attribute__((noinline)) void gather(const T* from, int64_t stride, T* to) {
-    for (int i = 0; i < lanes; ++i) to[i] = from[i * stride];
-}
-template <class T, int lanes>
-__attribute__((noinline)) void scatter_add(const T* from, int64_t stride, T* to) {
-    for (int i = 0; i < lanes; ++i) to[i * stride] += from[i];
-}
-
-template <class T>
-struct ElementOrder {
-    int64_t channels;
-    int64_t positions;
-    bool channels_last;
-
-    template <class Vector>
-    FASTDC_INLINE Vector get(const T* from, int64_t position, int64_t c) const {
-        if (__builtin_expect(channels_last, 1)) return load<Vector>(from + position * channels + c);
-        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        T values[lanes];
-        gather<T, lanes>(from + c * positions + position, positions, values);
-        return load<Vector>(values);
-    }
-    template <class Vector>
-    FASTDC_INLINE void add(T* to, int64_t position, int64_t c, Vector value) const {
-        if (__builtin_expect(channels_last, 1)) {
-            T* at = to + position * channels + c;
-            store(at, load<Vector>(at) + value);
-            return;
-        }
-        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        T values[lanes];
-        store(values, value);
-        scatter_add<T, lanes>(values, positions, to + c * positions + position);
-    }
-};
-
 // The map and its norm, which all passes read.
 template <class T, class VectorType, Activation activation_, Affine affine_>
 struct Primal {
@@ -75,27 +36,22 @@ struct Primal {
     const T* stats;
     const T* gamma;  // of kElement only, as is beta
     const T* beta;
-    ElementOrder<T> order;
+    int64_t channels;
 
     FASTDC_INLINE Primal(const BlockShape& shape, const T* z_, const T* gamma_, const T* beta_, const T* stats_)
-        : z(z_),
-          stats(stats_),
-          gamma(gamma_),
-          beta(beta_),
-          order{shape.channels, shape.height * shape.width, shape.affine_channels_last} {}
+        : z(z_), stats(stats_), gamma(gamma_), beta(beta_), channels(shape.channels) {}
 
-    FASTDC_INLINE Vector r(int64_t c) const { return load<Vector>(stats + order.channels + c); }
-    FASTDC_INLINE Vector s(int64_t c) const { return load<Vector>(stats + 2 * order.channels + c); }
+    FASTDC_INLINE Vector s(int64_t c) const { return load<Vector>(stats + 2 * channels + c); }
 
     template <int count>
     FASTDC_INLINE void read(const int64_t* position, int64_t c, Vector* d, Vector* y) const {
         const Vector mean = load<Vector>(stats + c), scale = s(c);
-        const Vector shift = load<Vector>(stats + 3 * order.channels + c);
+        const Vector shift = load<Vector>(stats + 3 * channels + c);
         for (int k = 0; k < count; ++k) {
-            d[k] = load<Vector>(z + position[k] * order.channels + c) - mean;
+            d[k] = load<Vector>(z + position[k] * channels + c) - mean;
             if constexpr (affine == Affine::kElement) {
-                y[k] = d[k] * scale * order.template get<Vector>(gamma, position[k], c) +
-                       order.template get<Vector>(beta, position[k], c);
+                const int64_t at = position[k] * channels + c;
+                y[k] = d[k] * scale * load<Vector>(gamma + at) + load<Vector>(beta + at);
             } else {
                 y[k] = d[k] * scale + shift;
             }
@@ -114,7 +70,7 @@ struct ForwardPass {
         using Act = Activated<T, Vector, Map::activation>;
         Vector d[count], y[count];
         map.template read<count>(position, c, d, y);
-        T* to = p + out * map.order.channels + c;
+        T* to = p + out * map.channels + c;
         if constexpr (take == Take::kMax) {
             const auto winner = find_winner<T, Map::activation, count>(y);
             if constexpr (Map::activation == Activation::kSwish) {
@@ -127,7 +83,7 @@ struct ForwardPass {
             for (int k = 1; k < count; ++k) sum += Act(y[k]).value();
             store(to, sum * T(0.25));
         } else {
-            for (int k = 0; k < count; ++k) store(to + k * map.order.channels, Act(y[k]).value());
+            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k]).value());
         }
     }
 };
@@ -138,25 +94,26 @@ struct Tangent {
     using Vector = typename Map::Vector;
     const T* zdot;
     const T* tangent_stats;
-    const T* gammadot;  // of kElement only, may be null, as may betadot
+    const T* gammadot;  // of kElement only, as is betadot
     const T* betadot;
 
     template <int count>
     FASTDC_INLINE void read(const Map& map, const int64_t* position, int64_t c, Vector* zd) const {
-        for (int k = 0; k < count; ++k) zd[k] = load<Vector>(zdot + position[k] * map.order.channels + c);
+        for (int k = 0; k < count; ++k) zd[k] = load<Vector>(zdot + position[k] * map.channels + c);
     }
     template <int count>
     FASTDC_INLINE void push(const Map& map, const int64_t* position, int64_t c, const Vector* d, const Vector* zd,
                             Vector* yd) const {
-        const int64_t channels = map.order.channels;
+        const int64_t channels = map.channels;
         const Vector scale = map.s(c), k1 = load<Vector>(tangent_stats + 2 * channels + c);
         const Vector k0 = load<Vector>(tangent_stats + 3 * channels + c);
         for (int k = 0; k < count; ++k) {
             yd[k] = zd[k] * scale + (d[k] * k1 + k0);
             if constexpr (Map::affine == Affine::kElement) {
-                yd[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
-                if (gammadot) yd[k] += d[k] * scale * map.order.template get<Vector>(gammadot, position[k], c);
-                if (betadot) yd[k] += map.order.template get<Vector>(betadot, position[k], c);
+                const int64_t at = position[k] * channels + c;
+                yd[k] *= load<Vector>(map.gamma + at);
+                yd[k] += d[k] * scale * load<Vector>(gammadot + at);
+                yd[k] += load<Vector>(betadot + at);
             }
         }
     }
@@ -176,7 +133,7 @@ struct ForwardTangentPass {
         map.template read<count>(position, c, d, y);
         tangent.template read<count>(map, position, c, zd);
         tangent.template push<count>(map, position, c, d, zd, yd);
-        T* to = pdot + out * map.order.channels + c;
+        T* to = pdot + out * map.channels + c;
         if constexpr (take == Take::kMax) {
             const auto winner = find_winner<T, Map::activation, count>(y);
             store(to, Act(winner.pick(y)).times_slope(winner.pick(yd)));
@@ -185,7 +142,7 @@ struct ForwardTangentPass {
             for (int k = 1; k < count; ++k) sum += Act(y[k]).times_slope(yd[k]);
             store(to, sum * T(0.25));
         } else {
-            for (int k = 0; k < count; ++k) store(to + k * map.order.channels, Act(y[k]).times_slope(yd[k]));
+            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k]).times_slope(yd[k]));
         }
     }
 };
@@ -197,21 +154,24 @@ struct BackwardSumsPass {
     Map map;
     const T* gp;
     T* sums;    // [2, C]
-    T* ggamma;  // of kElement only, may be null, as may gbeta
+    T* ggamma;  // of kElement only; null, as is then gbeta: not wanted
     T* gbeta;
 
     template <Take take, int count>
     FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
-        const int64_t channels = map.order.channels;
+        const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
         pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
                                                                   nullptr, gy, nullptr);
         if constexpr (Map::affine == Affine::kElement) {
             for (int k = 0; k < count; ++k) {
-                if (gbeta) map.order.add(gbeta, position[k], c, gy[k]);
-                if (ggamma) map.order.add(ggamma, position[k], c, gy[k] * d[k] * map.s(c));
-                gy[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
+                const int64_t at = position[k] * channels + c;
+                if (ggamma) {
+                    store(gbeta + at, load<Vector>(gbeta + at) + gy[k]);
+                    store(ggamma + at, load<Vector>(ggamma + at) + gy[k] * d[k] * map.s(c));
+                }
+                gy[k] *= load<Vector>(map.gamma + at);
             }
         }
         accumulate<count>(sums + c, gy);
@@ -229,7 +189,7 @@ struct BackwardPass {
 
     template <Take take, int count>
     FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
-        const int64_t channels = map.order.channels;
+        const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
         pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
@@ -242,7 +202,7 @@ struct BackwardPass {
         }
         for (int k = 0; k < count; ++k) {
             if constexpr (Map::affine == Affine::kElement)
-                gy[k] *= map.order.template get<Vector>(map.gamma, position[k], c);
+                gy[k] *= load<Vector>(map.gamma + position[k] * channels + c);
             Vector g = gy[k] * scale;
             if constexpr (Map::affine != Affine::kFixed) g += d[k] * q + u;
             store(gz + position[k] * channels + c, g);
@@ -262,7 +222,7 @@ struct BackwardTangentWindow {
     template <Take take, int count>
     FASTDC_INLINE void read(const int64_t* position, int64_t out, int64_t c, Vector* d, Vector* zd, Vector* gy,
                             Vector* gyd) const {
-        const int64_t channels = map.order.channels, at = out * channels + c;
+        const int64_t channels = map.channels, at = out * channels + c;
         Vector y[count], yd[count];
         map.template read<count>(position, c, d, y);
         tangent.template read<count>(map, position, c, zd);
@@ -270,11 +230,9 @@ struct BackwardTangentWindow {
         pull_back<T, Map::activation, take, count, true, Vector>(gp + at, gpdot + at, channels, y, yd, gy, gyd);
         if constexpr (Map::affine == Affine::kElement) {
             for (int k = 0; k < count; ++k) {
-                const Vector gamma = map.order.template get<Vector>(map.gamma, position[k], c);
+                const Vector gamma = load<Vector>(map.gamma + position[k] * channels + c);
                 gyd[k] *= gamma;
-                if (tangent.gammadot) {
-                    gyd[k] += gy[k] * map.order.template get<Vector>(tangent.gammadot, position[k], c);
-                }
+                gyd[k] += gy[k] * load<Vector>(tangent.gammadot + position[k] * channels + c);
                 gy[k] *= gamma;
             }
         }
@@ -290,7 +248,7 @@ struct BackwardTangentSumsPass {
 
     template <Take take, int count>
     FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
-        const int64_t channels = at.map.order.channels;
+        const int64_t channels = at.map.channels;
         Vector d[count], zd[count], gy[count], gyd[count], mixed[count];
         at.template read<take, count>(position, out, c, d, zd, gy, gyd);
         for (int k = 0; k < count; ++k) mixed[k] = gyd[k] * d[k] + gy[k] * zd[k];
@@ -311,7 +269,7 @@ struct BackwardTangentPass {
 
     template <Take take, int count>
     FASTDC_INLINE void window(const int64_t* position, int64_t out, int64_t c) const {
-        const int64_t channels = at.map.order.channels;
+        const int64_t channels = at.map.channels;
         Vector d[count], zd[count], gy[count], gyd[count];
         at.template read<take, count>(position, out, c, d, zd, gy, gyd);
         const Vector scale = at.map.s(c), k1 = load<Vector>(at.tangent.tangent_stats + 2 * channels + c);

@@ -22,7 +22,6 @@ struct BlockShape {
     Norm norm;
     Activation activation;
     Pooling pooling;
-    bool affine_channels_last = false;  // Norm::kLayer only: gamma, beta, their tangents and gradients are [H, W, C]
 };
 
 FASTDC_INLINE int64_t map_size(const BlockShape& shape) {

@@ -137,14 +137,14 @@ __attribute__((noinline)) void fill_stats(const BlockShape& shape, const T* z, c
             r[c] = T(1) / square_root(r[c] + T(1e-5)) + (r[c] - r[c]);  // NaN where the sum overflowed
     }
     const bool by_channel = shape.norm != Norm::kLayer && shape.norm != Norm::kNone;
-    for (int64_t c = 0; c < channels; ++c) s[c] = by_channel && gamma ? gamma[c] * r[c] : r[c];
-    for (int64_t c = 0; c < channels; ++c) shift[c] = by_channel && beta ? beta[c] : T(0);
+    for (int64_t c = 0; c < channels; ++c) s[c] = by_channel ? gamma[c] * r[c] : r[c];
+    for (int64_t c = 0; c < channels; ++c) shift[c] = by_channel ? beta[c] : T(0);
 }
 
 // The coefficients of the passes, by channel: in functions of their own, that the many templates below share them.
 
-// From sums of gy and gy d, u and q in their place; adds to ggamma and gbeta [C]. Layer norm has the sums of gn and gn
-// d, and has added already.
+// From sums of gy and gy d, u and q in their place; adds to ggamma and gbeta [C], or both are null. Layer norm has the
+// sums of gn and gn d, and has added already.
 template <class T>
 __attribute__((noinline)) void backward_coefficients(const BlockShape& shape, const T* gamma, const T* stats, T* ggamma,
                                                      T* gbeta, T* sums) {
@@ -154,17 +154,13 @@ __attribute__((noinline)) void backward_coefficients(const BlockShape& shape, co
     T* product = sums + channels;
     for (int64_t c = 0; c < channels; ++c) product[c] *= r[c];
     if (shape.norm != Norm::kLayer) {
-        if (gbeta) {
-            for (int64_t c = 0; c < channels; ++c) gbeta[c] += sum[c];
-        }
         if (ggamma) {
+            for (int64_t c = 0; c < channels; ++c) gbeta[c] += sum[c];
             for (int64_t c = 0; c < channels; ++c) ggamma[c] += product[c];
         }
         if (shape.norm == Norm::kBatch) return;
-        if (gamma) {
-            for (int64_t c = 0; c < channels; ++c) sum[c] *= gamma[c];
-            for (int64_t c = 0; c < channels; ++c) product[c] *= gamma[c];
-        }
+        for (int64_t c = 0; c < channels; ++c) sum[c] *= gamma[c];
+        for (int64_t c = 0; c < channels; ++c) product[c] *= gamma[c];
     }
     share_means(shape, sum);
     share_means(shape, product);
@@ -195,12 +191,8 @@ __attribute__((noinline)) void tangent_coefficients(const BlockShape& shape, con
     for (int64_t c = 0; c < channels; ++c) k1[c] = -s[c] * r[c] * t2[c];
     for (int64_t c = 0; c < channels; ++c) k0[c] = -s[c] * t1[c];
     if (shape.norm == Norm::kLayer || shape.norm == Norm::kNone) return;
-    if (gammadot) {
-        for (int64_t c = 0; c < channels; ++c) k1[c] += gammadot[c] * r[c];
-    }
-    if (betadot) {
-        for (int64_t c = 0; c < channels; ++c) k0[c] += betadot[c];
-    }
+    for (int64_t c = 0; c < channels; ++c) k1[c] += gammadot[c] * r[c];
+    for (int64_t c = 0; c < channels; ++c) k0[c] += betadot[c];
 }
 
 // From sums of gy, gy d, gydot, gydot d + gy zdot (layer norm: of gn and gndot), u, q, v0, v1 in their place.
@@ -217,8 +209,8 @@ __attribute__((noinline)) void backward_tangent_coefficients(const BlockShape& s
     T* productdot = sums + 3 * channels;
     const bool by_channel = shape.norm != Norm::kLayer;
     for (int64_t c = 0; c < channels; ++c) {  // to those of gn, gn n, gndot, gndot n + gn ndot
-        const T gain = by_channel && gamma ? gamma[c] : T(1);
-        const T gaindot = by_channel && gammadot ? gammadot[c] : T(0);
+        const T gain = by_channel ? gamma[c] : T(1);
+        const T gaindot = by_channel ? gammadot[c] : T(0);
         const T n_sum = product[c] * r[c];
         productdot[c] = gaindot * n_sum + gain * (r[c] * (productdot[c] - t1[c] * sum[c] - t2[c] * n_sum));
         sumdot[c] = gaindot * sum[c] + gain * sumdot[c];

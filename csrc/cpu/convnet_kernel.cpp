@@ -98,8 +98,8 @@ void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Bo
 template <class T>
 void first_map(const Weights<T>& weights, const T* padded, T* out) {
     const BlockShape& block = weights.shapes.block[0];
-    first_conv_forward_padded(weights.plan.channels, weights.plan.features, block.height, block.width, padded,
-                              weights.packed.first, weights.bias(0), false, out);
+    first_conv_forward(weights.plan.channels, weights.plan.features, block.height, block.width, padded,
+                       weights.packed.first, weights.bias(0), out);
 }
 
 template <class T>
@@ -184,8 +184,8 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
     for (int64_t i = 0; i < count; ++i) {
         first_map(weights, space.padded + i * padded, space.first);
         block_backward(weights, 0, i, space.first, maps, sums, space.first, space.scratch);
-        first_conv_weight_gradient_padded<T>(plan.channels, features, block.height, block.width,
-                                             space.padded + i * padded, space.first, sums->first, nullptr);
+        first_conv_weight_gradient<T>(plan.channels, features, block.height, block.width, space.padded + i * padded,
+                                      space.first, sums->first);
     }
 }
 
@@ -204,7 +204,7 @@ void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed, cons
         for (int64_t i = 0; i < group; ++i) space.labels[i] = index ? labels[index[begin + i]] : labels[0];
         const auto image = [&](int64_t i) { return images + (index ? index[begin + i] : begin + i) * image_size; };
         forward_pass(weights, group, image, space, maps);
-        softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+        loss_gradient<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
         for (int64_t i = 0; i < group && distilled.shares; ++i) {
             add_distillation_gradient(distilled.groups, distilled.classes, distilled.temperature,
                                       maps.logits + i * plan.classes,
@@ -299,7 +299,7 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
     }
     linear_forward_tangent<T>(count, last, plan.classes, maps.last, tangents.last, weights.packed.linear,
                               along.packed.linear, along.at(plan.linear_bias), tangents.logits);
-    softmax_tangent<T>(count, plan.classes, maps.logits, tangents.logits, scale, tangents.logits_gradient);
+    loss_gradient_tangent<T>(count, plan.classes, maps.logits, tangents.logits, scale, tangents.logits_gradient);
 }
 
 // The tangents of backward_pass down to those of the gradients by the images, out [count, channels, height, width].
@@ -310,7 +310,7 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     const Maps<T>& tangents = space.tangents;
     const int64_t features = plan.features;
     linear_backward_tangent<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
-                               tangents.logits_gradient, weights.packed.linear, along.packed.linear, nullptr,
+                               tangents.logits_gradient, weights.packed.linear, along.packed.linear,
                                tangents.last_gradient);
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         const WinogradShape shape = weights.shapes.convolution(l, count);
@@ -331,9 +331,9 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
         first_maps(weights, along, i, space);
         block_backward_tangent(weights, along, 0, i, space.first, space.first_tangent, maps, space, space.first);
         first_conv_input_gradient<T>(plan.channels, features, height, width, space.first_tangent, weights.packed.first,
-                                     false, space.first_scratch, space.framed);
+                                     false, space.first_row, space.framed);
         first_conv_input_gradient<T>(plan.channels, features, height, width, space.first, along.packed.first, true,
-                                     space.first_scratch, space.framed);
+                                     space.first_row, space.framed);
         for (int64_t c = 0; c < plan.channels; ++c) {
             for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
                 std::memcpy(out, space.framed + (c * height + y + frame) * width + frame, sizeof(T) * plan.width);
@@ -359,7 +359,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* packed, c
         if (!record) {
             for (int64_t i = 0; i < group; ++i) space.labels[i] = label;
             forward_pass(weights, group, image, space, maps);
-            softmax_loss<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+            loss_gradient<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
             backward_pass<T>(weights, group, nullptr, space, maps);
         }
         forward_tangent_pass(weights, along, group, image, scale, maps, tangent_space);

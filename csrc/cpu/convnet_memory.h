@@ -47,8 +47,7 @@ struct Shapes {
                         plan.groups,
                         static_cast<Norm>(plan.norm),
                         static_cast<Activation>(plan.activation),
-                        static_cast<Pooling>(plan.pooling),
-                        true};
+                        static_cast<Pooling>(plan.pooling)};
             height = pooled_height(block[l]);
             width = pooled_width(block[l]);
         }
@@ -240,7 +239,7 @@ struct TangentSpace {
         }
         scratch = arena.take(8 * plan.features);
         const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
-        first_scratch = arena.take(first_scratch_size<T>(plan.channels, height, width));
+        first_row = arena.take(first_row_size<T>(width));
         framed = arena.take(plan.channels * height * width);
     }
 
@@ -255,7 +254,7 @@ struct TangentSpace {
     T* products_tangent;
     T* statistics[kMostBlocks];
     T* scratch;
-    T* first_scratch;
+    T* first_row;
     T* framed;  // the gradient by an image with its frame
 };
 

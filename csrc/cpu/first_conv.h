@@ -2,13 +2,13 @@
 //
 //     z[h, w, o] = bias[o] + sum_{i, a, b} x[i, h + a - 1, w + b - 1] weight[o, i, a, b]
 //
-//     x       [Cin, H, W]         planar, as torch and the user have it; any Cin
+//     x       [Cin, H, W]         planar, as torch and the user have it, given as `padded`; any Cin
 //     z       [H, W, Cout]        channels last; Cout a multiple of 8
 //     weight  [Cout, Cin, 3, 3]   torch
 //     packed  [Cin * 9, Cout]     packed[(i * 3 + a) * 3 + b, o] = weight[o, i, a, b]; serves all three products
 //     padded  [Cin, H + 2, W + 2] the image with a frame of zeros
 //
-//     weight gradient:  gpacked[(i, a, b), o] += sum_{h, w} padded[i, h + a, w + b] gz[h, w, o];  gbias[o] += sum gz
+//     weight gradient:  gpacked[(i, a, b), o] += sum_{h, w} padded[i, h + a, w + b] gz[h, w, o]
 //     input gradient:   gx[i, h, w] = sum_{a, b, o} gz[h + 1 - a, w + 1 - b, o] packed[(i, a, b), o]
 //
 // One image at a time, one thread; every sum has a fixed order. The other layers have channels last on both sides and
@@ -17,7 +17,7 @@
 //   - weight gradient: several taps x several registers of channels are held while walking over the pixels;
 //   - input gradient: several pixels x input channels are held, each as a register of partial sums, while walking
 //     over the taps and Cout; the lanes are added up at the end of each row (lane_sums.h).
-// The padded copy makes the first two free of edge cases.
+// The frame of zeros makes the first two free of edge cases.
 #pragma once
 
 #include "lane_sums.h"
@@ -33,7 +33,7 @@ constexpr bool kFirstManyRegisters = true;
 constexpr bool kFirstManyRegisters = false;
 #endif
 
-// ---- Sizes, packing, padding ----
+// ---- Sizes, packing ----
 
 inline int64_t first_packed_size(int64_t cin, int64_t cout) {
     return cin * 9 * cout;
@@ -47,14 +47,6 @@ inline int64_t first_padded_size(int64_t cin, int64_t height, int64_t width) {
 template <class T>
 inline int64_t first_row_size(int64_t width) {
     return 3 * ((width + kWide<T> - 1) / kWide<T> * kWide<T>)*kWide<T>;
-}
-
-// Elements of scratch that suffice for every function below that takes `scratch`.
-template <class T>
-inline int64_t first_scratch_size(int64_t cin, int64_t height, int64_t width) {
-    const int64_t padded = first_padded_size(cin, height, width);
-    const int64_t row = first_row_size<T>(width);
-    return padded > row ? padded : row;
 }
 
 template <class T>
@@ -71,24 +63,6 @@ void unpack_first_weights(int64_t cin, int64_t cout, const T* gpacked, T* gw) {
     const int64_t taps = cin * 9;
     for (int64_t o = 0; o < cout; ++o) {
         for (int64_t t = 0; t < taps; ++t) gw[o * taps + t] += gpacked[t * cout + o];
-    }
-}
-
-template <class T>
-void first_conv_pad(int64_t cin, int64_t height, int64_t width, const T* x, T* padded) {
-    const int64_t stride = width + 2;
-    for (int64_t i = 0; i < cin; ++i) {
-        std::memset(padded, 0, stride * sizeof(T));
-        padded += stride;
-        for (int64_t h = 0; h < height; ++h) {
-            padded[0] = 0;
-            std::memcpy(padded + 1, x, width * sizeof(T));
-            padded[width + 1] = 0;
-            x += width;
-            padded += stride;
-        }
-        std::memset(padded, 0, stride * sizeof(T));
-        padded += stride;
     }
 }
 
@@ -109,7 +83,7 @@ inline FirstShape first_shape(int64_t cin, int64_t cout, int64_t height, int64_t
 // (0, 0, 0) of the first pixel; packed, bias and z stand at the first channel.
 template <class T, class Vector, int registers, int pixels>
 __attribute__((noinline)) void first_forward_blocks(const FirstShape& shape, int64_t blocks, const T* x,
-                                                    const T* packed, const T* bias, bool accumulate, T* z) {
+                                                    const T* packed, const T* bias, T* z) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
     const int64_t cin = shape.cin, cout = shape.cout, row = shape.row, plane = shape.plane;
     for (; blocks > 0; --blocks, x += pixels, z += pixels * cout) {
@@ -139,13 +113,6 @@ __attribute__((noinline)) void first_forward_blocks(const FirstShape& shape, int
                 }
             }
         }
-        if (accumulate) {
-#pragma GCC unroll 16
-            for (int p = 0; p < pixels; ++p) {
-#pragma GCC unroll 16
-                for (int r = 0; r < registers; ++r) sum[p][r] += load<Vector>(z + p * cout + r * lanes);
-            }
-        }
 #pragma GCC unroll 16
         for (int p = 0; p < pixels; ++p) {
 #pragma GCC unroll 16
@@ -156,32 +123,32 @@ __attribute__((noinline)) void first_forward_blocks(const FirstShape& shape, int
 
 template <class T, class Vector, int registers, int pixels>
 FASTDC_INLINE void first_forward_select(int wanted, const FirstShape& shape, int64_t blocks, const T* x,
-                                        const T* packed, const T* bias, bool accumulate, T* z) {
+                                        const T* packed, const T* bias, T* z) {
     if (wanted == pixels) {
-        first_forward_blocks<T, Vector, registers, pixels>(shape, blocks, x, packed, bias, accumulate, z);
+        first_forward_blocks<T, Vector, registers, pixels>(shape, blocks, x, packed, bias, z);
     } else if constexpr (pixels > 1) {
-        first_forward_select<T, Vector, registers, pixels - 1>(wanted, shape, blocks, x, packed, bias, accumulate, z);
+        first_forward_select<T, Vector, registers, pixels - 1>(wanted, shape, blocks, x, packed, bias, z);
     }
 }
 
 // A row of pixels, cut evenly into blocks of at most `most` pixels, which leaves no slow remainder.
 template <class T, class Vector, int registers, int most>
-void first_forward_row(const FirstShape& shape, const T* x, const T* packed, const T* bias, bool accumulate, T* z) {
+void first_forward_row(const FirstShape& shape, const T* x, const T* packed, const T* bias, T* z) {
     const int64_t blocks = (shape.width + most - 1) / most;
     const int few = static_cast<int>(shape.width / blocks);
     const int64_t larger = shape.width % blocks;  // blocks of few + 1
     if (larger > 0) {
-        first_forward_select<T, Vector, registers, most>(few + 1, shape, larger, x, packed, bias, accumulate, z);
+        first_forward_select<T, Vector, registers, most>(few + 1, shape, larger, x, packed, bias, z);
         x += larger * (few + 1);
         z += larger * (few + 1) * shape.cout;
     }
-    first_forward_select<T, Vector, registers, most>(few, shape, blocks - larger, x, packed, bias, accumulate, z);
+    first_forward_select<T, Vector, registers, most>(few, shape, blocks - larger, x, packed, bias, z);
 }
 
-// z = or += conv(padded, packed) + bias; bias may be null.
+// z = conv(padded, packed) + bias; bias may be null.
 template <class T>
-void first_conv_forward_padded(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded,
-                               const T* packed, const T* bias, bool accumulate, T* z) {
+void first_conv_forward(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded, const T* packed,
+                        const T* bias, T* z) {
     constexpr int lanes = kWide<T>;
     constexpr int pixels_of_four = kFirstManyRegisters ? 6 : 2;
     constexpr int pixels_of_two = kFirstManyRegisters ? 8 : 6;
@@ -194,64 +161,44 @@ void first_conv_forward_padded(int64_t cin, int64_t cout, int64_t height, int64_
         if constexpr (kFirstManyRegisters) {
             for (; o + 4 * lanes <= cout; o += 4 * lanes) {
                 shift = bias ? bias + o : nullptr;
-                first_forward_row<T, Wide<T>, 4, pixels_of_four>(shape, x, packed + o, shift, accumulate, to + o);
+                first_forward_row<T, Wide<T>, 4, pixels_of_four>(shape, x, packed + o, shift, to + o);
             }
         }
         for (; o + 2 * lanes <= cout; o += 2 * lanes) {
             shift = bias ? bias + o : nullptr;
-            first_forward_row<T, Wide<T>, 2, pixels_of_two>(shape, x, packed + o, shift, accumulate, to + o);
+            first_forward_row<T, Wide<T>, 2, pixels_of_two>(shape, x, packed + o, shift, to + o);
         }
         if constexpr (lanes >= 8) {
             for (; o + lanes <= cout; o += lanes) {
                 shift = bias ? bias + o : nullptr;
-                first_forward_row<T, Wide<T>, 1, 8>(shape, x, packed + o, shift, accumulate, to + o);
+                first_forward_row<T, Wide<T>, 1, 8>(shape, x, packed + o, shift, to + o);
             }
         }
         if constexpr (lanes > 8) {
             for (; o < cout; o += 8) {
                 shift = bias ? bias + o : nullptr;
-                first_forward_row<T, Lanes<T>, 1, 8>(shape, x, packed + o, shift, accumulate, to + o);
+                first_forward_row<T, Lanes<T>, 1, 8>(shape, x, packed + o, shift, to + o);
             }
         }
     }
-}
-
-template <class T>
-void first_conv_forward(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* x, const T* packed,
-                        const T* bias, T* scratch, T* z) {
-    first_conv_pad(cin, height, width, x, scratch);
-    first_conv_forward_padded(cin, cout, height, width, static_cast<const T*>(scratch), packed, bias, false, z);
-}
-
-// z += conv(x, packed) + bias: for tangents.
-template <class T>
-void first_conv_forward_add(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* x, const T* packed,
-                            const T* bias, T* scratch, T* z) {
-    first_conv_pad(cin, height, width, x, scratch);
-    first_conv_forward_padded(cin, cout, height, width, static_cast<const T*>(scratch), packed, bias, true, z);
 }
 
 // ---- Weight gradient ----
 
 // `kernel_rows` x 3 taps of one input channel, `registers` registers of channels, over `rows` rows of pixels: x is the
 // padded image at the first of the taps for the first pixel, gpacked stands at that tap, gz and gpacked at the first
-// channel. With `with_bias` the sums of gz are taken along, which saves a reading of it.
-template <class T, class Vector, int registers, int kernel_rows, bool with_bias>
+// channel.
+template <class T, class Vector, int registers, int kernel_rows>
 __attribute__((noinline)) void first_gradient_block(const FirstShape& shape, int64_t rows, const T* x, const T* gz,
-                                                    T* gpacked, T* gbias) {
+                                                    T* gpacked) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
     const int64_t cout = shape.cout, row = shape.row, width = shape.width;
     Vector sum[kernel_rows * 3][registers] = {};
-    Vector total[registers] = {};
     for (int64_t h = 0; h < rows; ++h, x += row) {
         for (int64_t w = 0; w < width; ++w, gz += cout) {
             Vector g[registers];
 #pragma GCC unroll 16
             for (int r = 0; r < registers; ++r) g[r] = load<Vector>(gz + r * lanes);
-            if constexpr (with_bias) {
-#pragma GCC unroll 16
-                for (int r = 0; r < registers; ++r) total[r] += g[r];
-            }
 #pragma GCC unroll 3
             for (int a = 0; a < kernel_rows; ++a) {
 #pragma GCC unroll 3
@@ -271,60 +218,24 @@ __attribute__((noinline)) void first_gradient_block(const FirstShape& shape, int
             store(to, load<Vector>(to) + sum[t][r]);
         }
     }
-    if constexpr (with_bias) {
-#pragma GCC unroll 16
-        for (int r = 0; r < registers; ++r) store(gbias + r * lanes, load<Vector>(gbias + r * lanes) + total[r]);
-    }
-}
-
-template <class T, class Vector, int registers>
-__attribute__((noinline)) void first_gradient_bias(int64_t cout, int64_t pixels, const T* gz, T* gbias) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
-    // Two sums of each, for the latency of additions.
-    Vector sum[2][registers] = {};
-    int64_t p = 0;
-    for (; p + 2 <= pixels; p += 2, gz += 2 * cout) {
-#pragma GCC unroll 16
-        for (int r = 0; r < registers; ++r) {
-            sum[0][r] += load<Vector>(gz + r * lanes);
-            sum[1][r] += load<Vector>(gz + cout + r * lanes);
-        }
-    }
-    if (p < pixels) {
-#pragma GCC unroll 16
-        for (int r = 0; r < registers; ++r) sum[0][r] += load<Vector>(gz + r * lanes);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < registers; ++r)
-        store(gbias + r * lanes, load<Vector>(gbias + r * lanes) + (sum[0][r] + sum[1][r]));
 }
 
 // `registers` registers of channels from channel o on, over `rows` rows.
 template <class T, class Vector, int registers, int kernel_rows>
 FASTDC_INLINE void first_gradient_group(const FirstShape& shape, int64_t rows, int64_t o, const T* x, const T* gz,
-                                        T* gpacked, T* gbias) {
-    // The sums of the bias join the first nine taps; three taps of four registers leave no room for them.
-    constexpr bool join = kernel_rows == 3;
-    if constexpr (!join) {
-        if (gbias) first_gradient_bias<T, Vector, registers>(shape.cout, rows * shape.width, gz + o, gbias + o);
-    }
+                                        T* gpacked) {
     for (int64_t i = 0; i < shape.cin; ++i) {
         for (int a = 0; a < 3; a += kernel_rows) {
-            const T* from = x + i * shape.plane + a * shape.row;
-            T* to = gpacked + (i * 9 + a * 3) * shape.cout + o;
-            if (join && gbias && i == 0) {
-                first_gradient_block<T, Vector, registers, kernel_rows, join>(shape, rows, from, gz + o, to, gbias + o);
-            } else {
-                first_gradient_block<T, Vector, registers, kernel_rows, false>(shape, rows, from, gz + o, to, nullptr);
-            }
+            first_gradient_block<T, Vector, registers, kernel_rows>(shape, rows, x + i * shape.plane + a * shape.row,
+                                                                    gz + o, gpacked + (i * 9 + a * 3) * shape.cout + o);
         }
     }
 }
 
-// gpacked and gbias (or null) are added to.
+// gpacked is added to.
 template <class T>
-void first_conv_weight_gradient_padded(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded,
-                                       const T* gz, T* gpacked, T* gbias) {
+void first_conv_weight_gradient(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded, const T* gz,
+                                T* gpacked) {
     constexpr int lanes = kWide<T>;
     constexpr int large = kFirstManyRegisters ? 2 : 4;
     constexpr int kernel_rows = kFirstManyRegisters ? 3 : 1;
@@ -339,29 +250,22 @@ void first_conv_weight_gradient_padded(int64_t cin, int64_t cout, int64_t height
         const T* from = gz + h * width * cout;
         int64_t o = 0;
         for (; o + large * lanes <= cout; o += large * lanes) {
-            first_gradient_group<T, Wide<T>, large, kernel_rows>(shape, rows, o, x, from, gpacked, gbias);
+            first_gradient_group<T, Wide<T>, large, kernel_rows>(shape, rows, o, x, from, gpacked);
         }
         if constexpr (large > 2) {
             for (; o + 2 * lanes <= cout; o += 2 * lanes) {
-                first_gradient_group<T, Wide<T>, 2, kernel_rows>(shape, rows, o, x, from, gpacked, gbias);
+                first_gradient_group<T, Wide<T>, 2, kernel_rows>(shape, rows, o, x, from, gpacked);
             }
         }
         if constexpr (lanes >= 8) {
             for (; o + lanes <= cout; o += lanes) {
-                first_gradient_group<T, Wide<T>, 1, 3>(shape, rows, o, x, from, gpacked, gbias);
+                first_gradient_group<T, Wide<T>, 1, 3>(shape, rows, o, x, from, gpacked);
             }
         }
         if constexpr (lanes > 8) {
-            for (; o < cout; o += 8) first_gradient_group<T, Lanes<T>, 1, 3>(shape, rows, o, x, from, gpacked, gbias);
+            for (; o < cout; o += 8) first_gradient_group<T, Lanes<T>, 1, 3>(shape, rows, o, x, from, gpacked);
         }
     }
-}
-
-template <class T>
-void first_conv_weight_gradient(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* x, const T* gz,
-                                T* scratch, T* gpacked, T* gbias) {
-    first_conv_pad(cin, height, width, x, scratch);
-    first_conv_weight_gradient_padded(cin, cout, height, width, static_cast<const T*>(scratch), gz, gpacked, gbias);
 }
 
 // ---- Input gradient ----

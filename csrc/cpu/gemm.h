@@ -178,12 +178,12 @@ void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_s
     }
 }
 
-// C [k, n] (+)= A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, at least one, in blocks of
+// C [k, n] += A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, at least one, in blocks of
 // kPackedDepth. B is packed here, panel by panel, on the stack. A is read across its rows, again for each panel: their
 // distance a_stride should not be a multiple of 512 bytes, see padded_stride.
 template <class T>
 void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
-                         T* c, int64_t c_stride, bool accumulate) {
+                         T* c, int64_t c_stride) {
     alignas(64) T panel[kPackedDepth * kPanel<T>];
     for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
         const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
@@ -202,7 +202,7 @@ void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t
             for (int64_t blocks = blocks_of(k); blocks > 0; --blocks) {
                 const int64_t height = next_height(k - first, blocks);
                 multiply_panel<T, true>(height, length, a + depth * a_stride + first, a_stride, panel,
-                                        c + first * c_stride + column, c_stride, columns, accumulate || depth > 0);
+                                        c + first * c_stride + column, c_stride, columns, true);
                 first += height;
             }
         }

@@ -41,10 +41,6 @@ constexpr bool kLinearManyRegisters = false;
 
 // ---- Packing ----
 
-inline int64_t linear_packed_size(int64_t classes, int64_t features) {
-    return classes * features;
-}
-
 template <class T>
 void pack_linear_weights(int64_t classes, int64_t channels, int64_t height, int64_t width, const T* weight, T* packed) {
     const int64_t pixels = height * width;
@@ -264,38 +260,35 @@ void linear_forward(int64_t n, int64_t features, int64_t classes, const T* f, co
     linear_dot(n, features, classes, f, packed, logits);
 }
 
-// gf (overwritten), gpacked and gbias (added to): each may be null and is skipped then. packed is needed for gf only, f
-// for gpacked only.
+// gf is overwritten; gpacked and gbias are added to, or both null and skipped.
 template <class T>
 void linear_backward(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* packed, const T* f, T* gf,
                      T* gpacked, T* gbias) {
-    if (gf) linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
-    if (gpacked) linear_combine(classes, features, n, glogits, int64_t(1), classes, f, true, gpacked);
-    if (gbias) {
-        for (int64_t m = 0; m < n; ++m) {
-            for (int64_t k = 0; k < classes; ++k) gbias[k] += glogits[m * classes + k];
-        }
+    linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
+    if (!gpacked) return;
+    linear_combine(classes, features, n, glogits, int64_t(1), classes, f, true, gpacked);
+    for (int64_t m = 0; m < n; ++m) {
+        for (int64_t k = 0; k < classes; ++k) gbias[k] += glogits[m * classes + k];
     }
 }
 
-// fdot, packeddot and biasdot may be null: nought.
+// biasdot may be null: nought.
 template <class T>
 void linear_forward_tangent(int64_t n, int64_t features, int64_t classes, const T* f, const T* fdot, const T* packed,
                             const T* packeddot, const T* biasdot, T* logitsdot) {
     for (int64_t m = 0; m < n; ++m) {
         for (int64_t k = 0; k < classes; ++k) logitsdot[m * classes + k] = biasdot ? biasdot[k] : T(0);
     }
-    if (fdot) linear_dot(n, features, classes, fdot, packed, logitsdot);
-    if (packeddot) linear_dot(n, features, classes, f, packeddot, logitsdot);
+    linear_dot(n, features, classes, fdot, packed, logitsdot);
+    linear_dot(n, features, classes, f, packeddot, logitsdot);
 }
 
-// gf (null: skip) and gfdot are overwritten; packeddot may be null: nought.
+// gfdot is overwritten.
 template <class T>
 void linear_backward_tangent(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* glogitsdot,
-                             const T* packed, const T* packeddot, T* gf, T* gfdot) {
-    if (gf) linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
+                             const T* packed, const T* packeddot, T* gfdot) {
     linear_combine(n, features, classes, glogitsdot, classes, int64_t(1), packed, false, gfdot);
-    if (packeddot) linear_combine(n, features, classes, glogits, classes, int64_t(1), packeddot, true, gfdot);
+    linear_combine(n, features, classes, glogits, classes, int64_t(1), packeddot, true, gfdot);
 }
 
 // ---- Softmax and cross-entropy ----
@@ -308,16 +301,10 @@ FASTDC_INLINE float linear_exp(float x) {
 FASTDC_INLINE double linear_exp(double x) {
     return __builtin_exp(x);
 }
-FASTDC_INLINE float linear_log(float x) {
-    return __builtin_logf(x);
-}
-FASTDC_INLINE double linear_log(double x) {
-    return __builtin_log(x);
-}
 
-// to = exp(row - maximum); returns the sum. A NaN may lose the comparisons, but not the exponential and the sum.
+// to = exp(row - its maximum); returns the sum. A NaN may lose the comparisons, but not the exponential and the sum.
 template <class T>
-FASTDC_INLINE T linear_exponentials(int64_t classes, const T* row, T* maximum, T* to) {
+FASTDC_INLINE T linear_exponentials(int64_t classes, const T* row, T* to) {
     T largest = row[0];
     for (int64_t k = 1; k < classes; ++k) largest = row[k] > largest ? row[k] : largest;
     T sum = 0;
@@ -325,23 +312,18 @@ FASTDC_INLINE T linear_exponentials(int64_t classes, const T* row, T* maximum, T
         to[k] = linear_exp(row[k] - largest);
         sum += to[k];
     }
-    *maximum = largest;
     return sum;
 }
 
-// Returns the sum of the losses times scale. glogits may not be logits.
+// glogits may not be logits.
 template <class T>
-T softmax_loss(int64_t n, int64_t classes, const T* logits, const int64_t* labels, T scale, T* glogits) {
-    double loss = 0;
+void loss_gradient(int64_t n, int64_t classes, const T* logits, const int64_t* labels, T scale, T* glogits) {
     for (int64_t m = 0; m < n; ++m, logits += classes, glogits += classes) {
-        T largest;
-        const T sum = linear_exponentials(classes, logits, &largest, glogits);
+        const T sum = linear_exponentials(classes, logits, glogits);
         const T factor = scale / sum;
         for (int64_t k = 0; k < classes; ++k) glogits[k] *= factor;
         glogits[labels[m]] -= scale;
-        loss += linear_log(sum) - (logits[labels[m]] - largest);
     }
-    return static_cast<T>(loss * scale);
 }
 
 // glogits += the gradient of the distillation of one image: see above. `classes` of each of `groups` groups.
@@ -361,10 +343,9 @@ void add_distillation_gradient(int64_t groups, const int64_t* classes, T tempera
 
 // The labels drop out of the derivative.
 template <class T>
-void softmax_tangent(int64_t n, int64_t classes, const T* logits, const T* logitsdot, T scale, T* glogitsdot) {
+void loss_gradient_tangent(int64_t n, int64_t classes, const T* logits, const T* logitsdot, T scale, T* glogitsdot) {
     for (int64_t m = 0; m < n; ++m, logits += classes, logitsdot += classes, glogitsdot += classes) {
-        T largest;
-        const T sum = linear_exponentials(classes, logits, &largest, glogitsdot);
+        const T sum = linear_exponentials(classes, logits, glogitsdot);
         T mean = 0;
         for (int64_t k = 0; k < classes; ++k) mean += glogitsdot[k] * logitsdot[k];
         mean /= sum;

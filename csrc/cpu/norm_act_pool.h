@@ -9,11 +9,9 @@
 // Norm        mean and var over                                        gamma, beta
 //     instance   H, W of each channel                                     [C]
 //     group      H, W and C / groups consecutive channels                 [C]
-//     layer      H, W, C                                                  [C, H, W], or [H, W, C]: affine_channels_last
+//     layer      H, W, C                                                  [H, W, C]
 //     batch      given (frozen_mean, frozen_var [C])                      [C]
 //     none       nothing: y = z                                           unused
-// Where gamma and beta are [C], null stands for ones and zeros; so do null tangents gammadot, betadot for zeros (any
-// norm).
 //
 // stats [stats_size]: what forward leaves for the others, by channel: mean, r, s = gamma r and beta (layer: s = r, beta
 // = 0). With these, d = z - mean and y = s d + beta. Every derivative below has been brought into this form, a few
@@ -135,7 +133,7 @@ void forward(const BlockShape& shape, const T* z, const T* gamma, const T* beta,
     });
 }
 
-// gz [H, W, C] from gp [H', W', C]; adds to ggamma and gbeta (each [affine_size] or null). gz may be z.
+// gz [H, W, C] from gp [H', W', C]; adds to ggamma and gbeta [affine_size], or both are null. gz may be z.
 // scratch [backward_scratch_size].
 template <class T>
 void backward(const BlockShape& shape, const T* z, const T* gamma, const T* beta, const T* stats, const T* gp, T* gz,
@@ -144,7 +142,7 @@ void backward(const BlockShape& shape, const T* z, const T* gamma, const T* beta
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        if (Map::affine != Affine::kFixed || (shape.norm == Norm::kBatch && (ggamma || gbeta))) {
+        if (Map::affine != Affine::kFixed || (shape.norm == Norm::kBatch && ggamma)) {
             using Read = Primal<T, Vector, Map::activation, reading(Map::affine)>;
             const Read read(shape, z, gamma, beta, stats);
             clear(scratch, 2 * shape.channels);
@@ -157,8 +155,8 @@ void backward(const BlockShape& shape, const T* z, const T* gamma, const T* beta
     });
 }
 
-// pdot [H', W', C] and tangent_stats [tangent_stats_size], along zdot [H, W, C], gammadot and betadot ([affine_size] or
-// null).
+// pdot [H', W', C] and tangent_stats [tangent_stats_size], along zdot [H, W, C], gammadot and betadot
+// [affine_size].
 template <class T>
 void forward_tangent(const BlockShape& shape, const T* z, const T* zdot, const T* gamma, const T* beta,
                      const T* gammadot, const T* betadot, const T* stats, T* pdot, T* tangent_stats) {
@@ -198,7 +196,7 @@ void backward_tangent(const BlockShape& shape, const T* z, const T* zdot, const 
 // Layer norm's parameters between torch's order and the map's
 // ---------------------------------------------------------------------------------------------------------------------
 
-// [C, positions] to [positions, C]: once per step, where affine_channels_last then serves all images.
+// [C, positions] to [positions, C]: once per step, and it serves all images.
 template <class T>
 void to_channels_last(const T* from, int64_t channels, int64_t positions, T* to) {
     for (int64_t first = 0; first < channels; first += 8) {  // 8 rows are read in order, and lines of `to` filled

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #define FASTDC_INLINE inline __attribute__((always_inline))
+#define FASTDC_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace fastdc {
 namespace {

@@ -106,78 +106,149 @@ struct WinogradPoints {
     static constexpr T gb0 = T(1 / nb_), gb1 = T(b_ / nb_), gb2 = T(b_ * b_ / nb_);
 };
 
-// The one-dimensional transforms, on vectors of channels. out = B^T d.
-template <class T, class Vector>
-FASTDC_INLINE void winograd_input(const Vector* d, Vector* out) {
+// The one-dimensional transforms, on vectors of channels: out [outputs] from in [inputs].
+
+// out = B^T in.
+template <class T>
+struct WinogradInput {
+    static constexpr int inputs = 6, outputs = 6;
     using P = WinogradPoints<T>;
-    const Vector even_a = d[4] - P::b2 * d[2], odd_a = d[3] - P::b2 * d[1];
-    const Vector even_b = d[4] - P::a2 * d[2], odd_b = d[3] - P::a2 * d[1];
-    out[0] = P::a2b2 * d[0] + (d[4] - P::a2_plus_b2 * d[2]);
-    out[1] = even_a + P::a * odd_a;
-    out[2] = even_a - P::a * odd_a;
-    out[3] = even_b + P::b * odd_b;
-    out[4] = even_b - P::b * odd_b;
-    out[5] = P::a2b2 * d[1] + (d[5] - P::a2_plus_b2 * d[3]);
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = in[4] - P::b2 * in[2], odd_a = in[3] - P::b2 * in[1];
+        const Vector even_b = in[4] - P::a2 * in[2], odd_b = in[3] - P::a2 * in[1];
+        out[0] = P::a2b2 * in[0] + (in[4] - P::a2_plus_b2 * in[2]);
+        out[1] = even_a + P::a * odd_a;
+        out[2] = even_a - P::a * odd_a;
+        out[3] = even_b + P::b * odd_b;
+        out[4] = even_b - P::b * odd_b;
+        out[5] = P::a2b2 * in[1] + (in[5] - P::a2_plus_b2 * in[3]);
+    }
+};
+
+// out = B in.
+template <class T>
+struct WinogradInputAdjoint {
+    static constexpr int inputs = 6, outputs = 6;
+    using P = WinogradPoints<T>;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = in[1] + in[2], odd_a = in[1] - in[2];
+        const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
+        out[0] = P::a2b2 * in[0];
+        out[1] = P::a2b2 * in[5] - P::ab2 * odd_a - P::a2b * odd_b;
+        out[2] = -P::a2_plus_b2 * in[0] - P::b2 * even_a - P::a2 * even_b;
+        out[3] = P::a * odd_a + P::b * odd_b - P::a2_plus_b2 * in[5];
+        out[4] = in[0] + even_a + even_b;
+        out[5] = in[5];
+    }
+};
+
+// out = A^T in.
+template <class T>
+struct WinogradOutput {
+    static constexpr int inputs = 6, outputs = 4;
+    using P = WinogradPoints<T>;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = in[1] + in[2], odd_a = in[1] - in[2];
+        const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
+        out[0] = in[0] + even_a + even_b;
+        out[1] = P::a * odd_a + P::b * odd_b;
+        out[2] = P::a2 * even_a + P::b2 * even_b;
+        out[3] = P::a3 * odd_a + (P::b3 * odd_b + in[5]);
+    }
+};
+
+// out = A in.
+template <class T>
+struct WinogradOutputAdjoint {
+    static constexpr int inputs = 4, outputs = 6;
+    using P = WinogradPoints<T>;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = in[0] + P::a2 * in[2], odd_a = in[1] + P::a2 * in[3];
+        const Vector even_b = in[0] + P::b2 * in[2], odd_b = in[1] + P::b2 * in[3];
+        out[0] = in[0];
+        out[1] = even_a + P::a * odd_a;
+        out[2] = even_a - P::a * odd_a;
+        out[3] = even_b + P::b * odd_b;
+        out[4] = even_b - P::b * odd_b;
+        out[5] = in[3];
+    }
+};
+
+// out = G in.
+template <class T>
+struct WinogradWeights {
+    static constexpr int inputs = 3, outputs = 6;
+    using P = WinogradPoints<T>;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = P::ga0 * in[0] + P::ga2 * in[2];
+        const Vector even_b = P::gb0 * in[0] + P::gb2 * in[2];
+        out[0] = P::g0 * in[0];
+        out[1] = even_a + P::ga1 * in[1];
+        out[2] = even_a - P::ga1 * in[1];
+        out[3] = even_b + P::gb1 * in[1];
+        out[4] = even_b - P::gb1 * in[1];
+        out[5] = in[2];
+    }
+};
+
+// out = G^T in.
+template <class T>
+struct WinogradWeightsAdjoint {
+    static constexpr int inputs = 6, outputs = 3;
+    using P = WinogradPoints<T>;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        const Vector even_a = in[1] + in[2], odd_a = in[1] - in[2];
+        const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
+        out[0] = P::g0 * in[0] + P::ga0 * even_a + P::gb0 * even_b;
+        out[1] = P::ga1 * odd_a + P::gb1 * odd_b;
+        out[2] = P::ga2 * even_a + (P::gb2 * even_b + in[5]);
+    }
+};
+
+// The transform of a square along both axes: first of its lines, then across what these become. read(l, line) fills in
+// line l of the square, [inputs]; write(l, line) takes line l of the result along the other axis, [outputs].
+template <class Transform, class Vector, class Read, class Write>
+FASTDC_INLINE void transform_square(Read read, Write write) {
+    constexpr int inputs = Transform::inputs, outputs = Transform::outputs;
+    Vector half[inputs][outputs];
+#pragma GCC unroll 1
+    for (int l = 0; l < inputs; ++l) {
+        Vector line[inputs];
+        read(l, line);
+        Transform::apply(line, half[l]);
+    }
+#pragma GCC unroll 1
+    for (int l = 0; l < outputs; ++l) {
+        Vector line[inputs], result[outputs];
+#pragma GCC unroll 6
+        for (int i = 0; i < inputs; ++i) line[i] = half[i][l];
+        Transform::apply(line, result);
+        write(l, result);
+    }
 }
-// out = B p.
+
+// Column j of a transformed tile, whose 36 elements lie in as many planes, `plane` elements apart.
 template <class T, class Vector>
-FASTDC_INLINE void winograd_input_adjoint(const Vector* p, Vector* out) {
-    using P = WinogradPoints<T>;
-    const Vector even_a = p[1] + p[2], odd_a = p[1] - p[2];
-    const Vector even_b = p[3] + p[4], odd_b = p[3] - p[4];
-    out[0] = P::a2b2 * p[0];
-    out[1] = P::a2b2 * p[5] - P::ab2 * odd_a - P::a2b * odd_b;
-    out[2] = -P::a2_plus_b2 * p[0] - P::b2 * even_a - P::a2 * even_b;
-    out[3] = P::a * odd_a + P::b * odd_b - P::a2_plus_b2 * p[5];
-    out[4] = p[0] + even_a + even_b;
-    out[5] = p[5];
+FASTDC_INLINE void load_column(const T* from, int64_t plane, int j, Vector* column) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kWinogradWindow; ++i) column[i] = load<Vector>(from + (i * kWinogradWindow + j) * plane);
 }
-// out = A^T m.
 template <class T, class Vector>
-FASTDC_INLINE void winograd_output(const Vector* m, Vector* out) {
-    using P = WinogradPoints<T>;
-    const Vector even_a = m[1] + m[2], odd_a = m[1] - m[2];
-    const Vector even_b = m[3] + m[4], odd_b = m[3] - m[4];
-    out[0] = m[0] + even_a + even_b;
-    out[1] = P::a * odd_a + P::b * odd_b;
-    out[2] = P::a2 * even_a + P::b2 * even_b;
-    out[3] = P::a3 * odd_a + (P::b3 * odd_b + m[5]);
-}
-// out = A y.
-template <class T, class Vector>
-FASTDC_INLINE void winograd_output_adjoint(const Vector* y, Vector* out) {
-    using P = WinogradPoints<T>;
-    const Vector even_a = y[0] + P::a2 * y[2], odd_a = y[1] + P::a2 * y[3];
-    const Vector even_b = y[0] + P::b2 * y[2], odd_b = y[1] + P::b2 * y[3];
-    out[0] = y[0];
-    out[1] = even_a + P::a * odd_a;
-    out[2] = even_a - P::a * odd_a;
-    out[3] = even_b + P::b * odd_b;
-    out[4] = even_b - P::b * odd_b;
-    out[5] = y[3];
-}
-// out = G w.
-template <class T, class Vector>
-FASTDC_INLINE void winograd_weights(const Vector* w, Vector* out) {
-    using P = WinogradPoints<T>;
-    const Vector even_a = P::ga0 * w[0] + P::ga2 * w[2];
-    const Vector even_b = P::gb0 * w[0] + P::gb2 * w[2];
-    out[0] = P::g0 * w[0];
-    out[1] = even_a + P::ga1 * w[1];
-    out[2] = even_a - P::ga1 * w[1];
-    out[3] = even_b + P::gb1 * w[1];
-    out[4] = even_b - P::gb1 * w[1];
-    out[5] = w[2];
-}
-// out = G^T u.
-template <class T, class Vector>
-FASTDC_INLINE void winograd_weights_adjoint(const Vector* u, Vector* out) {
-    using P = WinogradPoints<T>;
-    const Vector even_a = u[1] + u[2], odd_a = u[1] - u[2];
-    const Vector even_b = u[3] + u[4], odd_b = u[3] - u[4];
-    out[0] = P::g0 * u[0] + P::ga0 * even_a + P::gb0 * even_b;
-    out[1] = P::ga1 * odd_a + P::gb1 * odd_b;
-    out[2] = P::ga2 * even_a + (P::gb2 * even_b + u[5]);
+FASTDC_INLINE void store_column(T* to, int64_t plane, int j, const Vector* column) {
+#pragma GCC unroll 6
+    for (int i = 0; i < kWinogradWindow; ++i) store(to + (i * kWinogradWindow + j) * plane, column[i]);
 }
 
 // Channels that a tile is worked on at a time, so that the pixels outside the map can be read from one row of zeros and
@@ -189,200 +260,124 @@ struct WinogradZeros {
     alignas(64) static constexpr T values[kWinogradChunk] = {};
 };
 
-// Addresses of the size x size pixels from (top, left) of a map [height, width, channels], or outside.
+// What the walk below comes to: the pixels of a tile, or of the window around it, and some of their channels.
 template <int size, class T>
-FASTDC_INLINE void winograd_pixels(T* map, int64_t height, int64_t width, int64_t channels, int64_t top, int64_t left,
-                                   T* outside, T** pixels) {
-    for (int64_t i = 0; i < size; ++i) {
-        const bool row_inside = top + i >= 0 && top + i < height;
-        for (int64_t j = 0; j < size; ++j) {
-            const bool inside = row_inside && left + j >= 0 && left + j < width;
-            pixels[i * size + j] = inside ? map + ((top + i) * width + left + j) * channels : outside;
-        }
-    }
-}
+struct WinogradPatch {
+    T* pixels[size * size];  // at the first of the channels
+    int64_t row, column;     // of the tile, in tiles
+    int64_t place;           // of the tile and its first channel in every plane
+    int64_t channel, count;  // the first of the channels, and how many
+};
 
-// Calls call(image, tile row, tile column, tile number, first channel, end of channels) for every tile and chunk.
-template <class Call>
-FASTDC_INLINE void for_winograd_tiles(const WinogradShape& shape, int64_t channels, Call call) {
-    const int64_t tile_rows = shape.tile_rows(), tile_columns = shape.tile_columns();
-    int64_t tile = 0;
-    for (int64_t image = 0; image < shape.images; ++image) {
-        for (int64_t row = 0; row < tile_rows; ++row) {
-            for (int64_t column = 0; column < tile_columns; ++column, ++tile) {
-                for (int64_t chunk = 0; chunk < channels; chunk += kWinogradChunk) {
-                    call(image, row, column, tile, chunk,
-                         channels - chunk < kWinogradChunk ? channels - chunk : kWinogradChunk);
+// Calls visit(patch) for every tile and chunk of channels of a map [images, height, width, channels], in raster order;
+// pixels outside the map are at `outside`.
+template <int size, class T, class Visit>
+FASTDC_INLINE void for_winograd_patches(const WinogradShape& shape, int64_t channels, T* map, T* outside, Visit visit) {
+    constexpr int64_t margin = (size - kWinogradTile) / 2;
+    const int64_t tile_rows = shape.tile_rows(), tile_columns = shape.tile_columns(), height = shape.height,
+                  width = shape.width;
+    WinogradPatch<size, T> patch;
+    int64_t place = 0;
+    for (int64_t image = 0; image < shape.images; ++image, map += height * width * channels) {
+        for (patch.row = 0; patch.row < tile_rows; ++patch.row) {
+            for (patch.column = 0; patch.column < tile_columns; ++patch.column, place += padded_stride<T>(channels)) {
+                const int64_t top = patch.row * kWinogradTile - margin, left = patch.column * kWinogradTile - margin;
+                for (patch.channel = 0; patch.channel < channels; patch.channel += kWinogradChunk) {
+                    const int64_t rest = channels - patch.channel;
+                    patch.count = rest < kWinogradChunk ? rest : kWinogradChunk;
+                    patch.place = place + patch.channel;
+                    for (int64_t i = 0; i < size; ++i) {
+                        const bool row_inside = top + i >= 0 && top + i < height;
+                        for (int64_t j = 0; j < size; ++j) {
+                            const bool inside = row_inside && left + j >= 0 && left + j < width;
+                            patch.pixels[i * size + j] =
+                                inside ? map + ((top + i) * width + left + j) * channels + patch.channel : outside;
+                        }
+                    }
+                    visit(patch);
                 }
             }
         }
     }
 }
 
-template <class Vector, class T>
-void transform_input_lanes(const WinogradShape& shape, const T* x, T* v) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.in_channels, stride = padded_stride<T>(channels),
-                  plane = plane_size<T>(shape.tiles(), channels);
-    for_winograd_tiles(shape, channels,
-                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
-                           __attribute__((always_inline)) {
-                               const T* from[kWinogradProducts];
-                               winograd_pixels<kWinogradWindow, const T>(
-                                   x + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
-                                   channels, row * kWinogradTile - 1, column * kWinogradTile - 1,
-                                   WinogradZeros<T>::values, from);
-                               T* to = v + tile * stride + chunk;
-                               for (int64_t c = 0; c < count; c += lanes) {
-                                   Vector half[6][6];
-#pragma GCC unroll 1
-                                   for (int i = 0; i < 6; ++i) {
-                                       Vector pixels[6];
+// Planes from a map, by the transform of the patch around each tile.
+template <template <class> class Transform, class Vector, class T>
+void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map, T* planes) {
+    constexpr int lanes = sizeof(Vector) / sizeof(T), size = Transform<T>::inputs;
+    const int64_t plane = plane_size<T>(shape.tiles(), channels);
+    const auto visit = [=](const WinogradPatch<size, const T>& patch) FASTDC_INLINE_LAMBDA {
+        for (int64_t c = 0; c < patch.count; c += lanes) {
+            const auto read = [&](int i, Vector* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 6
-                                       for (int j = 0; j < 6; ++j) pixels[j] = load<Vector>(from[i * 6 + j] + c);
-                                       winograd_input<T>(pixels, half[i]);
-                                   }
-#pragma GCC unroll 1
-                                   for (int j = 0; j < 6; ++j) {
-                                       Vector in[6], out[6];
-#pragma GCC unroll 6
-                                       for (int i = 0; i < 6; ++i) in[i] = half[i][j];
-                                       winograd_input<T>(in, out);
-#pragma GCC unroll 6
-                                       for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane + c, out[i]);
-                                   }
-                               }
-                           });
+                for (int j = 0; j < size; ++j) line[j] = load<Vector>(patch.pixels[i * size + j] + c);
+            };
+            const auto write = [&](int j, const Vector* line)
+                                   FASTDC_INLINE_LAMBDA { store_column(planes + patch.place + c, plane, j, line); };
+            transform_square<Transform<T>, Vector>(read, write);
+        }
+    };
+    for_winograd_patches<size>(shape, channels, map, WinogradZeros<T>::values, visit);
 }
 
 template <class Vector, class T>
 void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.out_channels, stride = padded_stride<T>(channels),
-                  plane = plane_size<T>(shape.tiles(), channels);
+    constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradTile;
+    const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
-    for_winograd_tiles(shape, channels,
-                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk, int64_t count)
-                           __attribute__((always_inline)) {
-                               T* to[kWinogradTile * kWinogradTile];
-                               winograd_pixels<kWinogradTile, T>(
-                                   y + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
-                                   channels, row * kWinogradTile, column * kWinogradTile, outside, to);
-                               const T* from = m + tile * stride + chunk;
-                               for (int64_t c = 0; c < count; c += lanes) {
-                                   Vector half[6][4];
-#pragma GCC unroll 1
-                                   for (int j = 0; j < 6; ++j) {
-                                       Vector in[6];
-#pragma GCC unroll 6
-                                       for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane + c);
-                                       winograd_output<T>(in, half[j]);
-                                   }
-                                   const Vector start = bias != nullptr ? load<Vector>(bias + chunk + c) : Vector{};
-#pragma GCC unroll 1
-                                   for (int i = 0; i < 4; ++i) {
-                                       Vector in[6], out[4];
-#pragma GCC unroll 6
-                                       for (int j = 0; j < 6; ++j) in[j] = half[j][i];
-                                       winograd_output<T>(in, out);
+    const auto visit = [=](const WinogradPatch<size, T>& patch) FASTDC_INLINE_LAMBDA {
+        for (int64_t c = 0; c < patch.count; c += lanes) {
+            const Vector start = bias != nullptr ? load<Vector>(bias + patch.channel + c) : Vector{};
+            const auto read = [&](int j, Vector* line)
+                                  FASTDC_INLINE_LAMBDA { load_column(m + patch.place + c, plane, j, line); };
+            const auto write = [&](int i, const Vector* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 4
-                                       for (int j = 0; j < 4; ++j) store(to[i * 4 + j] + c, out[j] + start);
-                                   }
-                               }
-                           });
-}
-
-template <class Vector, class T>
-void transform_output_adjoint_lanes(const WinogradShape& shape, const T* gy, T* gm) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.out_channels, stride = padded_stride<T>(channels),
-                  plane = plane_size<T>(shape.tiles(), channels);
-    for_winograd_tiles(shape, channels,
-                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
-                           int64_t count) __attribute__((always_inline)) {
-                           const T* from[kWinogradTile * kWinogradTile];
-                           winograd_pixels<kWinogradTile, const T>(
-                               gy + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
-                               channels, row * kWinogradTile, column * kWinogradTile, WinogradZeros<T>::values, from);
-                           T* to = gm + tile * stride + chunk;
-                           for (int64_t c = 0; c < count; c += lanes) {
-                               Vector half[4][6];
-#pragma GCC unroll 1
-                               for (int i = 0; i < 4; ++i) {
-                                   Vector pixels[4];
-#pragma GCC unroll 4
-                                   for (int j = 0; j < 4; ++j) pixels[j] = load<Vector>(from[i * 4 + j] + c);
-                                   winograd_output_adjoint<T>(pixels, half[i]);
-                               }
-#pragma GCC unroll 1
-                               for (int j = 0; j < 6; ++j) {
-                                   Vector in[4], out[6];
-#pragma GCC unroll 4
-                                   for (int i = 0; i < 4; ++i) in[i] = half[i][j];
-                                   winograd_output_adjoint<T>(in, out);
-#pragma GCC unroll 6
-                                   for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane + c, out[i]);
-                               }
-                           }
-                       });
+                for (int j = 0; j < size; ++j) store(patch.pixels[i * size + j] + c, line[j] + start);
+            };
+            transform_square<WinogradOutput<T>, Vector>(read, write);
+        }
+    };
+    for_winograd_patches<size>(shape, channels, y, outside, visit);
 }
 
 template <class Vector, class T>
 void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
-    const int64_t channels = shape.in_channels, stride = padded_stride<T>(channels),
-                  plane = plane_size<T>(shape.tiles(), channels);
+    constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradWindow;
+    const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
-    for_winograd_tiles(shape, channels,
-                       [&](int64_t image, int64_t row, int64_t column, int64_t tile, int64_t chunk,
-                           int64_t count) __attribute__((always_inline)) {
-                           T* to[kWinogradProducts];
-                           winograd_pixels<kWinogradWindow, T>(
-                               gx + image * shape.height * shape.width * channels + chunk, shape.height, shape.width,
-                               channels, row * kWinogradTile - 1, column * kWinogradTile - 1, outside, to);
-                           // Windows overlap by two pixels. In raster order a pixel has been written before by a tile
-                           // above it if it lies in the first two rows of the window, by the tile to the left if in the
-                           // first two columns, and else never.
-                           const T* before[kWinogradProducts];
-                           for (int i = 0; i < 6; ++i) {
-                               for (int j = 0; j < 6; ++j) {
-                                   const bool written = (i < 2 && row > 0) || (j < 2 && column > 0);
-                                   before[i * 6 + j] =
-                                       written && to[i * 6 + j] != outside ? to[i * 6 + j] : WinogradZeros<T>::values;
-                               }
-                           }
-                           const T* from = gv + tile * stride + chunk;
-                           for (int64_t c = 0; c < count; c += lanes) {
-                               Vector half[6][6];
-#pragma GCC unroll 1
-                               for (int j = 0; j < 6; ++j) {
-                                   Vector in[6];
+    const auto visit = [&](const WinogradPatch<size, T>& patch) FASTDC_INLINE_LAMBDA {
+        // Windows overlap by two pixels. In raster order a pixel has been written before by a tile above it if it lies
+        // in the first two rows of the window, by the tile to the left if in the first two columns, and else never.
+        const T* before[size * size];
+        for (int i = 0; i < size; ++i) {
+            for (int j = 0; j < size; ++j) {
+                const bool written = (i < 2 && patch.row > 0) || (j < 2 && patch.column > 0);
+                const T* pixel = patch.pixels[i * size + j];
+                before[i * size + j] = written && pixel != outside ? pixel : WinogradZeros<T>::values;
+            }
+        }
+        for (int64_t c = 0; c < patch.count; c += lanes) {
+            const auto read = [&](int j, Vector* line)
+                                  FASTDC_INLINE_LAMBDA { load_column(gv + patch.place + c, plane, j, line); };
+            const auto write = [&](int i, Vector* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 6
-                                   for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane + c);
-                                   winograd_input_adjoint<T>(in, half[j]);
-                               }
-#pragma GCC unroll 1
-                               for (int i = 0; i < 6; ++i) {
-                                   Vector in[6], out[6];
+                for (int j = 0; j < size; ++j) line[j] += load<Vector>(before[i * size + j] + c);
 #pragma GCC unroll 6
-                                   for (int j = 0; j < 6; ++j) in[j] = half[j][i];
-                                   winograd_input_adjoint<T>(in, out);
-#pragma GCC unroll 6
-                                   for (int j = 0; j < 6; ++j) out[j] += load<Vector>(before[i * 6 + j] + c);
-#pragma GCC unroll 6
-                                   for (int j = 0; j < 6; ++j) store(to[i * 6 + j] + c, out[j]);
-                               }
-                           }
-                       });
+                for (int j = 0; j < size; ++j) store(patch.pixels[i * size + j] + c, line[j]);
+            };
+            transform_square<WinogradInputAdjoint<T>, Vector>(read, write);
+        }
+    };
+    for_winograd_patches<size>(shape, channels, gx, outside, visit);
 }
 
 // v [36][tiles, in_channels] = B^T x B.
 template <class T>
 void transform_input(const WinogradShape& shape, const T* x, T* v) {
     if (shape.in_channels % kWide<T> == 0) {
-        transform_input_lanes<Wide<T>>(shape, x, v);
+        transform_to_planes<WinogradInput, Wide<T>>(shape, shape.in_channels, x, v);
     } else {
-        transform_input_lanes<Lanes<T>>(shape, x, v);
+        transform_to_planes<WinogradInput, Lanes<T>>(shape, shape.in_channels, x, v);
     }
 }
 // y = A^T m A + bias, m [36][tiles, out_channels]; bias may be null.
@@ -398,9 +393,9 @@ void transform_output(const WinogradShape& shape, const T* m, const T* bias, T* 
 template <class T>
 void transform_output_adjoint(const WinogradShape& shape, const T* gy, T* gm) {
     if (shape.out_channels % kWide<T> == 0) {
-        transform_output_adjoint_lanes<Wide<T>>(shape, gy, gm);
+        transform_to_planes<WinogradOutputAdjoint, Wide<T>>(shape, shape.out_channels, gy, gm);
     } else {
-        transform_output_adjoint_lanes<Lanes<T>>(shape, gy, gm);
+        transform_to_planes<WinogradOutputAdjoint, Lanes<T>>(shape, shape.out_channels, gy, gm);
     }
 }
 // gx = B gv B^T, gv [36][tiles, in_channels], windows added where they overlap; overwrites gx.
@@ -424,15 +419,13 @@ void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T
     }
 }
 
-// du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout], for the planes first <= plane < last; without
-// accumulate, du is overwritten. rows >= 1.
+// du [36][cin, cout] += v^T gm, v [36][rows, cin], gm [36][rows, cout]. rows >= 1.
 template <class T>
-void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du,
-                                bool accumulate = true, int first = 0, int last = kWinogradProducts) {
-    for (int64_t plane = first; plane < last; ++plane) {
+void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du) {
+    for (int64_t plane = 0; plane < kWinogradProducts; ++plane) {
         multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin), padded_stride<T>(cin),
                             gm + plane * plane_size<T>(rows, cout), padded_stride<T>(cout),
-                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout), accumulate);
+                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout));
     }
 }
 
@@ -523,22 +516,13 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
             }
             for (int64_t r = 0; r < count; ++r) {
                 T* to = packed + panel * k + (row + r) * width + (column - panel);
-                Wide<T> half[3][6];
-#pragma GCC unroll 1
-                for (int i = 0; i < 3; ++i) {
-                    Wide<T> in[3];
+                const auto read = [&](int i, Wide<T>* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 3
-                    for (int j = 0; j < 3; ++j) in[j] = load<Wide<T>>(gathered[r][i * 3 + j]);
-                    winograd_weights<T>(in, half[i]);
-                }
-#pragma GCC unroll 1
-                for (int j = 0; j < 6; ++j) {
-                    const Wide<T> in[3] = {half[0][j], half[1][j], half[2][j]};
-                    Wide<T> out[6];
-                    winograd_weights<T>(in, out);
-#pragma GCC unroll 6
-                    for (int i = 0; i < 6; ++i) store(to + (i * 6 + j) * plane, out[i]);
-                }
+                    for (int j = 0; j < 3; ++j) line[j] = load<Wide<T>>(gathered[r][i * 3 + j]);
+                };
+                const auto write = [&](int j, const Wide<T>* line)
+                                       FASTDC_INLINE_LAMBDA { store_column(to, plane, j, line); };
+                transform_square<WinogradWeights<T>, Wide<T>>(read, write);
             }
         }
     }
@@ -562,23 +546,12 @@ void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* 
             const int64_t count = cin - row < kWinogradGather ? cin - row : kWinogradGather;
             for (int64_t r = 0; r < count; ++r) {
                 const T* from = du + (row + r) * padded_stride<T>(cout) + column;
-                Vector half[6][3];
-#pragma GCC unroll 1
-                for (int j = 0; j < 6; ++j) {
-                    Vector in[6];
-#pragma GCC unroll 6
-                    for (int i = 0; i < 6; ++i) in[i] = load<Vector>(from + (i * 6 + j) * plane);
-                    winograd_weights_adjoint<T>(in, half[j]);
-                }
-#pragma GCC unroll 1
-                for (int i = 0; i < 3; ++i) {
-                    Vector in[6], out[3];
-#pragma GCC unroll 6
-                    for (int j = 0; j < 6; ++j) in[j] = half[j][i];
-                    winograd_weights_adjoint<T>(in, out);
+                const auto read = [&](int j, Vector* line) FASTDC_INLINE_LAMBDA { load_column(from, plane, j, line); };
+                const auto write = [&](int i, const Vector* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 3
-                    for (int j = 0; j < 3; ++j) store(gathered[r][i * 3 + j], out[j]);
-                }
+                    for (int j = 0; j < 3; ++j) store(gathered[r][i * 3 + j], line[j]);
+                };
+                transform_square<WinogradWeightsAdjoint<T>, Vector>(read, write);
             }
             for (int64_t r = 0; r < count; ++r) {
                 scatter_weights<lanes>(gathered[r], gw + (column * cin + row + r) * 9, 9 * cin);

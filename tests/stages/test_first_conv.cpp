@@ -39,6 +39,16 @@ static double dot(const std::vector<T>& a, const std::vector<T>& b) {
     return s;
 }
 
+// x [cin, H, W] with a frame of zeros.
+template <class T>
+static std::vector<T> framed(const std::vector<T>& x, int64_t cin, int64_t H, int64_t W) {
+    std::vector<T> padded(first_padded_size(cin, H, W));
+    for (int64_t i = 0; i < cin; ++i)
+        for (int64_t h = 0; h < H; ++h)
+            for (int64_t w = 0; w < W; ++w) padded[(i * (H + 2) + h + 1) * (W + 2) + w + 1] = x[(i * H + h) * W + w];
+    return padded;
+}
+
 template <class T>
 static double worst_forward = 0;
 template <class T>
@@ -50,13 +60,12 @@ static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double toleran
     const int64_t pixels = H * W;
     auto x = random_values<T>(cin * pixels), w = random_values<T>(cout * cin * 9), bias = random_values<T>(cout);
     auto gz = random_values<T>(pixels * cout);
-    std::vector<double> z(pixels * cout), gw(w.size()), gb(cout), gx(x.size());
+    std::vector<double> z(pixels * cout), gw(w.size()), gx(x.size());
     for (int64_t h = 0; h < H; ++h)
         for (int64_t v = 0; v < W; ++v)
             for (int64_t o = 0; o < cout; ++o) {
                 double s = bias[o];
                 const double g = gz[(h * W + v) * cout + o];
-                gb[o] += g;
                 for (int64_t i = 0; i < cin; ++i)
                     for (int64_t a = 0; a < 3; ++a)
                         for (int64_t b = 0; b < 3; ++b) {
@@ -69,7 +78,8 @@ static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double toleran
                         }
                 z[(h * W + v) * cout + o] = s;
             }
-    std::vector<T> packed(first_packed_size(cin, cout)), scratch(first_scratch_size<T>(cin, H, W));
+    const auto padded = framed(x, cin, H, W);
+    std::vector<T> packed(first_packed_size(cin, cout)), scratch(first_row_size<T>(W));
     pack_first_weights(cin, cout, w.data(), packed.data());
     std::vector<T> out(z.size(), NAN);
     auto check = [&](const char* name, double error, double& worst) {
@@ -79,31 +89,23 @@ static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double toleran
             std::exit(1);
         }
     };
-    first_conv_forward<T>(cin, cout, H, W, x.data(), packed.data(), bias.data(), scratch.data(), out.data());
+    first_conv_forward<T>(cin, cout, H, W, padded.data(), packed.data(), bias.data(), out.data());
     check("forward", difference(out, z), worst_forward<T>);
-    // z + conv without bias: 2 z - bias.
-    first_conv_forward_add<T>(cin, cout, H, W, x.data(), packed.data(), nullptr, scratch.data(), out.data());
-    auto z2 = z;
-    for (size_t i = 0; i < z.size(); ++i) z2[i] = 2 * z[i] - bias[i % cout];
-    check("forward_add", difference(out, z2), worst_forward<T>);
     std::vector<T> linear(z.size(), NAN);
-    first_conv_forward<T>(cin, cout, H, W, x.data(), packed.data(), nullptr, scratch.data(), linear.data());
+    first_conv_forward<T>(cin, cout, H, W, padded.data(), packed.data(), nullptr, linear.data());
 
-    auto gpacked = random_values<T>(packed.size()), gbias = random_values<T>(cout), gw0 = random_values<T>(w.size());
-    auto start = gpacked, start_bias = gbias;
-    first_conv_weight_gradient<T>(cin, cout, H, W, x.data(), gz.data(), scratch.data(), gpacked.data(), gbias.data());
+    auto gpacked = random_values<T>(packed.size()), gw0 = random_values<T>(w.size());
+    auto start = gpacked;
+    first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), gz.data(), gpacked.data());
     auto gw_out = gw0;
     unpack_first_weights(cin, cout, gpacked.data(), gw_out.data());
     auto gw_want = gw;
     for (int64_t o = 0; o < cout; ++o)
         for (int64_t t = 0; t < cin * 9; ++t)
             gw_want[o * cin * 9 + t] += (double)start[t * cout + o] + gw0[o * cin * 9 + t];
-    auto gb_want = gb;
-    for (int64_t o = 0; o < cout; ++o) gb_want[o] += start_bias[o];
     check("weight gradient", difference(gw_out, gw_want), worst_weight<T>);
-    check("bias gradient", difference(gbias, gb_want), worst_weight<T>);
     std::vector<T> pure(packed.size());
-    first_conv_weight_gradient<T>(cin, cout, H, W, x.data(), gz.data(), scratch.data(), pure.data(), nullptr);
+    first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), gz.data(), pure.data());
 
     std::vector<T> gx_out(x.size(), NAN);
     first_conv_input_gradient<T>(cin, cout, H, W, gz.data(), packed.data(), false, scratch.data(), gx_out.data());
@@ -184,26 +186,20 @@ static void bench(const char* name) {
         auto x = random_values<T>(cin * H * W), bias = random_values<T>(cout);
         auto pv = random_values<T>(cin * 9 * cout + 64), zv = random_values<T>(H * W * cout + 64), gv = pv;
         T *packed = align(pv), *z = align(zv), *gp = align(gv);
-        std::vector<T> scratch(first_scratch_size<T>(cin, H, W)), gb(cout), gx(x.size());
+        std::vector<T> scratch(first_row_size<T>(W)), gx(x.size());
+        const auto padded = framed(x, cin, H, W);
         const double flops = 2.0 * 9 * cin * cout * H * W * 1e-9;
         const double a = flops / best_seconds([&] {
-                             first_conv_forward<T>(cin, cout, H, W, x.data(), packed, bias.data(), scratch.data(), z);
-                         });
-        const double d = flops / best_seconds([&] {
-                             first_conv_forward_add<T>(cin, cout, H, W, x.data(), packed, nullptr, scratch.data(), z);
+                             first_conv_forward<T>(cin, cout, H, W, padded.data(), packed, bias.data(), z);
                          });
         for (int64_t i = 0; i < H * W * cout; ++i) z[i] = static_cast<T>(uniform());
-        const double b = flops / best_seconds([&] {
-                             first_conv_weight_gradient<T>(cin, cout, H, W, x.data(), z, scratch.data(), gp, gb.data());
-                         });
+        const double b =
+            flops / best_seconds([&] { first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), z, gp); });
         const double c = flops / best_seconds([&] {
                              first_conv_input_gradient<T>(cin, cout, H, W, z, packed, false, scratch.data(), gx.data());
                          });
-        std::printf(
-            "  %dx%dx%d -> %3d: forward %6.1f (%2.0f%%)  add %6.1f (%2.0f%%)  weight %6.1f (%2.0f%%)  "
-            "input %6.1f (%2.0f%%)\n",
-            (int)H, (int)W, (int)cin, (int)cout, a, 100 * a / top, d, 100 * d / top, b, 100 * b / top, c,
-            100 * c / top);
+        std::printf("  %dx%dx%d -> %3d: forward %6.1f (%2.0f%%)  weight %6.1f (%2.0f%%)  input %6.1f (%2.0f%%)\n",
+                    (int)H, (int)W, (int)cin, (int)cout, a, 100 * a / top, b, 100 * b / top, c, 100 * c / top);
     }
 }
 
