@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import noise_data
 from torch import Tensor, nn
 
 import fastdc
@@ -28,28 +29,15 @@ from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.models import build
 from fastdc.training.by_batch import Batch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MODEL = "convnet:width=8,depth=1"
 OPTIONS: dict[str, Any] = {"model": MODEL, "epochs": 1, "fine_tuning_epochs": 1, "scenario": "class", "progress": False}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def digits() -> list[tuple[ImageData, ImageData]]:
     """Three stages: 0 to 2, 3 to 6, 7 to 9."""
     return split_classes(*fastdc.load_dataset("digits"), 3)
-
-
-def some_data(classes: int = 2, channels: int = 1, side: int = 8, each: int = 4, seed: int = 0) -> ImageData:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(256, (classes * each, channels, side, side), generator=generator, dtype=torch.uint8)
-    return ImageData.of(images, torch.arange(classes * each) % classes)
 
 
 # stages
@@ -79,7 +67,7 @@ def test_the_same_classes_keep_their_numbers() -> None:
 
 
 def test_stages_are_brought_to_one_form() -> None:
-    small, large = some_data(side=8), some_data(channels=3, side=12, seed=1)
+    small, large = noise_data((4, 4)), noise_data((4, 4), 3, 12, seed=1)
     first, second = as_stages([(small, small), (large, large)], "task")
     assert first.train.images.shape == (8, 3, 12, 12)
     assert torch.equal(first.train.images[:, 0], first.train.images[:, 2])  # grey is repeated
@@ -246,8 +234,8 @@ def test_whoever_collects_the_results_makes_no_memory(digits: Any, tmp_path: Pat
 
 
 def test_stages_with_the_same_classes(tmp_path: Path) -> None:
-    train, test = some_data(3, 1, 8, 20), some_data(3, 1, 8, 5, seed=1)
-    coloured = some_data(3, 3, 10, 20, seed=2)
+    train, test = noise_data((20, 20, 20)), noise_data((5, 5, 5), seed=1)
+    coloured = noise_data((20, 20, 20), 3, 10, seed=2)
     result = continual_learning([(train, test), (coloured, coloured)], "random", 2, **OPTIONS | {"scenario": "task"}, out=tmp_path)
     assert [len(accuracies) for accuracies in result.accuracies[0]] == [1, 2]
     memory = CondensedDataset.load(tmp_path / "runs" / "random-seed0" / "memory2" / "condensed.safetensors")
@@ -361,8 +349,8 @@ def test_bad_input_gets_a_sentence(digits: Any, stages: Any, changes: dict[str, 
 
 
 def test_a_test_set_of_another_kind_is_refused() -> None:
-    data = some_data()
-    for other in (some_data(3), some_data(2, 3), some_data(2, 1, 10)):
+    data = noise_data((4, 4))
+    for other in (noise_data((4, 4, 4)), noise_data((4, 4), 3), noise_data((4, 4), side=10)):
         with pytest.raises(DataError, match="the test set of stage 2 has"):
             continual_learning([(data, data), (data, other)], "random", **OPTIONS)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import INSTRUCTION_SETS
+from helpers import INSTRUCTION_SETS, needs_extension, run_apart
 
 from fastdc.runtime import compiled
 
-pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
+pytestmark = needs_extension
 
 CLASSES, SIZE = 2, 12
 METRICS = ("layerwise_cosine", "cosine", "mse")
@@ -41,13 +37,6 @@ def call(**changes: Any) -> dict[str, Any]:
     given = {**arguments(), **changes}
     compiled.extension.layerwise_distance(**given)
     return given
-
-
-def run_apart(code: str, timeout: int) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, for what may crash or hang; with the fastdc that this process has."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

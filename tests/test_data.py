@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
-import struct
 import urllib.error
 import urllib.request
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torchvision.datasets
 from conftest import needs_fashion_mnist
+from helpers import IDX_FILES, idx_bytes
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
 
@@ -21,8 +21,6 @@ from fastdc.data.image_data import pixel_statistics
 from fastdc.data.sources import named
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError
-
-STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def random_images(*shape, seed=0):
@@ -51,14 +49,10 @@ def write_image_folder(root, images, labels, names, splits=("train", "test"), su
             Image.fromarray(image).save(folder / f"{i:03d}.{suffix}")
 
 
-def idx_bytes(array):
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
-
-
 def write_small_fashion_mnist(folder, compress, seed=0):
     folder.mkdir(parents=True)
     arrays = (random_images(20, 28, 28, seed=seed), np.arange(20) % 10, random_images(10, 28, 28, seed=seed + 1), np.arange(10))
-    for stem, array in zip(STEMS, arrays, strict=True):
+    for stem, array in zip(IDX_FILES, arrays, strict=True):
         raw = idx_bytes(array)
         (folder / (f"{stem}.gz" if compress else stem)).write_bytes(gzip.compress(raw) if compress else raw)
     return arrays
@@ -167,7 +161,7 @@ def test_an_interrupted_download_does_not_hide_the_files_of_debian(tmp_path, mon
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     partial = tmp_path / "root" / "FashionMNIST" / "raw"
     partial.mkdir(parents=True)
-    (partial / f"{STEMS[0]}.gz").write_bytes((tmp_path / "debian" / f"{STEMS[0]}.gz").read_bytes())
+    (partial / f"{IDX_FILES[0]}.gz").write_bytes((tmp_path / "debian" / f"{IDX_FILES[0]}.gz").read_bytes())
     np.testing.assert_array_equal(fastdc.load_dataset("fashion-mnist", root=tmp_path / "root")[0].images[:, 0], debian[0])
 
 

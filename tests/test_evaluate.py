@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from helpers import Dropping, DroppingByFunction, Linear
+from torch import Tensor
 
 import fastdc
 from fastdc._evaluate import Evaluation, evaluate
@@ -27,12 +27,9 @@ QUICK = {"model": "mlp:width=16", "epochs": 8}
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Two threads, whatever the machine has: then networks are trained side by side."""
-    before = torch.get_num_threads()
+def two_threads(threads: None) -> None:
+    """Whatever the machine has: then networks are trained side by side."""
     torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -89,51 +86,23 @@ def test_another_seed_gives_other_accuracies(condensed: CondensedDataset, noise:
     assert results[0] == results[1] != results[2]
 
 
-class Watched(nn.Module):
+class Watched(Linear):
     """A linear network that notes which threads it ran in, and waits for a second one."""
 
     seen: set[int]
     both: threading.Barrier
 
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels * image_size[0] * image_size[1], num_classes)
-
     def forward(self, images: Tensor) -> Tensor:
         if threading.current_thread() is not threading.main_thread() and threading.get_ident() not in self.seen:
             self.seen.add(threading.get_ident())
             self.both.wait(30)
-        return self.linear(images.flatten(1))
+        return super().forward(images)
 
 
 def test_networks_are_trained_side_by_side_on_the_cpu(condensed: CondensedDataset) -> None:
     Watched.seen, Watched.both = set(), threading.Barrier(2)
     evaluate(condensed, "digits", model=Watched, networks=4, epochs=2, device="cpu")
     assert len(Watched.seen) == 2
-
-
-class Dropping(nn.Module):
-    """An MLP with dropout as a module."""
-
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = nn.Linear(channels * image_size[0] * image_size[1], 32)
-        self.second = nn.Linear(32, num_classes)
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.second(self.dropout(self.first(images.flatten(1)).relu()))
-
-
-class DroppingByFunction(Dropping):
-    """The same by a call of a function, which no search through the modules finds."""
-
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__(channels, num_classes, image_size)
-        del self.dropout
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.second(F.dropout(self.first(images.flatten(1)).relu(), 0.5, self.training))
 
 
 @pytest.mark.parametrize("model", [Dropping, DroppingByFunction])
@@ -160,7 +129,7 @@ class Failing(Watched):
     def forward(self, images: Tensor) -> Tensor:
         if threading.current_thread() is not threading.main_thread():
             raise ArithmeticError("no")
-        return self.linear(images.flatten(1))
+        return super().forward(images)
 
 
 def test_a_network_that_fails_leaves_threads_and_generator_as_they_were(condensed: CondensedDataset) -> None:

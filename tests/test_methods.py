@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engines import VARIANTS, chunked, make_pair, relative
+from helpers import VARIANTS, chunked, make_pair, needs_extension, noise_data, relative, stop_at
 from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, UNROLLED_FINITE_DIFFERENCES, UNROLLED_FLOAT64
 from torch import Tensor
 from torch.func import functional_call
@@ -28,15 +28,12 @@ from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
 from fastdc.recipe.state import State
-from fastdc.runs import folder as run
-from fastdc.runtime import compiled
 
 SMOOTH = "convnet:width=8,activation=swish"
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
 RUNS = ["dc", "dd:unroll=3", "dd:unroll=2,networks=fixed", "parameter_matching:unroll=2", "curriculum", "curriculum:unroll=2"]
 
-needs_native = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
-ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
+ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
 
 
 def digits_problem(method: str, model: str = SMOOTH, engine: str = "torch", **options: Any) -> tuple[Match, State]:
@@ -77,7 +74,7 @@ def test_hessian_products_equal_the_reference_for_any_chunk(spec: str, chunk: in
         assert relative(value, other) < FLOAT64_ENGINES
 
 
-@needs_native
+@needs_extension
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
 def test_hessian_products_of_the_native_engine_equal_the_reference(spec: str) -> None:
     reference, module, theta = make_pair(spec)
@@ -122,8 +119,8 @@ def plain_unroll(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -
     ("spec", "name"),
     [
         *((spec, name) for spec in ("convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=16") for name in ("reference", "torch")),
-        pytest.param("convnet:width=8", "native", marks=needs_native),
-        pytest.param("convnet:width=8,norm=batch", "native", marks=needs_native),
+        pytest.param("convnet:width=8", "native", marks=needs_extension),
+        pytest.param("convnet:width=8,norm=batch", "native", marks=needs_extension),
     ],
 )
 @pytest.mark.parametrize("steps", [1, 4])
@@ -232,16 +229,13 @@ def test_a_step_of_dc_is_its_four_calls() -> None:
 
 
 def test_real_gradients_of_classes_of_unequal_size_are_each_of_its_class() -> None:
-    counts = torch.tensor([2, 9, 30, 5, 5, 5, 5, 5, 5, 5])
-    labels = torch.arange(10).repeat_interleave(counts)
-    images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = noise_data((2, 9, 30, 5, 5, 5, 5, 5, 5, 5))
     learner, state = digits_problem("dc")
-    data = fastdc.ImageData.of(images, labels)
     batches = RandomBatches(ClassSampler(data, torch.Generator(), torch.float64))
     problem = dataclasses.replace(learner.problem, batches=batches)
     found = type(learner)(problem, learner.options).real_gradients(state.theta)
     for label, count in ((0, 2), (9, 5)):  # classes that give all they have
-        own = data.normalised(labels == label, torch.float64)[None]
+        own = data.normalised(data.labels == label, torch.float64)[None]
         assert own.shape[1] == count
         assert relative(found[label], problem.engine.class_gradients(state.theta, own, torch.tensor([label]))[0]) < FLOAT64_ENGINES
 
@@ -323,37 +317,22 @@ def test_engines_learn_the_same_images(method: str, engine: str) -> None:
     assert relative(images, expected) < FLOAT32_ENGINES
 
 
-@pytest.fixture
-def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
-
-
 @pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch"])
 @pytest.mark.parametrize("method", RUNS)
 def test_a_run_interrupted_after_any_step_ends_in_the_same_bits(tmp_path: Path, every_step_kept: None, method: str, model: str) -> None:
     options = {**SHORT, "method": method, "model": model}
     whole = fastdc.condense("digits", **options)
-    written = []
-
-    def stop(event: Event) -> None:
-        if isinstance(event, CheckpointWritten):
-            written.append(event)
-            raise InterruptedError
-
     for _ in range(8):  # of nine steps, each in a call of its own
         with pytest.raises(InterruptedError):
-            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop_at(CheckpointWritten)], **options)
     again = fastdc.condense("digits", out=tmp_path, **options)
-    assert len(written) == 8
     assert torch.equal(again.images, whole.images)
     assert again.provenance == whole.provenance
 
 
 @pytest.mark.parametrize("method", RUNS)
 def test_classes_of_unequal_size_work(method: str) -> None:
-    labels = torch.arange(3).repeat_interleave(torch.tensor([1, 9, 30]))
-    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert fastdc.condense((images, labels), **{**SHORT, "method": method}).images.isfinite().all()
+    assert fastdc.condense(noise_data((1, 9, 30)), **{**SHORT, "method": method}).images.isfinite().all()
 
 
 def test_the_provenance_of_dd_holds_its_step_sizes_and_its_options_in_full() -> None:
@@ -482,13 +461,9 @@ def test_a_match_that_was_added_runs_and_what_it_keeps_survives(tmp_path: Path, 
     whole = fastdc.condense("digits", **options)
     assert whole.provenance["config"]["match"] == "drift:speed=2.0"
 
-    def stop(event: Event) -> None:
-        if isinstance(event, CheckpointWritten):
-            raise InterruptedError
-
     for _ in range(8):
         with pytest.raises(InterruptedError):
-            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop_at(CheckpointWritten)], **options)
     assert torch.equal(fastdc.condense("digits", out=tmp_path, **options).images, whole.images)
     assert not torch.equal(fastdc.condense("digits", **{**options, "match": "drift"}).images, whole.images)
 

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers import LargestResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastdc.data import ClassSampler, ImageData
 
@@ -36,21 +36,6 @@ def generator(seed=0):
 def drawn(sampler, batch):
     """All images of a batch, class by class, as lists of their numbers."""
     return [row for _, images in sampler.draw(batch) for row in numbers(images).tolist()]
-
-
-class OutputSizes(TorchDispatchMode):
-    """Notes how many bytes the results of operators hold, views of the images aside."""
-
-    def __init__(self, storage):
-        super().__init__()
-        self.storage, self.largest = storage, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() != self.storage:
-                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
-        return result
 
 
 def test_a_batch_holds_no_image_twice():
@@ -159,12 +144,12 @@ def test_the_images_of_the_set_are_not_changed():
 def test_drawing_never_copies_the_whole_set():
     images = torch.randint(0, 256, (4000, 1, 28, 28), dtype=torch.uint8, generator=generator())
     data = ImageData.of(images, torch.arange(4000) % 10)
-    with OutputSizes(images.untyped_storage().data_ptr()) as sizes:
+    with LargestResult(images.untyped_storage()) as largest:
         sampler = ClassSampler(data, generator())
         for _ in sampler.draw(8):
             pass
     batch = 10 * 8 * 28 * 28 * 4  # the normalised images
-    assert batch <= sizes.largest < images.nbytes / 10
+    assert batch <= largest.bytes < images.nbytes / 10
 
 
 @settings(max_examples=60, deadline=None)
