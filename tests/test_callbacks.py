@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import stop_at
+from tolerances import KEPT_AS_FLOAT32
 
 import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
@@ -153,7 +154,7 @@ def test_tensorboard_gets_losses_accuracies_and_the_picture(tmp_path: Path) -> N
     written = accumulator.EventAccumulator(str(tmp_path))
     written.Reload()
     losses = {event.iteration: event.loss for event in events if isinstance(event, IterationDone)}
-    assert {scalar.step: scalar.value for scalar in written.Scalars("loss")} == pytest.approx(losses, rel=1e-6)
+    assert {scalar.step: scalar.value for scalar in written.Scalars("loss")} == pytest.approx(losses, rel=KEPT_AS_FLOAT32)
     assert [scalar.value for scalar in written.Scalars("accuracy/condensed")] == [0.25, 0.5]
     picture = written.Images("condensed")[0]
     assert (picture.width, picture.height) == condensed.grid().size

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import INSTRUCTION_SETS, needs_extension, run_apart
+from tolerances import EQUAL_GRADIENTS, ONE_UNIT_FLOAT32
 
 from fastdc.runtime import compiled
 
@@ -182,7 +183,7 @@ def test_every_instruction_set_gives_nearly_the_same(metric: str) -> None:
     compiled.extension.select_instruction_set(INSTRUCTION_SETS[0])
     for result in results[1:]:  # fused or not, a multiplication and an addition differ in the last bit of a double
         for output in ("distance", "cotangent"):
-            np.testing.assert_allclose(result[output], results[0][output], rtol=2**-23)
+            np.testing.assert_allclose(result[output], results[0][output], rtol=ONE_UNIT_FLOAT32)
 
 
 GIVEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -228,7 +229,7 @@ def test_nothing_is_written_beside_the_outputs(dtype: Any, metric: str) -> None:
         assert (np.delete(whole, np.s_[32 : 32 + 3 * length]) == 7).all()
         assert (np.delete(distances, 32) == 7).all()
         assert not (cotangent[0, 2 * length :]).any()
-        assert distances[32] < 1e-5
+        assert distances[32] < EQUAL_GRADIENTS
 
 
 BESIDE_A_WALL = """

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from helpers import NETWORKS, VARIANTS, chunked, make_pair, needs_extension, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import FLOAT32_ENGINES, FLOAT32_TRAINING, FLOAT64_ENGINES, GOLDEN_RUN
+from tolerances import FLOAT32_ENGINES, FLOAT32_TRAINING, FLOAT64_ENGINES, FLOAT64_STEP, GOLDEN_RUN
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -178,7 +178,7 @@ def test_distillation_adds_its_term_to_the_loss(name: str, spec: str) -> None:
         old, new = (older[:, start:stop] / 2).softmax(1), (logits[:, start:stop] / 2).log_softmax(1)
         loss = loss - (old * new).sum(1).mean()
     expected -= 0.1 * torch.autograd.grad(loss, leaf)[0]
-    assert relative(found, expected) < 1e-12
+    assert relative(found, expected) < FLOAT64_STEP
     assert relative(found, engine.layout.flatten(module)) > 1e-4
 
 

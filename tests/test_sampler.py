@@ -8,6 +8,7 @@ import torch
 from helpers import LargestResult
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import NORMALISED
 
 from fastdc.data import ClassSampler, ImageData
 
@@ -131,7 +132,7 @@ def test_images_are_normalised_when_they_are_drawn(dtype):
         3, 1, 1
     ).double()
     assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=NORMALISED[torch.float32])
 
 
 def test_the_images_of_the_set_are_not_changed():
