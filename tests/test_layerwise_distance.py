@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Arm, arms
-from helpers import relative
+from helpers import ROOT, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tolerances import DISTANCE, DISTANCE_BY_REFERENCE, DISTANCE_INTERPRETED, FLOAT32_ENGINES, FLOAT64_CLOSED_FORM, FLOAT64_ENGINES
 from torch import Tensor, nn
 
@@ -494,6 +495,15 @@ def test_match_loss_in_a_double_backward_script(arm: Arm, metric: str) -> None:
         expected = image_gradient(functools.partial(plain_distance, metric=metric), dtype, arm.device)
         for value, right in zip(got, expected, strict=True):
             assert relative(value, right.cpu()) <= tolerance
+
+
+@pytest.mark.parametrize(("metric", "theirs", "least"), [("layerwise_cosine", "ours", 1), ("mse", "mse", 2), ("cosine", "cos", 2)])
+def test_match_loss_gives_the_authors_distances(arm: Arm, metric: str, theirs: str, least: int) -> None:
+    stored = load_file(ROOT / "tests" / "golden" / "gradients.safetensors")
+    sides = [[value for name, value in stored.items() if name.startswith(side)] for side in ("synthetic", "real")]
+    given_ = [on(arm, *(gradient for gradient in side if gradient.dim() >= least)) for side in sides]  # theirs count biases, ours never
+    found = fastdc.match_loss(*given_, metric=metric, backend=arm.backend)
+    assert relative(found, stored[theirs]) <= tolerance(arm, torch.float32)
 
 
 @each_metric

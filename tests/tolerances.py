@@ -23,6 +23,7 @@ FLOAT64_STEP = 1e-12  # weights after one step of SGD with distillation against 
 UNROLLED_FLOAT64 = 1e-9  # gradients through unrolled SGD against double backward: 7.5e-14
 UNROLLED_FINITE_DIFFERENCES = 1e-6  # slopes against central differences, step 1e-4 or 1e-5: 1.4e-7
 GOLDEN_RUN = 1e-3  # images after three iterations in float32, ReLU inputs near zero may change sign: 4.3e-7
+GOLDEN_FILES = 1e-4  # change of the images in the four steps of a golden file, any engine and version of torch: 2.4e-6
 # Distance or cotangent of that dtype, of any backend but the reference, against the definition in float64; cpp and triton agree.
 DISTANCE = {
     torch.float64: 1e-11,  # 1.4e-13, rows of one element, whose cotangent is a difference of nearly equal numbers; distance 2.2e-15
