@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from versions import triton_version
 
 # Triton decides when it is imported whether kernels are compiled or interpreted, and without a GPU only the interpreter can run them.
 # With a GPU they are compiled, as they are for users.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+from helpers import INSTRUCTION_SETS, needs_extension
 
 from fastdc.data.sources import named
 from fastdc.runtime import compiled
@@ -29,7 +34,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 needs_fashion_mnist = pytest.mark.skipif(
     not named.DEBIAN_FASHION_MNIST.is_dir(), reason="FashionMNIST is missing: apt-get install dataset-fashion-mnist"
 )
-INSTRUCTION_SETS: list[str] = compiled.extension.usable_instruction_sets() if compiled.extension is not None else []
 
 
 class Arm(NamedTuple):
@@ -53,11 +57,10 @@ needs_triton_to_run = pytest.mark.skipif(
 
 def arms(*backends: str) -> list[pytest.param]:
     """One for each device of each backend, or of those named; a backend that is not there is skipped, and the skip says why."""
-    no_extension = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
     compiles = pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles for the GPU and does not interpret")
     marks = {
         Arm("reference"): [],
-        **{Arm("cpp", "cpu", name): [no_extension] for name in INSTRUCTION_SETS or ["baseline"]},
+        **{Arm("cpp", "cpu", name): [needs_extension] for name in INSTRUCTION_SETS or ["baseline"]},
         Arm("triton"): [needs_triton, needs_triton_to_run, compiles],
         Arm("triton", "cuda"): [pytest.mark.cuda],
         Arm("cuda", "cuda"): [pytest.mark.cuda],
@@ -90,13 +93,61 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(number)
 
 
-@pytest.fixture
-def nan_filled() -> Iterator[None]:
-    """`torch.empty` gives NaN instead of what lay in memory: what is read before it is written shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(9).isnan().all()
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for what is too small for two; and the handler of SIGTERM, which the command line replaces, is put back."""
+    number, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    torch.set_num_threads(1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(number)
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every step."""
+    monkeypatch.setattr("fastdc.runs.folder._CHECKPOINT_SHARE", 1e9)
+
+
+def filled(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What `make` gives, filled: numbers with NaN, whole numbers with the largest there is. Left empty while torch compiles."""
+
+    @functools.wraps(make)
+    def make_and_fill(*args: Any, **options: Any) -> Tensor:
+        result = make(*args, **options)
+        if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+            return result
+        with torch.no_grad():
+            if result.is_floating_point() or result.is_complex():
+                return result.fill_(torch.nan)
+            return result.fill_(True if result.dtype == torch.bool else torch.iinfo(result.dtype).max)
+
+    return make_and_fill
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_empty() -> Iterator[None]:
+    """`torch.empty` and `numpy.empty` give NaN instead of what lay in memory: what is read before it is written shows.
+
+    Not by torch's deterministic mode, which a call of fastdc puts aside.
+    """
+    with torch.device("cpu"):
+        torch.empty(0)  # torch notes at the first of these which of its functions make tensors, by what they are called then
+    make_array = np.empty
+
+    @functools.wraps(make_array)
+    def array(*args: Any, **options: Any) -> np.ndarray:
+        result = make_array(*args, **options)
+        if np.issubdtype(result.dtype, np.inexact):
+            result.fill(np.nan)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", filled(torch.empty))
+        patch.setattr(torch, "empty_like", filled(torch.empty_like))
+        patch.setattr(Tensor, "new_empty", filled(Tensor.new_empty))
+        patch.setattr(np, "empty", array)
+        yield
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,7 +10,6 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,10 @@ from fastdc.experiments.search.training_plans import early_steps, early_stopping
 from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, TrialOptions, TrialRunner
 from fastdc.models import build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
 OPTIONS: dict[str, Any] = {"space": SPACE, "ipc": 1, "epochs": 2, "whole_set_epochs": 1, "proxy_model": "mlp:width=8", "progress": False}
 OPTIONS |= {"iterations": 1, "batch_real": 8, "coreset_epochs": 1}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

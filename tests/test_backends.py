@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers import needs_extension
 
 from fastdc import RunError, UsageError
 from fastdc.metrics import backends
@@ -18,7 +19,6 @@ from fastdc.metrics.layout import Parameter, ParameterLayout
 from fastdc.metrics.operator import layerwise_distance, match_loss
 from fastdc.runtime import compiled
 
-built = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 LAYOUT = ParameterLayout((Parameter("weight", 0, (2, 3)),))
 
 
@@ -116,7 +116,7 @@ def test_triton_serves_the_cpu_under_its_interpreter_only(monkeypatch: pytest.Mo
         resolve_backend("triton", "cuda", torch.float32)
 
 
-@built
+@needs_extension
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cpp_serves_the_cpu(dtype: torch.dtype) -> None:
     assert resolve_backend("auto", "cpu", dtype) == resolve_backend("cpp", "cpu", dtype) == "cpp"

@@ -7,7 +7,6 @@ import gzip
 import math
 import pickle
 import shutil
-import struct
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import IDX_FILES, idx_bytes
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -404,13 +404,6 @@ def test_an_npz_archive_with_a_changed_byte_is_refused_or_gives_the_same_images(
 # idx files
 
 
-STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def idx_bytes(array):
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
-
-
 @pytest.fixture(params=["", ".gz"], ids=["plain", "gzipped"])
 def idx_root(request, tmp_path, monkeypatch):
     """A root with a small FashionMNIST, no other copy of it anywhere, and no internet: (root, path of a file, compress)."""
@@ -423,7 +416,7 @@ def idx_root(request, tmp_path, monkeypatch):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     compress = gzip.compress if request.param else bytes
-    for stem, array in zip(STEMS, (IMAGES[:20, 0], np.arange(20) % 10, IMAGES[:10, 0], np.arange(10)), strict=True):
+    for stem, array in zip(IDX_FILES, (IMAGES[:20, 0], np.arange(20) % 10, IMAGES[:10, 0], np.arange(10)), strict=True):
         (raw / f"{stem}{request.param}").write_bytes(compress(idx_bytes(array)))
     return tmp_path, lambda stem: raw / f"{stem}{request.param}", compress
 
@@ -433,7 +426,7 @@ def test_the_small_idx_files_that_are_damaged_below_are_good(idx_root):
     assert (len(train), len(test)) == (20, 10)
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", IDX_FILES)
 def test_a_missing_idx_file_is_said_to_be_missing(idx_root, stem):
     root, path, _ = idx_root
     path(stem).unlink()
@@ -441,7 +434,7 @@ def test_a_missing_idx_file_is_said_to_be_missing(idx_root, stem):
         fastdc.load_dataset("fashion-mnist", root)
 
 
-@pytest.mark.parametrize("stem", STEMS[:2])
+@pytest.mark.parametrize("stem", IDX_FILES[:2])
 def test_an_idx_file_cut_short_anywhere_is_refused_by_name(idx_root, stem):
     root, path, _ = idx_root
     whole = path(stem).read_bytes()
@@ -466,7 +459,7 @@ def test_an_idx_file_cut_short_anywhere_is_refused_by_name(idx_root, stem):
 )
 def test_an_idx_file_with_something_else_in_it_is_refused(idx_root, content, match):
     root, path, compress = idx_root
-    path(STEMS[0]).write_bytes(compress(content))
+    path(IDX_FILES[0]).write_bytes(compress(content))
     with refusal(DataError, match):
         fastdc.load_dataset("fashion-mnist", root)
 

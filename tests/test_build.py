@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 pytest.importorskip("pybind11", reason="pybind11 is missing: pip install -e '.[test]' brings it")
 
 

@@ -7,12 +7,13 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import stop_at
+from tolerances import KEPT_AS_FLOAT32
 
 import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
@@ -21,15 +22,8 @@ from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.runs.files import load_tensors
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"ipc": 1, "model": "mlp:width=8", "iterations": 4, "matching_steps": 2, "model_epochs": 1, "batch_real": 8}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def events_of(**options: Any) -> tuple[list[Event], CondensedDataset]:
@@ -111,20 +105,10 @@ def test_the_metrics_hold_a_line_for_each_iteration_with_what_the_callbacks_were
     assert lines == [{"event": "iteration", **vars(event)} for event in events if isinstance(event, IterationDone)]
 
 
-@pytest.fixture
-def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint after every step."""
-    monkeypatch.setattr("fastdc.runs.folder._CHECKPOINT_SHARE", 1e9)
-
-
 @pytest.mark.usefixtures("every_step_kept")
 def test_a_continued_run_starts_where_it_stopped_and_a_finished_one_at_its_end(tmp_path: Path) -> None:
-    def stop(event: Event) -> None:
-        if isinstance(event, CheckpointWritten) and event.iteration == 2:
-            raise InterruptedError
-
     with pytest.raises(InterruptedError):
-        fastdc.condense("digits", out=tmp_path, callbacks=[stop], **SMALL)
+        fastdc.condense("digits", out=tmp_path, callbacks=[stop_at(CheckpointWritten, 2)], **SMALL)
     events, _ = events_of(out=tmp_path)
     assert isinstance(events[0], Started)
     assert events[0].iteration == 2
@@ -170,7 +154,7 @@ def test_tensorboard_gets_losses_accuracies_and_the_picture(tmp_path: Path) -> N
     written = accumulator.EventAccumulator(str(tmp_path))
     written.Reload()
     losses = {event.iteration: event.loss for event in events if isinstance(event, IterationDone)}
-    assert {scalar.step: scalar.value for scalar in written.Scalars("loss")} == pytest.approx(losses, rel=1e-6)
+    assert {scalar.step: scalar.value for scalar in written.Scalars("loss")} == pytest.approx(losses, rel=KEPT_AS_FLOAT32)
     assert [scalar.value for scalar in written.Scalars("accuracy/condensed")] == [0.25, 0.5]
     picture = written.Images("condensed")[0]
     assert (picture.width, picture.height) == condensed.grid().size

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,10 @@ from fastdc.cli.arguments import parse
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import ENGINES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONDENSE = ("--model", "mlp:width=8", "--iterations", "2", "--matching-steps", "2", "--model-epochs", "1", "--batch-real", "8")
 EVALUATE = ("--networks", "2", "--epochs", "1")
 OPTIONS = {"model": "mlp:width=8", "iterations": 2, "matching_steps": 2, "model_epochs": 1, "batch_real": 8, "networks": 2, "epochs": 1}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """One thread, and the handler of SIGTERM put back, which the command line replaces."""
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture(autouse=True)

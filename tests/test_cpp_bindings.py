@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import INSTRUCTION_SETS
+from helpers import INSTRUCTION_SETS, needs_extension, run_apart
+from tolerances import EQUAL_GRADIENTS, ONE_UNIT_FLOAT32
 
 from fastdc.runtime import compiled
 
-pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
+pytestmark = needs_extension
 
 CLASSES, SIZE = 2, 12
 METRICS = ("layerwise_cosine", "cosine", "mse")
@@ -41,13 +38,6 @@ def call(**changes: Any) -> dict[str, Any]:
     given = {**arguments(), **changes}
     compiled.extension.layerwise_distance(**given)
     return given
-
-
-def run_apart(code: str, timeout: int) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, for what may crash or hang; with the fastdc that this process has."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -193,7 +183,7 @@ def test_every_instruction_set_gives_nearly_the_same(metric: str) -> None:
     compiled.extension.select_instruction_set(INSTRUCTION_SETS[0])
     for result in results[1:]:  # fused or not, a multiplication and an addition differ in the last bit of a double
         for output in ("distance", "cotangent"):
-            np.testing.assert_allclose(result[output], results[0][output], rtol=2**-23)
+            np.testing.assert_allclose(result[output], results[0][output], rtol=ONE_UNIT_FLOAT32)
 
 
 GIVEN: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -239,7 +229,7 @@ def test_nothing_is_written_beside_the_outputs(dtype: Any, metric: str) -> None:
         assert (np.delete(whole, np.s_[32 : 32 + 3 * length]) == 7).all()
         assert (np.delete(distances, 32) == 7).all()
         assert not (cotangent[0, 2 * length :]).any()
-        assert distances[32] < 1e-5
+        assert distances[32] < EQUAL_GRADIENTS
 
 
 BESIDE_A_WALL = """

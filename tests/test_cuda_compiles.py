@@ -5,11 +5,10 @@ import re
 import runpy
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "csrc" / "cuda" / "layerwise_distance.cu"
 SYMBOLS = {"fastdc_cuda_layerwise_distance", "fastdc_cuda_unusable", "fastdc_cuda_launches"}
 KERNELS = 12  # four dtypes times three metrics

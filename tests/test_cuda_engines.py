@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from test_engines import METRICS, NETWORKS, VARIANTS, relative
+from helpers import NETWORKS, VARIANTS, Dropping, relative, stop_at
+from test_engines import METRICS
 from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.callbacks import Event, IterationDone
 from fastdc.engines import ENGINES, Engine, Sgd, make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import UsageError
@@ -183,12 +183,8 @@ def test_the_same_seed_gives_the_same_bits(engine: str, model: str) -> None:
 def test_a_run_that_was_stopped_ends_in_the_same_bits(tmp_path: Path, method: str) -> None:
     options = {"method": method, "model_epochs": 2 if method == "dc" else None}
 
-    def stop(event: Event) -> None:
-        if isinstance(event, IterationDone) and event.iteration == 2:
-            raise InterruptedError
-
     with pytest.raises(InterruptedError):
-        condense(out=tmp_path / "run", callbacks=[stop], **options)
+        condense(out=tmp_path / "run", callbacks=[stop_at(iteration=2)], **options)
     assert (tmp_path / "run" / "checkpoint.safetensors").exists()
     assert torch.equal(condense(out=tmp_path / "run", **options), condense(**options))
 
@@ -363,16 +359,11 @@ def random_states() -> list[Tensor]:
 
 CALLS: dict[str, Callable[[], object]] = {
     "condense": condense,
-    "condense with dropout": lambda: condense(model=with_dropout),
+    "condense with dropout": lambda: condense(model=Dropping),
     "evaluate": lambda: fastdc.evaluate(
-        fastdc.coresets.random("digits", 1), "digits", model=with_dropout, networks=1, epochs=2, device=DEVICE, progress=False
+        fastdc.coresets.random("digits", 1), "digits", model=Dropping, networks=1, epochs=2, device=DEVICE, progress=False
     ),
 }
-
-
-def with_dropout(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
-    pixels = channels * size[0] * size[1]
-    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 16), nn.Dropout(), nn.ReLU(), nn.Linear(16, classes))
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gzip
-import struct
 import urllib.error
 import urllib.request
 import warnings
@@ -13,7 +12,9 @@ import pytest
 import torch
 import torchvision.datasets
 from conftest import needs_fashion_mnist
+from helpers import IDX_FILES, idx_bytes
 from PIL import Image
+from tolerances import NORMALISED, PUBLISHED, STATISTICS_MEAN, STATISTICS_STD
 from torch.utils.data import Dataset, TensorDataset
 
 import fastdc
@@ -22,8 +23,6 @@ from fastdc.data.image_data import pixel_statistics
 from fastdc.data.sources import named
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError
-
-STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 def random_images(*shape, seed=0):
@@ -52,14 +51,10 @@ def write_image_folder(root, images, labels, names, splits=("train", "test"), su
             Image.fromarray(image).save(folder / f"{i:03d}.{suffix}")
 
 
-def idx_bytes(array):
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
-
-
 def write_small_fashion_mnist(folder, compress, seed=0):
     folder.mkdir(parents=True)
     arrays = (random_images(20, 28, 28, seed=seed), np.arange(20) % 10, random_images(10, 28, 28, seed=seed + 1), np.arange(10))
-    for stem, array in zip(STEMS, arrays, strict=True):
+    for stem, array in zip(IDX_FILES, arrays, strict=True):
         raw = idx_bytes(array)
         (folder / (f"{stem}.gz" if compress else stem)).write_bytes(gzip.compress(raw) if compress else raw)
     return arrays
@@ -130,8 +125,8 @@ def test_fashion_mnist_has_its_sixty_thousand_real_images(fashion_mnist):
 @needs_fashion_mnist
 def test_fashion_mnist_has_the_published_mean_and_standard_deviation_in_both_halves(fashion_mnist):
     train, test = fashion_mnist
-    assert train.mean == pytest.approx((0.2860,), abs=1e-4)
-    assert train.std == pytest.approx((0.3530,), abs=1e-4)
+    assert train.mean == pytest.approx((0.2860,), abs=PUBLISHED)
+    assert train.std == pytest.approx((0.3530,), abs=PUBLISHED)
     assert (test.mean, test.std) == (train.mean, train.std)
 
 
@@ -141,8 +136,8 @@ def test_fashion_mnist_statistics_are_those_of_whole_number_sums(fashion_mnist):
     count = np.bincount(values, minlength=256).astype(object)  # exact whole numbers of any size
     total, squares = sum(i * n for i, n in enumerate(count)), sum(i * i * n for i, n in enumerate(count))
     mean = total / values.size
-    assert fashion_mnist[0].mean[0] == pytest.approx(mean / 255, rel=1e-12)
-    assert fashion_mnist[0].std[0] == pytest.approx((squares / values.size - mean**2) ** 0.5 / 255, rel=1e-9)
+    assert fashion_mnist[0].mean[0] == pytest.approx(mean / 255, rel=STATISTICS_MEAN)
+    assert fashion_mnist[0].std[0] == pytest.approx((squares / values.size - mean**2) ** 0.5 / 255, rel=STATISTICS_STD)
 
 
 @pytest.mark.parametrize("compress", [False, True], ids=["plain", "gzipped"])
@@ -168,7 +163,7 @@ def test_an_interrupted_download_does_not_hide_the_files_of_debian(tmp_path, mon
     monkeypatch.setattr(named, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
     partial = tmp_path / "root" / "FashionMNIST" / "raw"
     partial.mkdir(parents=True)
-    (partial / f"{STEMS[0]}.gz").write_bytes((tmp_path / "debian" / f"{STEMS[0]}.gz").read_bytes())
+    (partial / f"{IDX_FILES[0]}.gz").write_bytes((tmp_path / "debian" / f"{IDX_FILES[0]}.gz").read_bytes())
     np.testing.assert_array_equal(fastdc.load_dataset("fashion-mnist", root=tmp_path / "root")[0].images[:, 0], debian[0])
 
 
@@ -486,8 +481,8 @@ def test_mean_and_std_are_those_of_a_float64_computation(channels):
     images = random_images(50, channels, 9, 11) // np.array([1, 2, 3][:channels], dtype=np.uint8)[:, None, None]
     data = as_image_data((images, np.arange(50) % 2))
     pixels = images.astype(np.float64) / 255
-    assert data.mean == pytest.approx(tuple(pixels.mean((0, 2, 3))), rel=1e-13)
-    assert data.std == pytest.approx(tuple(pixels.std((0, 2, 3))), rel=1e-12)
+    assert data.mean == pytest.approx(tuple(pixels.mean((0, 2, 3))), rel=STATISTICS_MEAN)
+    assert data.std == pytest.approx(tuple(pixels.std((0, 2, 3))), rel=STATISTICS_STD)
 
 
 def test_statistics_counted_in_blocks_are_those_of_the_whole(monkeypatch):
@@ -502,17 +497,17 @@ def test_normalised_images_are_pixels_minus_mean_over_std():
     data = as_image_data((images, np.arange(6) % 2))
     index = [4, 0, 4]
     expected = (images[index] / 255 - np.reshape(data.mean, (3, 1, 1))) / np.reshape(data.std, (3, 1, 1))
-    np.testing.assert_allclose(data.normalised(torch.tensor(index), torch.float64), expected, rtol=1e-12)
+    np.testing.assert_allclose(data.normalised(torch.tensor(index), torch.float64), expected, rtol=0, atol=NORMALISED[torch.float64])
     found = data.normalised(torch.tensor(index))
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=NORMALISED[torch.float32])
 
 
 def test_the_whole_set_normalised_has_mean_zero_and_std_one():
     data, _ = fastdc.load_dataset("digits")
     pixels = data.normalised(slice(None), torch.float64)
-    assert pixels.mean().item() == pytest.approx(0, abs=1e-12)
-    assert pixels.std(correction=0).item() == pytest.approx(1, rel=1e-12)
+    assert pixels.mean().item() == pytest.approx(0, abs=STATISTICS_STD)
+    assert pixels.std(correction=0).item() == pytest.approx(1, rel=STATISTICS_STD)
 
 
 def test_image_data_is_frozen():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engines import VARIANTS, chunked, make_pair, relative
+from helpers import VARIANTS, chunked, make_pair, needs_extension, noise_data, relative, stop_at
 from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, UNROLLED_FINITE_DIFFERENCES, UNROLLED_FLOAT64
 from torch import Tensor
 from torch.func import functional_call
@@ -30,16 +30,13 @@ from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.groups import class_groups
 from fastdc.recipe.match.unrolled import gradient_through_steps, unrolled_steps
 from fastdc.recipe.state import State
-from fastdc.runs import folder as run
-from fastdc.runtime import compiled
 from fastdc.runtime.seeding import make_generator
 
 SMOOTH = "convnet:width=8,activation=swish"
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
 RUNS = ["dc", "dd:unroll=3", "dd:unroll=2,networks=fixed", "parameter_matching:unroll=2", "curriculum", "curriculum:unroll=2"]
 
-needs_native = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
-ENGINES = ["reference", "torch", pytest.param("native", marks=needs_native)]
+ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
 
 
 ALL = ClassGroup.of(range(10))
@@ -84,7 +81,7 @@ def test_hessian_products_equal_the_reference_for_any_chunk(spec: str, chunk: in
         assert relative(value, other) < FLOAT64_ENGINES
 
 
-@needs_native
+@needs_extension
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
 def test_hessian_products_of_the_native_engine_equal_the_reference(spec: str) -> None:
     reference, module, theta = make_pair(spec)
@@ -129,8 +126,8 @@ def plain_unroll(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor) -
     ("spec", "name"),
     [
         *((spec, name) for spec in ("convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=16") for name in ("reference", "torch")),
-        pytest.param("convnet:width=8", "native", marks=needs_native),
-        pytest.param("convnet:width=8,norm=batch", "native", marks=needs_native),
+        pytest.param("convnet:width=8", "native", marks=needs_extension),
+        pytest.param("convnet:width=8,norm=batch", "native", marks=needs_extension),
     ],
 )
 @pytest.mark.parametrize("steps", [1, 4])
@@ -240,17 +237,15 @@ def test_a_step_by_groups_of_classes_is_that_of_all_at_once(method: str, engine:
 
 
 def test_classes_of_unequal_size_give_all_they_have() -> None:
-    counts = torch.tensor([2, 9, 30, 5, 5, 5, 5, 5, 5, 5])
-    labels = torch.arange(10).repeat_interleave(counts)
-    images = torch.randint(256, (len(labels), 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    data = fastdc.ImageData.of(images, labels)
-    learner, _ = digits_problem("dc", groups=class_groups(counts.clamp(max=8).tolist(), 10))
+    data = noise_data((2, 9, 30, 5, 5, 5, 5, 5, 5, 5))
+    counts = data.class_counts.clamp(max=8).tolist()
+    learner, _ = digits_problem("dc", groups=class_groups(counts, 10))
     problem = dataclasses.replace(learner.problem, batches=RandomBatches(ClassSampler(data, 0, torch.float64)))
     assert [list(group.numbers) for group in problem.groups] == [[0], [1, 2], [3, 4, 5, 6, 7, 8, 9]]
     found = {number: some for group in problem.groups for number, some in zip(group.numbers, problem.real_images(group, 0, 0), strict=True)}
-    for label, count in enumerate(counts.clamp(max=8).tolist()):
+    for label, count in enumerate(counts):
         assert len(found[label]) == count
-        own = {tuple(image.flatten().tolist()) for image in data.normalised(labels == label, torch.float64)}
+        own = {tuple(image.flatten().tolist()) for image in data.normalised(data.labels == label, torch.float64)}
         assert {tuple(image.flatten().tolist()) for image in found[label]} <= own
 
 
@@ -331,37 +326,22 @@ def test_engines_learn_the_same_images(method: str, engine: str) -> None:
     assert relative(images, expected) < FLOAT32_ENGINES
 
 
-@pytest.fixture
-def every_step_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
-
-
 @pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch"])
 @pytest.mark.parametrize("method", RUNS)
 def test_a_run_interrupted_after_any_step_ends_in_the_same_bits(tmp_path: Path, every_step_kept: None, method: str, model: str) -> None:
     options = {**SHORT, "method": method, "model": model}
     whole = fastdc.condense("digits", **options)
-    written = []
-
-    def stop(event: Event) -> None:
-        if isinstance(event, CheckpointWritten):
-            written.append(event)
-            raise InterruptedError
-
     for _ in range(8):  # of nine steps, each in a call of its own
         with pytest.raises(InterruptedError):
-            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop_at(CheckpointWritten)], **options)
     again = fastdc.condense("digits", out=tmp_path, **options)
-    assert len(written) == 8
     assert torch.equal(again.images, whole.images)
     assert again.provenance == whole.provenance
 
 
 @pytest.mark.parametrize("method", RUNS)
 def test_classes_of_unequal_size_work(method: str) -> None:
-    labels = torch.arange(3).repeat_interleave(torch.tensor([1, 9, 30]))
-    images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert fastdc.condense((images, labels), **{**SHORT, "method": method}).images.isfinite().all()
+    assert fastdc.condense(noise_data((1, 9, 30)), **{**SHORT, "method": method}).images.isfinite().all()
 
 
 def test_the_provenance_of_dd_holds_its_step_sizes_and_its_options_in_full() -> None:
@@ -491,13 +471,9 @@ def test_a_match_that_was_added_runs_and_what_it_keeps_survives(tmp_path: Path, 
     whole = fastdc.condense("digits", **options)
     assert whole.provenance["config"]["match"] == "drift:speed=2.0"
 
-    def stop(event: Event) -> None:
-        if isinstance(event, CheckpointWritten):
-            raise InterruptedError
-
     for _ in range(8):
         with pytest.raises(InterruptedError):
-            fastdc.condense("digits", out=tmp_path, callbacks=[stop], **options)
+            fastdc.condense("digits", out=tmp_path, callbacks=[stop_at(CheckpointWritten)], **options)
     assert torch.equal(fastdc.condense("digits", out=tmp_path, **options).images, whole.images)
     assert not torch.equal(fastdc.condense("digits", **{**options, "match": "drift"}).images, whole.images)
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import INSTRUCTION_SETS
-from test_cpp_bindings import run_apart
+from helpers import INSTRUCTION_SETS, needs_extension, relative, run_apart, stop_at
 from tolerances import (
     NATIVE_FINITE_DIFFERENCES,
     NATIVE_FLOAT32_IMAGES,
@@ -23,13 +22,12 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.callbacks import Event, IterationDone
 from fastdc.engines import Distillation, NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
 from fastdc.errors import UsageError
 from fastdc.models import build
 from fastdc.runtime import compiled
 
-pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
+pytestmark = needs_extension
 
 NORMS = ("none", "batch", "layer", "instance", "group")
 SGD = Sgd(epochs=2, lr=0.05, momentum=0.9, weight_decay=1e-2, batch=20)
@@ -55,10 +53,6 @@ CASES: list[tuple[str, tuple[int, int, int], int, int]] = [
     ("convnet:width=8,depth=1", (1, 2, 3), 2, 3),
     ("convnet:width=64,depth=2,pooling=none,norm=group", (1, 40, 44), 2, 5),  # groups of fewer than eight images
 ]
-
-
-def relative(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).norm() / expected.norm()).item()
 
 
 def make(spec: str, size: tuple[int, int, int], classes: int, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:
@@ -201,7 +195,7 @@ def test_class_gradients_are_the_derivatives_of_the_loss_and_add_up_over_images(
     )
     difference = ((ahead - behind) / (2 * step)).view(3, 17).mean(1)
     gradient = engine.class_gradients(theta, images)
-    torch.testing.assert_close(gradient @ direction, difference, rtol=1e-5, atol=1e-7)
+    assert relative(gradient @ direction, difference) < NATIVE_FINITE_DIFFERENCES
     alone = torch.stack([engine.class_gradients(theta, images[:, i : i + 1]) for i in range(17)]).mean(0)
     assert relative(alone, gradient) < NATIVE_FLOAT64
     weighted = cotangent[0] * 2 - cotangent[1]
@@ -234,7 +228,6 @@ def test_threads_and_runs_change_no_bit_and_instruction_sets_little(spec: str, s
             assert relative(result[name], value) < NATIVE_INSTRUCTION_SETS[dtype], name
 
 
-@pytest.mark.usefixtures("nan_filled")
 @pytest.mark.parametrize("spec", ["convnet:width=8,norm=layer", "convnet:width=24,pooling=max", "convnet:width=8,norm=none,pooling=none"])
 def test_no_memory_is_read_before_it_is_written(spec: str) -> None:
     others = make_and_do("convnet:width=32,norm=layer", COLOUR)  # leaves its numbers in the buffers
@@ -599,12 +592,8 @@ def test_a_run_gives_the_images_of_the_torch_engine() -> None:
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(tmp_path: Path) -> None:
-    def stop(event: Event) -> None:
-        if isinstance(event, IterationDone) and event.iteration == 2:
-            raise InterruptedError
-
     whole = fastdc.condense("digits", engine="native", out=tmp_path / "whole", progress=False, **RUN).images
     with pytest.raises(InterruptedError):
-        fastdc.condense("digits", engine="native", out=tmp_path / "cut", progress=False, callbacks=[stop], **RUN)
+        fastdc.condense("digits", engine="native", out=tmp_path / "cut", progress=False, callbacks=[stop_at(iteration=2)], **RUN)
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
     assert torch.equal(fastdc.condense("digits", engine="native", out=tmp_path / "cut", progress=False, **RUN).images, whole)

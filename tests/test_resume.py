@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Dropping, DroppingByFunction, Linear, noise_data, stop_at
+from tolerances import FLOAT32_RUNS
 from torch import Tensor, nn
 
 import fastdc
@@ -38,44 +40,30 @@ from fastdc.runs import folder as run
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["sklearn.datasets", "sklearn.model_selection", "torchvision.utils", "fastdc", __name__])
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"ipc": 2, "model": "mlp:width=8", "iterations": 6, "matching_steps": 3, "model_epochs": 2, "batch_real": 16, "progress": False}
 LONG = {**SMALL, "iterations": 30}
+UNEQUAL = (40, 3, 17)  # images of each class
 KILLS_EACH = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGTERM, handler)
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run with the arguments SMALL."""
     folder = tmp_path_factory.mktemp("whole")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     fastdc.condense("digits", out=folder, **SMALL)
-    torch.set_num_threads(before)
     return folder
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """The folder of a run with the arguments SMALL that was stopped in its fourth iteration."""
-    return stop_at(tmp_path / "stopped", iteration=4)
+    return stopped_run(tmp_path / "stopped", iteration=4)
 
 
-def stop_at(folder: Path, iteration: int, data: Any = "digits", **options: Any) -> Path:
-    def stop(event: Event) -> None:
-        if isinstance(event, IterationDone) and event.iteration == iteration:
-            raise InterruptedError
-
+def stopped_run(folder: Path, iteration: int, data: Any = "digits", **options: Any) -> Path:
     with pytest.raises(InterruptedError):
-        fastdc.condense(data, out=folder, callbacks=[stop], **{**SMALL, **options})
+        fastdc.condense(data, out=folder, callbacks=[stop_at(iteration=iteration)], **{**SMALL, **options})
     assert (folder / "checkpoint.safetensors").exists()
     return folder
 
@@ -107,15 +95,6 @@ def read_state(path: Path, shape: tuple[int, ...] = (10, 2, 1, 8, 8)) -> State:
     state = State(torch.zeros(shape), torch.zeros(shape))
     load_checkpoint(path, state)
     return state
-
-
-def little_data(counts: tuple[int, ...] = (40, 3, 17)) -> ImageData:
-    """Noise images of classes of these sizes, in mixed order."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    labels = labels[torch.randperm(len(labels), generator=generator)]
-    images = torch.randint(256, (len(labels), 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return ImageData.of(images, labels, class_names=[f"class {c}" for c in range(len(counts))])
 
 
 def must_not_start(event: Event) -> None:
@@ -235,8 +214,8 @@ def test_a_run_killed_at_the_worst_moment_ends_in_the_same_bits(tmp_path: Path, 
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_checkpoints_are_written_within_an_iteration_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)
+@pytest.mark.usefixtures("every_step_kept")
+def test_checkpoints_are_written_within_an_iteration_too(tmp_path: Path) -> None:
     steps = []
 
     def note(event: Event) -> None:
@@ -350,12 +329,12 @@ def test_arguments_that_mean_the_same_are_the_same(stopped: Path, whole: Path) -
 
 
 def test_other_data_are_refused_and_nothing_is_changed(tmp_path: Path) -> None:
-    folder = stop_at(tmp_path / "run", 2, little_data())
+    folder = stopped_run(tmp_path / "run", 2, noise_data(UNEQUAL))
     before = content(folder)
-    images = little_data().images.clone()
+    images = noise_data(UNEQUAL).images.clone()
     images[5, 0, 3, 3] += 1
     with pytest.raises(UsageError, match=r"differs in .*(data|fingerprint)"):
-        fastdc.condense((images, little_data().labels), out=folder, callbacks=[must_not_start], **SMALL)
+        fastdc.condense((images, noise_data(UNEQUAL).labels), out=folder, callbacks=[must_not_start], **SMALL)
     assert content(folder) == before
 
 
@@ -455,10 +434,6 @@ def test_a_damaged_configuration_gets_a_sentence_and_all_files_stay(stopped: Pat
 def test_a_second_run_at_once_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
     folder, options = tmp_path / "run", {**SMALL, "iterations": 100_000}
 
-    def stop(event: Event) -> None:
-        assert isinstance(event, Started)
-        raise InterruptedError
-
     process = start(folder, options)
     with pytest.raises(RunError, match=r"in use by another run.*another folder"):
         fastdc.condense("digits", out=folder, callbacks=[must_not_start], **options)
@@ -466,7 +441,7 @@ def test_a_second_run_at_once_is_refused_and_a_killed_one_leaves_no_lock(tmp_pat
     process.kill()
     process.join()
     with pytest.raises(InterruptedError):
-        fastdc.condense("digits", out=folder, callbacks=[stop], **options)
+        fastdc.condense("digits", out=folder, callbacks=[stop_at(Started)], **options)
 
 
 def test_a_second_run_within_the_same_process_is_refused_and_does_not_disturb_the_first(tmp_path: Path, whole: Path) -> None:
@@ -653,12 +628,8 @@ def test_weights_that_are_not_finite_stop_the_run_and_the_last_good_checkpoint_s
     assert read_state(tmp_path / "checkpoint.safetensors").iteration <= done[-1]
 
 
-class Contrast(nn.Module):
+class Contrast(Linear):
     """A linear network on images of full contrast: NaN where an image has none."""
-
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels * image_size[0] * image_size[1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         flat = images.flatten(1)
@@ -668,7 +639,7 @@ class Contrast(nn.Module):
 
 @pytest.mark.parametrize("engine", ["torch", "reference"])
 def test_the_class_that_is_not_finite_is_named(engine: str) -> None:
-    data = little_data((20, 20, 20, 20))
+    data = noise_data((20, 20, 20, 20))
     images = data.images.clone()
     images[data.labels == 2] = 77
     data = ImageData.of(images, data.labels, class_names=["ant", "bee", "cow", "dog"])
@@ -697,26 +668,6 @@ def test_the_file_of_a_result_is_the_same_bytes_whoever_writes_it(tmp_path: Path
         assert (tmp_path / name).read_bytes() == (whole / "condensed.safetensors").read_bytes()
 
 
-class Dropping(nn.Module):
-    """An MLP with dropout, as a module or as a function call."""
-
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = nn.Linear(channels * image_size[0] * image_size[1], 32)
-        self.drop = nn.Dropout(0.5)
-        self.second = nn.Linear(32, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.second(self.drop(self.first(images.flatten(1)).relu()))
-
-
-class DroppingByFunction(Dropping):
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__(channels, num_classes, image_size)
-        del self.drop
-        self.drop = lambda values: nn.functional.dropout(values, 0.5, self.training)
-
-
 @pytest.mark.parametrize("model", [Dropping, DroppingByFunction])
 def test_a_network_with_dropout_gives_the_same_bits_interrupted_or_not(tmp_path: Path, model: type[Dropping]) -> None:
     options = {**SMALL, "model": model}
@@ -724,7 +675,7 @@ def test_a_network_with_dropout_gives_the_same_bits_interrupted_or_not(tmp_path:
     first = fastdc.condense("digits", **options).images
     torch.manual_seed(2)
     assert torch.equal(first, fastdc.condense("digits", **options).images)
-    stop_at(tmp_path, 3, model=model)
+    stopped_run(tmp_path, 3, model=model)
     assert torch.equal(first, fastdc.condense("digits", out=tmp_path, **options).images)
 
 
@@ -734,22 +685,22 @@ def test_a_network_with_dropout_gives_the_same_bits_interrupted_or_not(tmp_path:
 @pytest.mark.parametrize("model", ["mlp:width=8", "convnet:width=8", "convnet:width=8,norm=batch"])
 def test_unequal_classes_and_classes_smaller_than_a_batch_work(tmp_path: Path, model: str) -> None:
     options = {**SMALL, "model": model}
-    condensed = fastdc.condense(little_data(), **options)
+    condensed = fastdc.condense(noise_data(UNEQUAL), **options)
     assert condensed.labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert condensed.class_names == ("class 0", "class 1", "class 2")
-    stop_at(tmp_path, 2, little_data(), model=model)
-    assert torch.equal(condensed.images, fastdc.condense(little_data(), out=tmp_path, **options).images)
+    stopped_run(tmp_path, 2, noise_data(UNEQUAL), model=model)
+    assert torch.equal(condensed.images, fastdc.condense(noise_data(UNEQUAL), out=tmp_path, **options).images)
 
 
 def test_a_class_with_one_image_works() -> None:
-    condensed = fastdc.condense(little_data((1, 9, 30)), **{**SMALL, "ipc": 4})
+    condensed = fastdc.condense(noise_data((1, 9, 30)), **{**SMALL, "ipc": 4})
     assert condensed.images.shape == (12, 1, 8, 8)
 
 
 def test_unequal_classes_get_the_images_of_the_reference_engine() -> None:
     options = {**SMALL, "iterations": 2, "model": "mlp:width=8"}
-    images = [fastdc.condense(little_data(), engine=engine, **options).images for engine in ("torch", "reference")]
-    torch.testing.assert_close(*images, rtol=1e-3, atol=1e-4)
+    images = [fastdc.condense(noise_data(UNEQUAL), engine=engine, **options).images for engine in ("torch", "reference")]
+    torch.testing.assert_close(*images, rtol=0, atol=FLOAT32_RUNS)
 
 
 def test_an_unfinished_run_of_version_0_1_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,8 @@ from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.parallel import jobs as shared_jobs
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed")
+pytestmark = pytest.mark.usefixtures("one_thread")
 SOURCES = ["random", "herding", "k_center", "forgetting", "dc"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Every tolerance of the tests, relative in the 2-norm, each with the largest error measured when it was set."""
+"""Every tolerance of the tests, each with the largest error measured when it was set.
+
+Relative in the 2-norm (`helpers.relative`), but for those at the end.
+"""
 
 import torch
 
@@ -16,9 +19,11 @@ NATIVE_RUN = 1e-3  # images after three iterations in float32, native engine aga
 NATIVE_INSTRUCTION_SETS = {torch.float64: 1e-9, torch.float32: 1e-4}  # one against another: 3.3e-15, 1.7e-6
 FLOAT32_TRAINING = 1e-4  # weights after a few epochs of SGD, torch engine against torch.optim: 3.8e-7
 WHOLE_SET_TRAINING = 1e-3  # change of the weights in five epochs of 600 images, any engine, against torch.optim: 5.7e-5
+FLOAT64_STEP = 1e-12  # weights after one step of SGD with distillation against autograd: 4.7e-17
 UNROLLED_FLOAT64 = 1e-9  # gradients through unrolled SGD against double backward: 7.5e-14
 UNROLLED_FINITE_DIFFERENCES = 1e-6  # slopes against central differences, step 1e-4 or 1e-5: 1.4e-7
 GOLDEN_RUN = 1e-3  # images after three iterations in float32, ReLU inputs near zero may change sign: 4.3e-7
+GOLDEN_FILES = 1e-4  # change of the images in the four steps of a golden file, any engine and version of torch: 2.4e-6
 # Distance or cotangent of that dtype, of any backend but the reference, against the definition in float64; cpp and triton agree.
 DISTANCE = {
     torch.float64: 1e-11,  # 1.4e-13, rows of one element, whose cotangent is a difference of nearly equal numbers; distance 2.2e-15
@@ -33,3 +38,20 @@ DISTANCE_BY_REFERENCE = {
     torch.bfloat16: 4e-3,  # 2.7e-3
 }
 DISTANCE_INTERPRETED = {**DISTANCE, torch.bfloat16: 8e-3}  # Triton's interpreter rounds towards zero: 5.2e-3
+
+# Of single numbers, absolute: they are of the size of 1.
+NORMALISED = {torch.float64: 1e-12, torch.float32: 1e-6}  # images by their mean and deviation against numpy: 0, 2.2e-7
+PIXELS = 1e-6  # pixels that were normalised, and back: 4.8e-8
+STATISTICS_MEAN = 1e-13  # mean of all pixels against numpy or whole numbers, relative: 3.4e-16
+STATISTICS_STD = 1e-12  # their deviation: 1.9e-16; of normalised images, which sum up rounding: 7.6e-14
+PUBLISHED = 1e-4  # mean and deviation of FashionMNIST, published to four digits: 4.1e-5
+KEPT_AS_FLOAT32 = 1e-6  # a number written to a file in float32, relative: 4.6e-8
+FLOAT32_RUNS = 2e-5  # images after whole runs in float32, engine against engine: 2.4e-7
+GROWN = 1e-6  # logits of a network that has grown: 0
+DISTILLED_LOGITS = 1e-5  # logits of a batch against those of its parts: 3.6e-7
+ONE_UNIT_FLOAT32 = 2**-23  # one instruction set against another, relative: 0
+EQUAL_GRADIENTS = 1e-5  # distance of equal gradients in float32, where the epsilon of the definition shows: 2.0e-6
+MAPS_MEAN = 1e-5  # of a map after instance norm: 9.7e-8
+MAPS_VARIANCE = 1e-2  # of the same, which the norm's epsilon makes smaller: 7.2e-5
+AUGMENTED_POSITIONS = 1e-5  # pixels, or shares of a turn or scale: 2.4e-7
+AUGMENTED_IMAGES = 1e-5  # crops and untouched images by interpolation: 4.3e-6
