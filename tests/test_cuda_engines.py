@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_engines import METRICS, NETWORKS, VARIANTS, relative
+from test_engines import NETWORKS, VARIANTS, relative
 from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from fastdc.callbacks import Event, IterationDone
 from fastdc.engines import ENGINES, Engine, Sgd, make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import UsageError
+from fastdc.metrics import METRICS
 from fastdc.models import build
 
 GPU = torch.cuda.is_available()

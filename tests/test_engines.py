@@ -17,18 +17,19 @@ import fastdc
 from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
 from fastdc.errors import UsageError
+from fastdc.metrics import METRICS
 from fastdc.models import build
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
 
 VARIANTS = [
     "mlp:width=16",
-    *(f"convnet:width=8,norm={norm}" for norm in ("none", "batch", "layer", "instance", "group")),
-    *(f"convnet:width=8,activation={activation}" for activation in ("sigmoid", "leaky_relu", "swish")),
-    *(f"convnet:width=8,pooling={pooling}" for pooling in ("none", "max")),
+    *(f"convnet:width=8,norm={norm}" for norm in NORMS),
+    *(f"convnet:width=8,activation={activation}" for activation in ACTIVATIONS if activation != "relu"),
+    *(f"convnet:width=8,pooling={pooling}" for pooling in POOLINGS if pooling != "avg"),
     *(f"convnet:width=4,depth={depth}" for depth in (1, 2, 4)),
     "convnet:width=8,norm=batch,activation=sigmoid,pooling=max",
 ]
-METRICS = ["layerwise_cosine", "cosine", "mse"]
 NETWORKS = [
     ("lenet", (1, 28, 28)),
     ("alexnet", (3, 16, 16)),
