@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
@@ -12,6 +15,7 @@ from fastdc.cli.arguments import Common
 from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.metrics import METRICS, ROWS
 from fastdc.models.paper import evaluation_model
 from fastdc.options.checks import check_count
 from fastdc.runs.files import write_atomically
@@ -37,6 +41,13 @@ class Condense(CondenseConfig, Common):
     baseline: str = "random"
     """What to evaluate beside the result: as many real images chosen by random, herding, k_center or forgetting (by the network
     of --model), or none."""
+    distance: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"Distance of two gradients, or of two paths: {', '.join(METRICS)}; l1:rows=convolutions for its rows, "
+            f"{' or '.join(ROWS)}; dc: layerwise_cosine."
+        ),
+    ] = None
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 
