@@ -41,6 +41,7 @@ FLAGS = [
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
+    "-Werror=switch",  # a norm, activation, pooling or metric that some part has no code for
     "-pthread",
     "-Wno-psabi",
 ]

@@ -811,7 +811,7 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
     if reason := why_not("triton"):
         results.row("configuration of triton", skipped=reason)
         return
-    tiles = tiles_of(layout.segments, layout.size, DEVICE)
+    tiles = tiles_of(layout.segments(), layout.size, DEVICE)
     classes, size = pairs[0][0].shape
     distance, cotangent = pairs[0][0].new_empty(classes), torch.empty_like(pairs[0][0])
     parts = torch.empty(classes, 3, len(tiles), dtype=torch.float64, device=DEVICE)
@@ -819,7 +819,7 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
 
     def call(synthetic: Tensor, real: Tensor, block: int, warps: int) -> tuple[Tensor, Tensor]:
         arguments = [synthetic, real, tiles, distance, cotangent, parts, tickets, size, len(tiles), synthetic.stride(0), real.stride(0)]
-        kernel[(classes * len(tiles),)](*arguments, METRIC=module.METRICS[METRIC], BLOCK=block, num_warps=warps)
+        kernel[(classes * len(tiles),)](*arguments, METRIC=METRIC, BLOCK=block, num_warps=warps)
         return distance, cotangent
 
     for block in (256, 512, 1024) if GPU else (256, 1024):

@@ -40,13 +40,6 @@ int64_t class_stride(const std::string& name, const py::array& array, const py::
     return array.strides(0) / item;
 }
 
-Metric metric_of(const std::string& name) {
-    if (name == "layerwise_cosine") return Metric::layerwise_cosine;
-    if (name == "cosine") return Metric::cosine;
-    if (name == "mse") return Metric::mse;
-    refuse("metric", "'" + name + "'", "layerwise_cosine, cosine or mse");
-}
-
 const Tile* tiles_in(const py::array& tiles, int64_t size) {
     if (tiles.ndim() != 2 || tiles.shape(1) != 3 || !tiles.dtype().equal(py::dtype::of<int64_t>()) ||
         !(tiles.flags() & py::array::c_style)) {
@@ -71,7 +64,7 @@ void layerwise_distance_of(const py::array& synthetic, const py::array& real, co
     if (synthetic.ndim() != 2) refuse("synthetic", describe(synthetic), "shape [C, P]");
     DistanceArguments arguments{};
     arguments.dtype = dtype_of("synthetic", synthetic);
-    arguments.metric = metric_of(metric);
+    arguments.metric = value_of(kMetrics, "metric", metric);
     arguments.classes = synthetic.shape(0);
     arguments.size = synthetic.shape(1);
     arguments.synthetic_stride = class_stride("synthetic", synthetic, synthetic);
@@ -109,6 +102,7 @@ void use_instruction_set(const std::string& name) {
 
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled CPU code of fastdc.";
+    module.attr("METRICS") = names_in(kMetrics);
     module.def("layerwise_distance", &layerwise_distance_of, py::arg("synthetic").noconvert(),
                py::arg("real").noconvert(), py::arg("tiles").noconvert(), py::arg("metric"),
                py::arg("distance").noconvert(), py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),

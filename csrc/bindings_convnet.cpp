@@ -5,19 +5,18 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <vector>
 
 #include "arguments.h"
+#include "cpu/block_parts.h"
 #include "cpu/convnet.h"
 
 namespace py = pybind11;
 
 namespace fastdc {
 namespace {
-
-constexpr int kNorms = 5, kActivations = 4, kPoolings = 3;
-constexpr int kBatchNorm = 3, kLayerNorm = 2, kGroupNorm = 1, kNoNorm = 4, kNoPooling = 2;
 
 // A plan, with the statistics of frozen batch norms kept alive beside it.
 struct Network {
@@ -47,6 +46,8 @@ int64_t product(std::initializer_list<int64_t> sizes) {
 
 // Every parameter lies within theta, and no sizes that overflow.
 void check(const ConvNetPlan& plan) {
+    const auto norm = static_cast<Norm>(plan.norm);
+    const auto pooling = static_cast<Pooling>(plan.pooling);
     constexpr int64_t kLargest = 1 << 16;
     check_range("channels", plan.channels, 1, kLargest);
     check_range("height", plan.height, 1, kLargest);
@@ -56,9 +57,6 @@ void check(const ConvNetPlan& plan) {
     if (plan.features % 8) refuse("features", std::to_string(plan.features), "a multiple of 8");
     check_range("depth", plan.depth, 1, kMostBlocks);
     check_range("classes", plan.classes, 1, kLargest);
-    check_range("norm", plan.norm, 0, kNorms - 1);
-    check_range("activation", plan.activation, 0, kActivations - 1);
-    check_range("pooling", plan.pooling, 0, kPoolings - 1);
     check_range("groups", plan.groups, 1, plan.features);
     if (plan.features % plan.groups) refuse("groups", std::to_string(plan.groups), "a divisor of features");
     int64_t height = plan.height + 2 * (plan.padding - 1), width = plan.width + 2 * (plan.padding - 1);
@@ -69,14 +67,14 @@ void check(const ConvNetPlan& plan) {
         }
     };
     for (int64_t l = 0; l < plan.depth; ++l) {
-        const int64_t affine = plan.norm == kLayerNorm ? product({plan.features, height, width}) : plan.features;
+        const int64_t affine = norm == Norm::kLayer ? product({plan.features, height, width}) : plan.features;
         within("weight", plan.weight[l], product({plan.features, l ? plan.features : plan.channels, 9}), true);
         within("bias", plan.bias[l], plan.features, false);
-        within("gamma", plan.gamma[l], affine, plan.norm != kNoNorm);
-        within("beta", plan.beta[l], affine, plan.norm != kNoNorm);
-        if (plan.norm == kBatchNorm && (!plan.mean[l] || !plan.variance[l]))
+        within("gamma", plan.gamma[l], affine, norm != Norm::kNone);
+        within("beta", plan.beta[l], affine, norm != Norm::kNone);
+        if (norm == Norm::kBatch && (!plan.mean[l] || !plan.variance[l]))
             refuse("statistics", "missing", "those of every batch norm");
-        if (plan.pooling != kNoPooling) {
+        if (pooling != Pooling::kNone) {
             height /= 2;
             width /= 2;
         }
@@ -94,10 +92,10 @@ void fill(int64_t* to, const std::vector<int64_t>& from, const char* name, int64
 }
 
 Network network(int64_t channels, int64_t height, int64_t width, int64_t padding, int64_t features, int64_t depth,
-                int64_t classes, int64_t groups, int norm, int activation, int pooling, int64_t parameters,
-                const std::vector<int64_t>& weight, const std::vector<int64_t>& bias, const std::vector<int64_t>& gamma,
-                const std::vector<int64_t>& beta, int64_t linear_weight, int64_t linear_bias,
-                const std::vector<py::array>& statistics) {
+                int64_t classes, int64_t groups, const std::string& norm, const std::string& activation,
+                const std::string& pooling, int64_t parameters, const std::vector<int64_t>& weight,
+                const std::vector<int64_t>& bias, const std::vector<int64_t>& gamma, const std::vector<int64_t>& beta,
+                int64_t linear_weight, int64_t linear_bias, const std::vector<py::array>& statistics) {
     Network result;
     ConvNetPlan& plan = result.plan;
     check_range("depth", depth, 1, kMostBlocks);
@@ -109,9 +107,9 @@ Network network(int64_t channels, int64_t height, int64_t width, int64_t padding
     plan.depth = depth;
     plan.classes = classes;
     plan.groups = groups;
-    plan.norm = norm;
-    plan.activation = activation;
-    plan.pooling = pooling;
+    plan.norm = static_cast<int>(value_of(kNorms, "norm", norm));
+    plan.activation = static_cast<int>(value_of(kActivations, "activation", activation));
+    plan.pooling = static_cast<int>(value_of(kPoolings, "pooling", pooling));
     plan.parameters = parameters;
     fill(plan.weight, weight, "weight", depth);
     fill(plan.bias, bias, "bias", depth);
@@ -119,7 +117,7 @@ Network network(int64_t channels, int64_t height, int64_t width, int64_t padding
     fill(plan.beta, beta, "beta", depth);
     plan.linear_weight = linear_weight;
     plan.linear_bias = linear_bias;
-    if (norm == kBatchNorm) {
+    if (plan.norm == static_cast<int>(Norm::kBatch)) {
         if (static_cast<int64_t>(statistics.size()) != 2 * depth)
             refuse("statistics", std::to_string(statistics.size()) + " arrays", "mean and variance of each block");
         result.statistics = statistics;
@@ -279,7 +277,8 @@ void train_on(const Network& network, py::array& theta, const py::array& images,
         check_array<int64_t>("order", order, {epochs, count});
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (batch < 1) refuse("batch", std::to_string(batch), "1 or more");
-        if (network.plan.norm == kBatchNorm) refuse("norm", "batch", "one whose statistics do not change in training");
+        if (plan.norm == static_cast<int>(Norm::kBatch))
+            refuse("norm", "batch", "one whose statistics do not change in training");
         const Distilled<T> distilled = distilled_of<T>(plan, count, shares, groups, temperature);
         const T* from = in<T>(images);
         const auto *label = in<int64_t>(labels), *index = in<int64_t>(order);
@@ -309,6 +308,10 @@ void logits_of(const Network& network, const py::array& theta, const py::array& 
 }  // namespace
 
 void bind_convnet(py::module_& module) {
+    module.attr("NORMS") = names_in(kNorms);
+    module.attr("ACTIVATIONS") = names_in(kActivations);
+    module.attr("POOLINGS") = names_in(kPoolings);
+    module.attr("MOST_BLOCKS") = kMostBlocks;
     const auto array = [](const char* name) { return py::arg(name).noconvert(); };
     py::class_<Network>(module, "ConvNet", "The structure of a ConvNet, and where its parameters lie in theta.")
         .def(py::init(&network), py::kw_only(), py::arg("channels"), py::arg("height"), py::arg("width"),

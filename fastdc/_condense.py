@@ -15,6 +15,7 @@ from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
+from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.parallel.devices import resolve_device
@@ -76,7 +77,8 @@ def condense(
         lr_images: learning rate of the images (0.1).
         lr_model: learning rate of the network (0.01); not of dd, which learns its step sizes.
         batch_real: real images of each class in a matching step; a class that has fewer gives all it has (256).
-        distance: "layerwise_cosine", "cosine" or "mse" ("layerwise_cosine"); dd has no use for it.
+        distance: a name in `fastdc.metrics.METRICS` ("layerwise_cosine"); "l1:rows=convolutions" looks at the convolutions alone; dd
+            has no use for it.
         match: what is compared ("gradients"); see `fastdc.recipe.MATCHES`, and likewise for the next four.
         pool: whose networks ("fresh:train=synthetic").
         batches: which real images ("random").
@@ -136,6 +138,8 @@ def condense(
     check_every_class(real)
     family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
+    assert config.distance is not None
+    ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
     config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
         return Condensation(config, real, family, run, callbacks, progress).result()

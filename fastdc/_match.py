@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastdc.engines import make_engine
-from fastdc.errors import UsageError, unknown_name
-from fastdc.metrics.operator import METRICS
+from fastdc.errors import UsageError
+from fastdc.metrics import Metric
 from fastdc.models.network import check_logits
 from fastdc.runtime.isolation import isolated
 
@@ -18,7 +18,7 @@ class GradientMatcher:
     Args:
         module: a network from images [N, channels, H, W] to logits; its weights are used as they stand at each call. Batch
             norm and dropout work as in evaluation mode, and the module's own mode is left as it was.
-        distance: "layerwise_cosine", "cosine" or "mse".
+        distance: a name in `fastdc.metrics.METRICS`; "l1:rows=convolutions" looks at the convolutions alone.
         engine: "auto", "native", "torch" or "reference".
 
     Raises:
@@ -33,13 +33,13 @@ class GradientMatcher:
 
     @isolated()
     def __init__(self, module: nn.Module, *, distance: str = "layerwise_cosine", engine: str = "auto") -> None:
-        if distance not in METRICS:
-            raise unknown_name("metric", distance, METRICS)
+        rows = Metric.of(distance).rows
         if not isinstance(module, nn.Module):
             raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
         self.module, self.distance = module, distance
         training = module.training
         self._engine = make_engine(engine, module)
+        self._engine.layout.seen(rows)  # refuses a choice of which there are none
         module.train(training)
 
     @isolated()

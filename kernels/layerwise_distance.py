@@ -4,7 +4,8 @@ With a a row of the synthetic gradient, b the same row of the real one, s = |a| 
 
     layerwise_cosine    d = sum over rows of 1 - <a, b> / s     dd/da = (<a, b> |b| / (|a| s^2)) a - (1 / s) b
     cosine              the same, with all rows of a class joined into one; 0 where there are no rows
-    mse                 d = sum of (a - b)^2                     dd/da = 2 (a - b)
+    mse                 d = sum of (a - b)^2                    dd/da = 2 (a - b)
+    l1                  d = sum of |a - b|                      dd/da = sign(a - b), 0 where they are equal
 
 The first term of dd/da is 0 where |a| = 0, and all of it where no row lies. Sums and coefficients are float64 whatever the elements
 are: the square of a float never overflows a double, so that a result that float can hold is never lost on the way. Elements of 16 bits
@@ -26,12 +27,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastdc.errors import unknown_name
 from fastdc.parallel.devices import is_capturing
 
-METRICS = {"layerwise_cosine": 0, "cosine": 1, "mse": 2}  # the values of Metric in csrc/row_distance.h
+METRICS = ("layerwise_cosine", "cosine", "mse", "l1")  # those of `fastdc.metrics.definitions` that the kernel has code for
 
-_LAYERWISE_COSINE = tl.constexpr(METRICS["layerwise_cosine"])
-_COSINE = tl.constexpr(METRICS["cosine"])
 _EPSILON = tl.constexpr(1e-6)
 
 # One configuration for all: it decides the order within a sum, and one picked by timing would give other bits from process to process.
@@ -103,8 +103,21 @@ def _cosine_rows(synthetic, real, cotangent, rows, row_length, ROWS: tl.constexp
 
 
 @triton.jit
-def _squared(synthetic, real, cotangent, count, BLOCK: tl.constexpr):
-    """mse of a tile, where rows do not matter: writes the cotangent [count], returns the sum of the squares."""
+def _element_result(difference, METRIC: tl.constexpr):
+    """Of a - b: what an element adds to the distance, and its cotangent. As csrc/row_distance.h has it."""
+    if METRIC == "mse":
+        distance = difference * difference
+        derivative = 2.0 * difference
+    else:
+        tl.static_assert(METRIC == "l1", "the kernel has no code for this metric")
+        distance = tl.abs(difference)
+        derivative = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, difference))  # NaN stays
+    return distance, derivative
+
+
+@triton.jit
+def _elements(synthetic, real, cotangent, count, METRIC: tl.constexpr, BLOCK: tl.constexpr):
+    """A metric by elements of a tile, where rows do not matter: writes the cotangent [count], returns the distance."""
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float64)
     for first in range(0, count, BLOCK):
@@ -112,9 +125,9 @@ def _squared(synthetic, real, cotangent, count, BLOCK: tl.constexpr):
         index = first + lanes
         a = tl.load(synthetic + index, mask=mask, other=0.0).to(tl.float64)
         b = tl.load(real + index, mask=mask, other=0.0).to(tl.float64)
-        difference = a - b
-        total += difference * difference
-        _store(cotangent + index, 2.0 * difference, mask)
+        distance, derivative = _element_result(a - b, METRIC)
+        total += distance
+        _store(cotangent + index, derivative, mask)
     return tl.sum(total, 0)
 
 
@@ -213,7 +226,7 @@ def layerwise_distance_kernel(
         size: P.
         tile_count: T.
         synthetic_stride, real_stride: elements from a class to the next one.
-        METRIC: a value of METRICS.
+        METRIC: one of METRICS.
         BLOCK: elements of a step, a power of two, at least 128.
     """
     program = tl.program_id(0).to(tl.int64)
@@ -234,10 +247,10 @@ def layerwise_distance_kernel(
     if rows == 0:
         _clear(out, row_length, BLOCK)
         tl.store(part, 0.0)
-        if METRIC == _COSINE:
+        if METRIC == "cosine":
             tl.store(part + tile_count, 0.0)
             tl.store(part + 2 * tile_count, 0.0)
-    elif METRIC == _LAYERWISE_COSINE:
+    elif METRIC == "layerwise_cosine":
         # the shape that covers the tile in the fewest steps; of equals the longest rows, which memory serves best
         narrow = _steps(rows, row_length, BLOCK // 16, 16)
         middle = _steps(rows, row_length, BLOCK // 128, 128)
@@ -248,17 +261,17 @@ def layerwise_distance_kernel(
             tl.store(part, _cosine_rows(a, b, out, rows, row_length, BLOCK // 128, 128))
         else:
             tl.store(part, _cosine_rows(a, b, out, rows, row_length, BLOCK // 16, 16))
-    elif METRIC == _COSINE:
+    elif METRIC == "cosine":
         _joined_sums(a, b, part, tile_count, rows * row_length, BLOCK)
     else:
-        tl.store(part, _squared(a, b, out, rows * row_length, BLOCK))
+        tl.store(part, _elements(a, b, out, rows * row_length, METRIC, BLOCK))
 
     # The parts, of whichever threads stored them, come before this program's ticket, and all tickets before what the last one reads.
     tl.debug_barrier()
     ticket = tl.atomic_add(tickets + c, 1, sem="acq_rel", scope="gpu")
     if ticket == tile_count - 1:
         value = _sum_of_parts(parts, tile_count, BLOCK)
-        if METRIC == _COSINE:
+        if METRIC == "cosine":
             synthetic_square = _sum_of_parts(parts + tile_count, tile_count, BLOCK)
             real_square = _sum_of_parts(parts + 2 * tile_count, tile_count, BLOCK)
             value, along, across = _cosine_result(value, synthetic_square, real_square)
@@ -295,11 +308,16 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: s
         synthetic: [C, P], float32, float64, float16 or bfloat16; elements of a class lie side by side, classes anywhere.
         real: [C, P], of the same dtype and device.
         tiles: int64 [T, 3] of `fastdc.metrics.tiles.tiles_of`, on the same device, which is the current one.
-        metric: a key of METRICS.
+        metric: one of METRICS.
 
     Returns:
         The distance [C], float64 if the gradients are and else float32, and its cotangent [C, P].
+
+    Raises:
+        UsageError: a metric that the kernel has no code for.
     """
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
     classes, size = synthetic.shape
     tile_count = tiles.shape[0]
     distance = synthetic.new_empty(classes, dtype=torch.promote_types(synthetic.dtype, torch.float32))
@@ -318,7 +336,7 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, tiles: Tensor, metric: s
         tile_count,
         synthetic.stride(0),
         real.stride(0),
-        METRIC=METRICS[metric],
+        METRIC=metric,
         BLOCK=BLOCK,
         num_warps=WARPS,
     )

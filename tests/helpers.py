@@ -21,6 +21,7 @@ from fastdc.callbacks import Event, IterationDone
 from fastdc.data import ImageData
 from fastdc.engines import Engine, TorchEngine, make_engine
 from fastdc.models import build
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
 
 ROOT = Path(__file__).parent.parent
@@ -39,9 +40,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 VARIANTS = [
     "mlp:width=16",
-    *(f"convnet:width=8,norm={norm}" for norm in ("none", "batch", "layer", "instance", "group")),
-    *(f"convnet:width=8,activation={activation}" for activation in ("sigmoid", "leaky_relu", "swish")),
-    *(f"convnet:width=8,pooling={pooling}" for pooling in ("none", "max")),
+    *(f"convnet:width=8,norm={norm}" for norm in NORMS),
+    *(f"convnet:width=8,activation={activation}" for activation in ACTIVATIONS if activation != "relu"),
+    *(f"convnet:width=8,pooling={pooling}" for pooling in POOLINGS if pooling != "avg"),
     *(f"convnet:width=4,depth={depth}" for depth in (1, 2, 4)),
     "convnet:width=8,norm=batch,activation=sigmoid,pooling=max",
 ]

@@ -303,7 +303,7 @@ def failing(stubs: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> lis
     return errors
 
 
-PAIR = (torch.ones(2, 6), -torch.ones(2, 6), LAYOUT.segments, "layerwise_cosine")
+PAIR = (torch.ones(2, 6), -torch.ones(2, 6), LAYOUT.segments(), "layerwise_cosine")
 
 
 def test_auto_goes_on_without_a_backend_whose_first_launch_fails(failing: list[Exception], caplog: pytest.LogCaptureFixture) -> None:
@@ -355,7 +355,7 @@ def test_auto_takes_a_kernel_on_a_gpu() -> None:
 def test_every_backend_takes_what_it_is_given(name: str) -> None:
     """The calls are by place: a backend that expects something else there is seen only where it can run."""
     assert BACKENDS[name].MEANT_FOR in ("cpu", "cuda", "")
-    for function in ("unsupported_reasons", "layerwise_distance"):
+    for function in ("unsupported_reasons", "metrics", "layerwise_distance"):
         expected = inspect.signature(getattr(Backend, function))
         assert list(inspect.signature(getattr(BACKENDS[name], function)).parameters) == [
             each for each in expected.parameters if each != "self"

@@ -24,6 +24,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
 from fastdc.data.sources import named
 from fastdc.errors import DataError, FastdcError, MissingFileError, RunError, UsageError
+from fastdc.metrics import METRICS
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(40) % 2
@@ -761,7 +762,7 @@ def test_a_matcher_leaves_the_mode_of_its_module_as_it_was_when_it_refuses():
 MATRIX, BIAS = torch.ones(2, 3), torch.ones(2)
 
 
-@pytest.mark.parametrize("metric", ["layerwise_cosine", "cosine", "mse"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("synthetic", "real", "match"),
     [
@@ -778,7 +779,7 @@ def test_gradients_that_cannot_be_matched(metric, synthetic, real, match):
 
 
 def test_a_metric_of_match_loss_that_is_not_known():
-    with refusal(UsageError, "unknown metric 'mean'.* Known: cosine, layerwise_cosine, mse"):
+    with refusal(UsageError, f"unknown metric 'mean'.* Known: {', '.join(sorted(METRICS))}"):
         fastdc.match_loss([MATRIX], [MATRIX], metric="mean")
 
 

@@ -10,8 +10,9 @@ import pytest
 from helpers import ROOT
 
 SOURCE = ROOT / "csrc" / "cuda" / "layerwise_distance.cu"
-SYMBOLS = {"fastdc_cuda_layerwise_distance", "fastdc_cuda_unusable", "fastdc_cuda_launches"}
-KERNELS = 12  # four dtypes times three metrics
+SYMBOLS = {"fastdc_cuda_layerwise_distance", "fastdc_cuda_unusable", "fastdc_cuda_metric_name", "fastdc_cuda_launches"}
+METRICS = re.findall(r'^ *\{"\w+", Metric::', (ROOT / "csrc" / "row_distance.h").read_text(), flags=re.MULTILINE)
+KERNELS = 4 * len(METRICS)  # one for each dtype
 
 ENTRY = re.compile(
     r"Compiling entry function '(?P<name>\S+)' for '(?P<arch>sm_\w+)'.*?"

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import NETWORKS, VARIANTS, Dropping, relative, stop_at
-from test_engines import METRICS
 from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ import fastdc
 from fastdc.engines import ENGINES, Engine, Sgd, make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import UsageError
+from fastdc.metrics import METRICS
 from fastdc.models import build
 
 GPU = torch.cuda.is_available()

@@ -19,9 +19,10 @@ from test_rooms import ROOMS
 
 import fastdc
 from fastdc.engines import ENGINES
-from fastdc.metrics import METRICS
+from fastdc.metrics import METRICS, ROWS
 from fastdc.metrics.backends import BACKENDS
 from fastdc.models import model_names
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.recipe import CHOICES
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,8 @@ def test_python_on_a_page_runs_in_its_order(page: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(CHOICES["match"], "_entries", dict(CHOICES["match"]._entries))  # a page may add one
     if page == "docs/recipes.md":  # it names a recipe of its own, which is gone afterwards
         monkeypatch.setitem(fastdc.RECIPES, "one_network", fastdc.Recipe())
+    if page == "docs/engines.md":  # and a metric
+        monkeypatch.setitem(METRICS, "huber", METRICS["mse"])
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # where dataclasses look for the types of their fields
     for line, block in python_blocks(page):
@@ -225,7 +228,8 @@ def test_every_flag_has_its_place_in_the_pages(cli: ModuleType) -> None:
     [
         ("docs/recipes.md", [*fastdc.RECIPES, *CHOICES, *CHOICES["match"]]),
         ("docs/engines.md", [*ENGINES, *BACKENDS]),
-        ("docs/options.md", [*model_names(), *fastdc.coresets.SELECTIONS]),
+        ("docs/options.md", [*model_names(), *fastdc.coresets.SELECTIONS, *METRICS, *NORMS, *ACTIVATIONS, *POOLINGS]),
+        ("docs/engines.md", [f"rows={rows}" for rows in ROWS]),
     ],
 )
 def test_every_name_of_a_registry_has_its_place(page: str, names: list[str]) -> None:

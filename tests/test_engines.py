@@ -18,9 +18,8 @@ import fastdc
 from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
 from fastdc.errors import UsageError
+from fastdc.metrics import METRICS
 from fastdc.models import build
-
-METRICS = ["layerwise_cosine", "cosine", "mse"]
 
 
 @pytest.mark.parametrize("spec", VARIANTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
@@ -21,11 +22,13 @@ from torch import Tensor, nn
 
 import fastdc
 from fastdc.engines.reference import plain_distance
-from fastdc.metrics.backends import DTYPES
+from fastdc.metrics.backends import BACKENDS, DTYPES
 from fastdc.metrics.backends import cpp as cpp_backend
-from fastdc.metrics.layout import Parameter, ParameterLayout
-from fastdc.metrics.operator import METRICS, layerwise_distance
+from fastdc.metrics.definitions import METRICS, Metric
+from fastdc.metrics.layout import ROWS, Parameter, ParameterLayout
+from fastdc.metrics.operator import layerwise_distance
 from fastdc.models import build
+from fastdc.runtime import compiled
 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "rows-of-1": ((4, 1),),
@@ -47,6 +50,16 @@ INTERPRETED = Arm("triton")  # its interpreter rounds to bfloat16 towards zero a
 COMPILED = ("cpp", "triton", "cuda")
 
 each_metric = pytest.mark.parametrize("metric", METRICS)
+each_choice_of_rows = pytest.mark.parametrize("metric", [str(Metric(name, rows)) for name in METRICS for rows in ROWS])
+
+
+@pytest.fixture(autouse=True)
+def _where_the_backend_has_the_metric(request: pytest.FixtureRequest) -> None:
+    given_ = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if "arm" in given_ and "metric" in given_:
+        name, backend = Metric.of(given_["metric"]).name, given_["arm"].backend
+        if name not in BACKENDS[backend].metrics():
+            pytest.skip(f"backend {backend!r} has no code for {name!r}")
 
 
 def layout_of(*shapes: tuple[int, ...]) -> ParameterLayout:
@@ -58,16 +71,13 @@ def layout_of(*shapes: tuple[int, ...]) -> ParameterLayout:
 
 
 def definition(metric: str, layout: ParameterLayout, synthetic: Tensor, real: Tensor) -> Tensor:
-    """The distance of one class, written with loops over rows: [P], [P] -> scalar."""
-    spans = [p for p in layout.parameters if len(p.shape) >= 2]
+    """The distance of one class, as the table of metrics defines it: [P], [P] -> scalar."""
+    chosen = Metric.of(metric)
+    spans = [p for p in layout.parameters if len(p.shape) >= ROWS[chosen.rows] and p.shape[0]]
     parts = [[flat[p.offset : p.offset + p.size].reshape(p.shape[0], -1 if p.size else 0) for p in spans] for flat in (synthetic, real)]
-    rows = [[row for part in side for row in part.unbind(0)] for side in parts]
-    if metric == "cosine" and rows[0]:
-        rows = [[torch.cat(side)] for side in rows]
-    total = synthetic.new_zeros(())
-    for a, b in zip(*rows, strict=True):
-        total = total + (((a - b) ** 2).sum() if metric == "mse" else 1 - (a * b).sum() / (a.norm() * b.norm() + 1e-6))
-    return total
+    if METRICS[chosen.name].joined and spans:
+        parts = [[torch.cat([part.flatten() for part in side])[None]] for side in parts]
+    return sum((METRICS[chosen.name].distance(a, b) for a, b in zip(*parts, strict=True)), synthetic.new_zeros(()))
 
 
 def expected_of(metric: str, layout: ParameterLayout, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,14 +122,35 @@ def check(arm: Arm, shapes: tuple[tuple[int, ...], ...], metric: str, dtype: tor
         assert got.is_contiguous(), name
         assert relative(got, right) <= tolerance(arm, kind), f"{name} in {dtype}"
     outside = torch.ones(layout.size, dtype=torch.bool)
-    for p in layout.matrices:
+    for p in layout.seen(Metric.of(metric).rows):
         outside[p.offset : p.offset + p.size] = False
     assert not results[1].cpu()[:, outside].any(), "the cotangent is not zero where no row lies"
 
 
-@each_metric
+FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "layerwise_cosine": lambda a, b: sum(1 - (x @ y) / (x.norm() * y.norm() + 1e-6) for x, y in zip(a, b, strict=True)),
+    "cosine": lambda a, b: 1 - (a * b).sum() / (a.norm() * b.norm() + 1e-6),
+    "mse": lambda a, b: nn.functional.mse_loss(a, b, reduction="sum"),
+    "l1": lambda a, b: nn.functional.l1_loss(a, b, reduction="sum"),
+}
+
+
+@pytest.mark.parametrize("metric", FORMULAS)
+def test_the_table_defines_what_is_written_in_the_formulas(metric: str) -> None:
+    rows = torch.randn(2, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(definition(metric, layout_of((5, 7)), *rows.flatten(1)), FORMULAS[metric](*rows))
+    leaf = torch.nn.Parameter(rows[0].clone())
+    assert torch.autograd.gradgradcheck(METRICS[metric].distance, (leaf, rows[1]))
+
+
+@each_choice_of_rows
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_value_and_cotangent_equal_the_definition(arm: Arm, shapes: tuple[tuple[int, ...], ...], metric: str) -> None:
+    if Metric.of(metric).rows != "all" and not any(len(shape) >= ROWS["convolutions"] for shape in shapes):
+        layout = layout_of(*shapes)
+        with pytest.raises(fastdc.UsageError, match="no parameter of 3 dimensions or more"):
+            layerwise_distance(*on(arm, *pair(layout)), layout, metric, arm.backend)
+        return
     for dtype in DTYPES:
         check(arm, shapes, metric, dtype)
 
@@ -150,7 +181,7 @@ def test_errors_are_no_larger_than_those_of_the_reference_in_float32(arm: Arm, s
         assert relative(got, right) <= relative(reference, right), name
 
 
-@each_metric
+@pytest.mark.parametrize("metric", getattr(compiled.extension, "METRICS", ()))
 @settings(max_examples=60, deadline=None)
 @given(shapes=st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=4).map(tuple), max_size=5), classes=st.integers(0, 4))
 def test_cpp_equals_reference_on_any_layout(metric: str, shapes: list[tuple[int, ...]], classes: int) -> None:
@@ -191,14 +222,13 @@ def test_what_float32_holds_is_not_lost_on_the_way(arm: Arm, scales: tuple[float
         results = layerwise_distance(*on(arm, synthetic, real), layout, metric, arm.backend)
         expected = expected_of(metric, layout, synthetic, real)
         for got, right in zip(results, expected, strict=True):
-            if metric != "mse":
-                assert got.isfinite().all()
             torch.testing.assert_close(got.cpu(), right.to(got.dtype), rtol=2 * DISTANCE[got.dtype], atol=1.5e-45)  # the smallest float
 
 
-def test_equal_gradients_have_no_cotangent_up_to_the_largest_float64(arm: Arm) -> None:
+@pytest.mark.parametrize("metric", ["mse", "l1"])
+def test_equal_gradients_have_no_cotangent_up_to_the_largest_float64(arm: Arm, metric: str) -> None:
     layout, largest = layout_of((2, 9)), torch.full((1, 18), torch.finfo(torch.float64).max, dtype=torch.float64, device=arm.device)
-    for result in layerwise_distance(largest, largest, layout, "mse", arm.backend):
+    for result in layerwise_distance(largest, largest, layout, metric, arm.backend):
         assert not result.any()
 
 
@@ -213,16 +243,18 @@ def test_nan_and_infinity_stay_where_they_are(arm: Arm, value: float, metric: st
         dirty = [tensor.clone() for tensor in clean]
         dirty[side][1, 2 + 9 + 4] = value  # class 1, second row of the first matrix
         distance, cotangent = (result.cpu() for result in layerwise_distance(*dirty, layout, metric, arm.backend))
-        touched = torch.zeros_like(cotangent, dtype=torch.bool)
-        if metric == "mse":
-            touched[1, 15] = True
-        elif metric == "cosine":
-            touched[1, 2:38], touched[1, 41:] = True, True
-        else:
-            touched[1, 11:20] = True
-        assert distance[1].isnan() if metric != "mse" or value != value else distance[1].isinf()
+        right = layerwise_distance(*(tensor.cpu().double() for tensor in dirty), layout, metric, "reference")
+        touched, reach = ~right[1].isfinite(), torch.zeros_like(cotangent, dtype=torch.bool)
+        reach[1, 11:20] = True
+        if METRICS[metric].joined:
+            reach[1, 2:38], reach[1, 41:] = True, True
+        assert not (touched & ~reach).any()
+        assert touched.any() or value == value
+        assert not right[0][1].isfinite()
+        assert distance[1].isnan() == right[0][1].isnan()
         assert torch.equal(~cotangent.isfinite(), touched)
-        torch.testing.assert_close(cotangent[~touched], before[1][~touched], rtol=0, atol=0)
+        torch.testing.assert_close(cotangent[~reach], before[1][~reach], rtol=0, atol=0)
+        assert relative(cotangent[reach & ~touched], right[1][reach & ~touched]) <= tolerance(arm, torch.float32)
         torch.testing.assert_close(distance[[0, 2]], before[0][[0, 2]], rtol=0, atol=0)
 
 
@@ -261,7 +293,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_views_are_taken_as_what_they_show_and_left_alone(arm: Arm, view: Callable[[Tensor], Tensor]) -> None:
     layout = layout_of((3, 37), (5,), (2, 1, 3, 3))
-    for dtype, metric in zip(DTYPES, (*METRICS, "layerwise_cosine"), strict=True):
+    for dtype, metric in zip(DTYPES, itertools.cycle(BACKENDS[arm.backend].metrics()), strict=False):
         plain = on(arm, *pair(layout, 3, dtype))
         right = layerwise_distance(*plain, layout, metric, arm.backend)
         views = [view(tensor) for tensor in plain]
@@ -344,10 +376,10 @@ def test_a_forked_child_computes_after_its_parent_did(arm: Arm) -> None:
     torch.set_num_threads(3)
     layout = layout_of((30, 129), (7,), (40, 9))
     given_ = pair(layout, 7)  # too few for torch to fill with its own threads, which a forked child has lost
-    right = cpp_backend.layerwise_distance(*given_, layout.segments, "cosine")
+    right = cpp_backend.layerwise_distance(*given_, layout.segments(), "cosine")
 
     def child() -> None:
-        got = cpp_backend.layerwise_distance(*given_, layout.segments, "cosine")
+        got = cpp_backend.layerwise_distance(*given_, layout.segments(), "cosine")
         same = all((a.numpy() == b.numpy()).all() for a, b in zip(got, right, strict=True))
         helpers = len(list(Path("/proc/self/task").glob("*"))) - 1  # the parent's stay with the parent
         raise SystemExit(0 if (same, helpers) == (True, 2) else f"same bits: {same}, helpers: {helpers}")
@@ -400,8 +432,8 @@ def test_opcheck(arm: Arm, requires_grad: Sequence[int]) -> None:
     given_ = on(arm, *pair(layout))
     for i in requires_grad:
         given_[i].requires_grad_()
-    for metric in METRICS:
-        torch.library.opcheck(torch.ops.fastdc.layerwise_distance.default, (*given_, list(layout.segments), metric, arm.backend))
+    for metric in BACKENDS[arm.backend].metrics():
+        torch.library.opcheck(torch.ops.fastdc.layerwise_distance.default, (*given_, list(layout.segments()), metric, arm.backend))
 
 
 @pytest.mark.parametrize("in_dims", [(0, None), (None, 0), (0, 0), (1, 0), (2, 1)], ids=str)
@@ -549,7 +581,7 @@ def test_gradients_that_do_not_fit_are_refused(synthetic: Tensor, real: Tensor, 
         ([ZEROS], [ZEROS.t()], {}, r"shapes \[\(2, 6\)\] and \[\(6, 2\)\]; expected the same ones"),
         ([ZEROS, ZEROS], [ZEROS], {}, "expected the same ones"),
         ([ZEROS], [None], {}, "a gradient is None"),
-        ([ZEROS[0]], [ZEROS[0]], {}, "expected at least one of two dimensions or more"),
+        ([ZEROS[0]], [ZEROS[0]], {}, "expected at least one of 2 dimensions or more"),
         ([], [], {}, r"the gradients have shapes \[\]; expected at least one"),
         ([ZEROS], [ZEROS.double()], {}, "torch.float32 on cpu, torch.float64 on cpu; bring them to one"),
         ([ZEROS], [ZEROS.to("meta")], {}, "torch.float32 on cpu, torch.float32 on meta; bring them to one"),

@@ -22,7 +22,7 @@ from fastdc.data import ClassSampler
 from fastdc.engines import Engine, make_engine
 from fastdc.errors import RunError, UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
-from fastdc.metrics.operator import layerwise_distance
+from fastdc.metrics import METRICS, layerwise_distance
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe import MATCHES, POOLS, ClassGroup, Match, Pool, Problem
 from fastdc.recipe.augmentations import NoAugmentation
@@ -171,7 +171,7 @@ def test_a_step_of_dd_is_double_backward_of_the_real_loss(engine: str) -> None:
     assert torch.equal(images.detach(), state.stored)
 
 
-@pytest.mark.parametrize("distance", ["layerwise_cosine", "cosine", "mse"])
+@pytest.mark.parametrize("distance", METRICS)
 @pytest.mark.parametrize(
     ("method", "step"),
     [
@@ -271,7 +271,7 @@ def test_the_distance_is_of_mean_gradients_along_the_whole_path() -> None:
         state.step += 1
         difference = (state.theta - state.path["real"]) / (0.1 * steps)
         layout = learner.problem.engine.layout
-        squares = torch.stack([layout.rows_of(difference, parameter).square().sum() for parameter in layout.matrices])
+        squares = torch.stack([layout.rows_of(difference, parameter).square().sum() for parameter in layout.seen()])
         assert relative(loss, squares.sum()) < UNROLLED_FLOAT64
 
 

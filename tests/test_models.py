@@ -9,6 +9,7 @@ import fastdc
 from fastdc.models import build, model_names
 from fastdc.models.convnet import ConvNet, ConvNetOptions, default_depth
 from fastdc.models.paper import PAPER_NETWORKS, evaluation_model
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime.seeding import make_generator
 
 AVGPOOL = "resnet18:downsampling=avgpool"
@@ -69,9 +70,9 @@ def test_grey_28_pixel_images_are_padded_to_32() -> None:
     assert ConvNet(3, 10, (28, 28)).features[0](torch.zeros(1, 3, 28, 28)).shape[2:] == (28, 28)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "layer", "instance", "group"])
-@pytest.mark.parametrize("activation", ["sigmoid", "relu", "leaky_relu", "swish"])
-@pytest.mark.parametrize("pooling", ["none", "max", "avg"])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_variant_maps_images_to_logits(norm: str, activation: str, pooling: str) -> None:
     spec = f"convnet:width=8,depth=2,norm={norm},activation={activation},pooling={pooling}"
     for channels, size in ((1, (8, 8)), (3, (17, 12))):

@@ -30,6 +30,7 @@ from fastdc.experiments.tables.cells import WHOLE_SET, Cell, Definition, ImageSe
 from fastdc.experiments.tables.definitions import Setting
 from fastdc.experiments.tables.job import Skipped, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
+from fastdc.metrics import METRICS
 from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.parallel import jobs as shared_jobs
 
@@ -156,7 +157,7 @@ def test_an_ablation_varies_one_option_of_rows_and_columns(table: str, values: t
 
 def test_distance_varies_the_distance() -> None:
     table = defined("distance", 1, 2)
-    assert table.rows == ("layerwise_cosine", "cosine", "mse")
+    assert table.rows == tuple(METRICS)
     assert table.columns == ("ipc 1", "ipc 2")
     assert {(cell.row, cell.column) for cell in table.cells} == {
         (cell.image_set.distance, f"ipc {cell.image_set.ipc}") for cell in table.cells

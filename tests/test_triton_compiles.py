@@ -23,6 +23,7 @@ VARIANTS = (  # every metric, and every dtype
     ("fp32", "layerwise_cosine"),
     ("fp32", "cosine"),
     ("fp32", "mse"),
+    ("fp32", "l1"),
     ("fp64", "layerwise_cosine"),
     ("fp16", "layerwise_cosine"),
     ("bf16", "layerwise_cosine"),
@@ -32,7 +33,7 @@ VARIANTS = (  # every metric, and every dtype
 def resources(dtype: str, metric: str, architecture: int) -> dict[str, int]:
     """What `layerwise_distance_kernel` takes: registers of a thread, bytes of stack, local and shared memory."""
     import triton
-    from fastdc.kernels.layerwise_distance import BLOCK, METRICS, WARPS, layerwise_distance_kernel
+    from fastdc.kernels.layerwise_distance import BLOCK, WARPS, layerwise_distance_kernel
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -45,7 +46,7 @@ def resources(dtype: str, metric: str, architecture: int) -> dict[str, int]:
         "parts": "*fp64",
         "tickets": "*i32",
     }
-    constants = {"METRIC": METRICS[metric], "BLOCK": BLOCK}
+    constants = {"METRIC": metric, "BLOCK": BLOCK}
     kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in layerwise_distance_kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
     source = ASTSource(layerwise_distance_kernel, kinds, constants, aligned)

@@ -5,14 +5,11 @@
 
 #include <cstdint>
 
+#include "block_parts.h"
 #include "vector.h"
 
 namespace fastdc {
 namespace {
-
-enum class Norm { kInstance, kGroup, kLayer, kBatch, kNone };
-enum class Activation { kRelu, kLeakyRelu, kSigmoid, kSwish };
-enum class Pooling { kAverage, kMax, kNone };
 
 struct BlockShape {
     int64_t height;

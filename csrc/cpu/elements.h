@@ -52,6 +52,17 @@ FASTDC_INLINE Doubles operator*(double factor, Doubles x) {
     return x;
 }
 
+FASTDC_INLINE Doubles absolute_of(Doubles x) {
+    FASTDC_EACH_REGISTER x.part[r] = x.part[r] < 0 ? -x.part[r] : x.part[r];
+    return x;
+}
+// 1, -1, or x itself where it is 0 or NaN.
+FASTDC_INLINE Doubles sign_of(Doubles x) {
+    const DoubleRegister one = DoubleRegister{} + 1.0;
+    FASTDC_EACH_REGISTER x.part[r] = x.part[r] > 0 ? one : x.part[r] < 0 ? -one : x.part[r];
+    return x;
+}
+
 struct Half {
     uint16_t bits;
 };

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cpu/pages.h"
@@ -120,11 +122,11 @@ void layerwise_distance(const DistanceArguments& arguments, int threads) {
     const DistanceKernels& kernels = kernels_for(arguments.dtype);
     const int64_t bytes = arguments.classes * arguments.size * kElementSize[static_cast<int>(arguments.dtype)];
     prefer_large_pages(arguments.cotangent, static_cast<size_t>(bytes));
-    if (arguments.metric == Metric::cosine) {
-        match_joined(arguments, kernels, threads);
-    } else {
-        match_rows(arguments, arguments.metric == Metric::mse ? kernels.mse : kernels.layerwise_cosine, threads);
+    if (arguments.metric == Metric::cosine) return match_joined(arguments, kernels, threads);
+    for (size_t i = 0; i < kMetricCount; ++i) {
+        if (kMetrics[i].value == arguments.metric) return match_rows(arguments, kernels.rows[i], threads);
     }
+    throw std::invalid_argument("metric " + std::to_string(static_cast<int>(arguments.metric)) + " is not known");
 }
 
 }  // namespace fastdc

@@ -39,6 +39,7 @@ struct DistanceArguments {
     Metric metric;
 };
 
+// Throws std::invalid_argument where arguments.metric is none of Metric.
 void layerwise_distance(const DistanceArguments& arguments, int threads);
 
 // What differs between instruction sets and element types; pointers are to the first of rows * row_length, or `count`,
@@ -47,7 +48,7 @@ struct DistanceKernels {
     // The distance summed over rows, each on its own; writes their cotangent.
     using MatchRows = double (*)(const void* synthetic, const void* real, void* cotangent, int64_t rows,
                                  int64_t row_length);
-    MatchRows layerwise_cosine, mse;
+    MatchRows rows[kMetricCount];  // in the order of kMetrics; null for cosine, which joins them
     // Sums over elements that are a part of one long row, and the cotangent of such a part.
     RowSums (*sums)(const void* synthetic, const void* real, int64_t count);
     void (*write)(const void* synthetic, const void* real, void* cotangent, int64_t count, double along, double across);

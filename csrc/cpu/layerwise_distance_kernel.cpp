@@ -59,22 +59,22 @@ double match_cosine(const void* synthetic, const void* real, void* result_rows, 
 }
 
 // Rows make no difference: one pass over all elements.
-template <class T>
-double match_squares(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
+template <Metric metric, class T>
+double match_elements(const void* synthetic, const void* real, void* result_rows, int64_t rows, int64_t row_length) {
     auto a = static_cast<const T*>(synthetic), b = static_cast<const T*>(real);
     auto cotangent = static_cast<T*>(result_rows);
     const int64_t n = rows * row_length;
     Doubles sum;
     int64_t i = 0;
     for (; i + kLanes <= n; i += kLanes) {
-        const Doubles difference = load(a + i) - load(b + i);
-        store(cotangent + i, 2.0 * difference);
-        sum = sum + difference * difference;
+        const auto result = element_result<metric>(load(a + i) - load(b + i));
+        store(cotangent + i, result.cotangent);
+        sum = sum + result.distance;
     }
     if (i < n) {
-        const Doubles difference = load_some(a + i, n - i) - load_some(b + i, n - i);
-        store_some(cotangent + i, 2.0 * difference, n - i);
-        sum = sum + difference * difference;
+        const auto result = element_result<metric>(load_some(a + i, n - i) - load_some(b + i, n - i));
+        store_some(cotangent + i, result.cotangent, n - i);
+        sum = sum + result.distance;
     }
     return sum_of(sum);
 }
@@ -91,16 +91,28 @@ void write(const void* synthetic, const void* real, void* cotangent, int64_t cou
               across);
 }
 
-template <class T>
-constexpr DistanceKernels kernels_of() {
-    return {match_cosine<T>, match_squares<T>, sums<T>, write<T>};
+template <Metric metric, class T>
+constexpr DistanceKernels::MatchRows match_of() {
+    if constexpr (kIsByElement<metric>) {
+        return match_elements<metric, T>;
+    } else if constexpr (metric == Metric::layerwise_cosine) {
+        return match_cosine<T>;
+    } else {
+        static_assert(metric == Metric::cosine, "a metric without code");
+        return nullptr;
+    }
+}
+
+template <class T, size_t... i>
+constexpr DistanceKernels kernels_of(std::index_sequence<i...>) {
+    return {{match_of<kMetrics[i].value, T>()...}, sums<T>, write<T>};
 }
 
 }  // namespace
 
 namespace FASTDC_INSTRUCTION_SET {
-const DistanceKernels distance_kernels[] = {kernels_of<float>(), kernels_of<double>(), kernels_of<Half>(),
-                                            kernels_of<BFloat16>()};
+const DistanceKernels distance_kernels[] = {kernels_of<float>(EachMetric{}), kernels_of<double>(EachMetric{}),
+                                            kernels_of<Half>(EachMetric{}), kernels_of<BFloat16>(EachMetric{})};
 }
 
 }  // namespace fastdc

@@ -252,15 +252,16 @@ __global__ void __launch_bounds__(kThreads)
         for (int64_t i = thread; i < row_length; i += kThreads) out[i] = from_double<Element>(0.0);
     } else if constexpr (metric == Metric::cosine) {
         add_products(sums, a, b, rows * row_length, thread, kThreads);
-    } else if constexpr (metric == Metric::mse) {
+    } else if constexpr (kIsByElement<metric>) {
         for_each<true>(a, b, out, rows * row_length, thread, kThreads, [&sums](double x, double y) {
-            sums += (x - y) * (x - y);
-            return 2.0 * (x - y);
+            const ElementResult<double> result = element_result<metric>(x - y);
+            sums += result.distance;
+            return result.cotangent;
         });
-    } else if (row_length <= kLongestWarpRow) {
-        sums = rows_by_lanes(a, b, out, rows, row_length);
     } else {
-        sums = rows_by_block(a, b, out, rows, row_length, row_sums);
+        static_assert(metric == Metric::layerwise_cosine, "a metric without code");
+        sums = row_length <= kLongestWarpRow ? rows_by_lanes(a, b, out, rows, row_length)
+                                             : rows_by_block(a, b, out, rows, row_length, row_sums);
     }
     sums = block_sum(sums, tile_sums);
     if (thread == 0) {
@@ -354,17 +355,11 @@ Launch launch_of(int dtype) {
     }
 }
 
-Launch launch_of(int dtype, int metric) {
-    switch (static_cast<Metric>(metric)) {
-        case Metric::layerwise_cosine:
-            return launch_of<Metric::layerwise_cosine>(dtype);
-        case Metric::cosine:
-            return launch_of<Metric::cosine>(dtype);
-        case Metric::mse:
-            return launch_of<Metric::mse>(dtype);
-        default:
-            return nullptr;
-    }
+template <std::size_t... i>
+Launch launch_of(int dtype, Metric metric, std::index_sequence<i...>) {
+    Launch found = nullptr;
+    ((kMetrics[i].value == metric ? void(found = launch_of<kMetrics[i].value>(dtype)) : void()), ...);
+    return found;
 }
 
 // What `work`, done with `device` as the current one, returns. The device that was current before is so again.
@@ -394,7 +389,7 @@ extern "C" const char* fastdc_cuda_layerwise_distance(const void* synthetic, int
                                                       const int64_t* tiles, int64_t tile_count, double* partial,
                                                       unsigned* tickets, int64_t classes, int64_t size, int dtype,
                                                       int metric, int device, void* stream) {
-    const fastdc::Launch launch = fastdc::launch_of(dtype, metric);
+    const fastdc::Launch launch = fastdc::launch_of(dtype, static_cast<fastdc::Metric>(metric), fastdc::EachMetric{});
     if (launch == nullptr) return "the dtype or the metric is not one that the kernel was compiled for";
     if (classes < 1 || tile_count < 1) return "there are no classes or no tiles";
     if (classes > INT_MAX / tile_count) return "there are more classes times tiles than a grid holds blocks (2^31 - 1)";
@@ -423,4 +418,8 @@ extern "C" const char* fastdc_cuda_unusable(int device) {
 
 extern "C" int fastdc_cuda_launches() {
     return fastdc::launches.load();
+}
+
+extern "C" const char* fastdc_cuda_metric_name(int metric) {
+    return fastdc::name_of(fastdc::kMetrics, static_cast<fastdc::Metric>(metric));
 }

@@ -5,6 +5,7 @@
 //     layerwise_cosine  distance[c] = sum over rows of 1 - <a, b> / (|a| |b| + e)
 //     cosine            the same, all rows of a class joined into one
 //     mse               distance[c] = sum over rows of |a - b|^2
+//     l1                distance[c] = sum over the elements of all rows of |a - b|
 //     cotangent[c, i] = d distance[c] / d synthetic[c, i], and 0 where i lies in no row
 //
 // Layout, every index and size being 64 bits wide:
@@ -22,7 +23,7 @@
 // robin to groups of lanes: a warp each, or fewer lanes (1, 2, 4, 8, 16) for rows of up to 64; longer rows are taken by
 // the whole block, one after another. The other metrics need no rows: a tile is one stretch to them. Sums are doubles,
 // kept in registers and joined by shuffles, then through shared memory. The cotangent is written in a second pass,
-// which reads from cache; mse needs none.
+// which reads from cache; mse and l1 need none.
 //
 // The block that finishes last in its class (it draws the last ticket) joins the sums of its class's tiles; with metric
 // cosine, whose coefficients are known only then, it writes the cotangent of its class, too. No sum depends on the
@@ -42,6 +43,9 @@ const char* fastdc_cuda_layerwise_distance(const void* synthetic, int64_t synthe
 
 // Why the kernels cannot run on `device`, such as that they were compiled for other cards; nullptr where they can.
 const char* fastdc_cuda_unusable(int device);
+
+// What `metric` is called; nullptr beyond the last one.
+const char* fastdc_cuda_metric_name(int metric);
 
 // How many kernels were launched since the library was loaded.
 int fastdc_cuda_launches();

@@ -98,7 +98,7 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
     if path is None:
         return []
-    fields = {field.name: str(field.type) for field in dataclasses.fields(command)}
+    fields = {field.name: str(field.type).removeprefix("Annotated[") for field in dataclasses.fields(command)}
     names = fields.keys() - {"config", "condensed", "table"}
     flags: list[str] = []
     for key, value in _read_config(Path(path)).items():

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
@@ -12,6 +15,7 @@ from fastdc.cli.arguments import Common
 from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.metrics import METRICS, ROWS
 from fastdc.options.checks import check_count
 from fastdc.runs.files import write_atomically
 
@@ -37,6 +41,13 @@ class Condense(CondenseConfig, Common):
     baseline: str = "random"
     """For the evaluation: what to compare with, which is as many real images, chosen by the coreset random, herding, k_center or
     forgetting; or none. A coreset that needs a network trains that of --model."""
+    distance: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help=f"The distance of two gradients, or of two paths: {', '.join(METRICS)}; with a choice of rows, {' or '.join(ROWS)}, as in "
+            "l1:rows=convolutions. The default is that of the method; for dc it is layerwise_cosine."
+        ),
+    ] = None
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from fastdc.cli.arguments import ExperimentOptions
 from fastdc.data import load_dataset
@@ -17,9 +21,14 @@ from fastdc.experiments.search.report import as_csv, markdown, plot_against_trut
 from fastdc.experiments.search.scale import SCALES
 from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, ConvNetSpace
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
 from fastdc.runtime.versions import versions
+
+
+def _of_space(what: str, names: Iterable[str]) -> str:
+    return f"The {what} of the networks in the space, of {', '.join(names)}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +64,9 @@ class SearchCommand(ExperimentOptions):
     """The number of real images of each class in a step of a method. The default is the scale's."""
     coreset_epochs: int | None = None
     """For how many epochs to train the network by which a coreset chooses. The default is the scale's."""
-    norms: tuple[str, ...] = PAPER_SPACE.norms
-    """The normalisations of the networks in the space."""
-    activations: tuple[str, ...] = PAPER_SPACE.activations
-    """The activations of the networks in the space."""
-    poolings: tuple[str, ...] = PAPER_SPACE.poolings
-    """The poolings of the networks in the space."""
+    norms: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("normalisations", NORMS))] = PAPER_SPACE.norms
+    activations: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("activations", ACTIVATIONS))] = PAPER_SPACE.activations
+    poolings: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("poolings", POOLINGS))] = PAPER_SPACE.poolings
     truth: str = "top"
     """Which networks are also trained on the whole set: top, those that a proxy ranks first and some others at random; or all."""
     top: int = 10

@@ -15,14 +15,10 @@ from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.convnet import ConvNet
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
 
-# By the order of the enums in csrc/cpu/norm_act_pool.h.
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.SiLU)
-_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.Identity)
-_INSTANCE, _GROUP, _LAYER, _BATCH, _NO_NORM = range(5)
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
-_MOST_BLOCKS = 16  # kMostBlocks in csrc/cpu/convnet.h
 _DTYPES = (torch.float32, torch.float64)
 _RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
 _thread = threading.local()
@@ -50,13 +46,16 @@ class NativeEngine(Engine):
             reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
         if type(module) is not ConvNet:
             return [*reasons, f"it serves ConvNet, not {type(module).__name__}"]
-        if _changed(module):
+        unknown = _unknown_parts(module)
+        if unknown:
+            reasons += unknown
+        elif _changed(module):
             reasons.append("the ConvNet was changed after it was made")
         width = module.made_of[3].width
         if width % 8:
             reasons.append(f"the width is {width}; it serves multiples of 8")
-        if len(module.features) // _PARTS > _MOST_BLOCKS:
-            reasons.append(f"the network has more than {_MOST_BLOCKS} blocks")
+        if compiled.extension is not None and len(module.features) // _PARTS > compiled.extension.MOST_BLOCKS:
+            reasons.append(f"the network has more than {compiled.extension.MOST_BLOCKS} blocks")
         weight = next(module.parameters())
         if weight.device.type != "cpu":
             reasons.append(f"the weights are on {weight.device}; it works on the CPU")
@@ -162,7 +161,7 @@ class NativeEngine(Engine):
         def places(part: int, name: str) -> list[int]:
             return [offsets.get(f"features.{_PARTS * block + part}.{name}", -1) for block in range(depth)]
 
-        first, norm = _convolution(self._convnet), features[1]
+        first, options = _convolution(self._convnet), self._convnet.made_of[3]
         statistics = [value for each in batch_norms(self.module) for value in (each.running_mean, each.running_var)]
         assert compiled.extension is not None
         return compiled.extension.ConvNet(
@@ -173,10 +172,10 @@ class NativeEngine(Engine):
             features=first.out_channels,
             depth=depth,
             classes=self._convnet.classifier.out_features,
-            groups=norm.num_groups if isinstance(norm, nn.GroupNorm) else 1,
-            norm=_norm_number(norm),
-            activation=_ACTIVATIONS.index(type(features[2])),
-            pooling=_POOLINGS.index(type(features[3])),
+            groups=getattr(features[1], "num_groups", 1),
+            norm=options.norm,
+            activation=options.activation,
+            pooling=options.pooling,
             parameters=self.layout.size,
             weight=places(0, "weight"),
             bias=places(0, "bias"),
@@ -232,26 +231,44 @@ def _as_kept(distillation: Distillation, like: Tensor) -> dict[str, Any]:
     return {"shares": shares, "groups": distillation.groups, "temperature": distillation.temperature}
 
 
+def _unknown_parts(module: ConvNet) -> list[str]:
+    """The norm, activation or pooling that the C++ does not compute: a table does not say so of it, or the extension lacks it."""
+    options, extension = module.made_of[3], compiled.extension
+    reasons = []
+    for kind, name, table in (
+        ("norm", options.norm, NORMS),
+        ("activation", options.activation, ACTIVATIONS),
+        ("pooling", options.pooling, POOLINGS),
+    ):
+        served = [known for known, part in table.items() if part.native]
+        if extension is not None:
+            served = [known for known in served if known in getattr(extension, f"{kind.upper()}S")]
+        if name not in served:
+            reasons.append(f"it has no {kind} {name!r}; it has {', '.join(served)}")
+    return reasons
+
+
 def _changed(module: ConvNet) -> bool:
     """Whether a module is something else by now than the ConvNet that its options make."""
     with torch.device("meta"):  # which makes no weights and draws no random numbers
         made = ConvNet(*module.made_of)
     hooks = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-    return hooks or repr(made) != repr(module)
+    parts, others = list(made.named_modules()), list(module.named_modules())
+    return hooks or len(parts) != len(others) or not all(map(_alike, parts, others))
+
+
+def _alike(one: tuple[str, nn.Module], other: tuple[str, nn.Module]) -> bool:
+    """Whether two layers with their names have one place, one type, and the same numbers, of which a repr leaves some out."""
+    (name, part), (other_name, other_part) = one, other
+    numbers = [key for key in vars(part) if not key.startswith("_") and key != "training"]
+    same = all(repr(getattr(part, key)) == repr(getattr(other_part, key, None)) for key in numbers)
+    return same and (name, type(part)) == (other_name, type(other_part))
 
 
 def _convolution(module: ConvNet) -> nn.Conv2d:
     first = module.features[0]
     assert isinstance(first, nn.Conv2d)
     return first
-
-
-def _norm_number(norm: nn.Module) -> int:
-    if isinstance(norm, nn.GroupNorm):
-        return _INSTANCE if norm.num_groups == norm.num_channels else _GROUP
-    if isinstance(norm, nn.LayerNorm):
-        return _LAYER
-    return _BATCH if isinstance(norm, nn.BatchNorm2d) else _NO_NORM
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, weight_leaves
-from fastdc.metrics.backends.reference import EPSILON
-from fastdc.metrics.layout import ParameterLayout
+from fastdc.metrics.definitions import METRICS, Metric
+from fastdc.metrics.layout import ParameterLayout, fewest_dimensions
 
 
 class ReferenceEngine(Engine):
@@ -46,6 +46,7 @@ class ReferenceEngine(Engine):
         return torch.cat([g.flatten() for g in by_weights]), by_images
 
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.layout.seen(Metric.of(metric).rows)  # refuses a choice of which there are none
         distances, result = [], []
         for label, batch, target in zip(class_numbers(synthetic, classes), synthetic, real, strict=True):
             batch = batch.detach().requires_grad_()
@@ -89,10 +90,14 @@ class _PlainTraining(Training):
 
 
 def plain_distance(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> Tensor:
-    """The definition of the distance, layer by layer, for autograd to differentiate: a scalar."""
-    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(synthetic, real, strict=True) if a.dim() >= 2]  # [rows, row_length] each
-    if metric == "mse":
-        return torch.stack([((a - b) ** 2).sum() for a, b in pairs]).sum()
-    if metric == "cosine":
+    """The definition of the distance, layer by layer, for autograd to differentiate: a scalar.
+
+    Raises:
+        UsageError: an unknown metric.
+    """
+    chosen = Metric.of(metric)
+    definition, least = METRICS[chosen.name], fewest_dimensions(chosen.rows)
+    pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(synthetic, real, strict=True) if a.dim() >= least]  # [rows, row_length] each
+    if definition.joined:
         pairs = [(torch.cat([a.flatten() for a, _ in pairs])[None], torch.cat([b.flatten() for _, b in pairs])[None])]
-    return torch.stack([(1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + EPSILON)).sum() for a, b in pairs]).sum()
+    return torch.stack([definition.distance(a, b) for a, b in pairs]).sum()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.metrics import METRICS
+from fastdc.metrics import Metric
 from fastdc.options.checks import check_count, check_rate
 from fastdc.recipe import Recipe, check_choices, in_full, recipe_named, trains_networks
 from fastdc.runtime.seeding import check_seed
@@ -52,7 +52,7 @@ class CondenseConfig:
     batch_real: int | None = None
     """Real images of each class in a matching step; dc: 256."""
     distance: str | None = None
-    """Distance of two gradients, or of two paths: layerwise_cosine, cosine or mse; dc: layerwise_cosine."""
+    """Distance of two gradients, or of two paths; l1:rows=convolutions for its options; dc: layerwise_cosine."""
     engine: str = "auto"
     """Who computes gradients: auto, native, torch, reference; torch:memory=256,compile=true for its options."""
     device: str = "auto"
@@ -81,9 +81,9 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         check_count(name, getattr(full, name), optional=name in ("matching_steps", "model_epochs"))
     for name in ("lr_images", "lr_model"):
         check_rate(name, getattr(full, name))
-    for kind, name, known in (("init", full.init, INITS), ("metric", full.distance, METRICS)):
-        if name not in known:
-            raise unknown_name(kind, name, known)
+    if full.init not in INITS:
+        raise unknown_name("init", full.init, INITS)
+    distance = Metric.of(full.distance)
     check_choices(full)
     steps, epochs = paper_schedule(config.ipc)
     if not trains_networks(full) and full.model_epochs is not None:
@@ -92,6 +92,7 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         )
     full = dataclasses.replace(
         in_full(full),
+        distance=str(distance),
         matching_steps=steps if full.matching_steps is None else full.matching_steps,
         model_epochs=epochs if full.model_epochs is None and trains_networks(full) else full.model_epochs,
     )

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastdc.errors import UsageError
+from fastdc.errors import UsageError, unknown_name
+
+# The choices of rows that a distance may look at: the fewest dimensions of a parameter whose rows are seen.
+ROWS: dict[str, int] = {"all": 2, "convolutions": 3}
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Parameter:
 
     @property
     def rows(self) -> int:
-        """How many rows the distance sees: one per output unit; none for a bias or the scale and shift of a norm."""
-        return self.shape[0] if len(self.shape) >= 2 else 0
+        """How many rows the distance may see: one per output unit; none for a bias or the scale and shift of a norm."""
+        return self.shape[0] if len(self.shape) >= ROWS["all"] else 0
 
     @property
     def row_length(self) -> int:
@@ -77,15 +80,24 @@ class ParameterLayout:
         """P, the number of elements of the flat vector."""
         return self.parameters[-1].offset + self.parameters[-1].size if self.parameters else 0
 
-    @property
-    def matrices(self) -> tuple[Parameter, ...]:
-        """The parameters that the distance sees: those with two dimensions or more."""
-        return tuple(parameter for parameter in self.parameters if parameter.rows)
+    def seen(self, rows: str = "all") -> tuple[Parameter, ...]:
+        """The parameters that a distance looks at: "all" with two dimensions or more, or "convolutions", with three or more.
 
-    @property
-    def segments(self) -> tuple[int, ...]:
-        """The offset, rows and row_length of each parameter that has rows, one after another: what a backend is told."""
-        return tuple(value for p in self.matrices for value in (p.offset, p.rows, p.row_length))
+        Raises:
+            UsageError: no parameter is of that choice, where it is not "all".
+        """
+        least = fewest_dimensions(rows)
+        found = tuple(parameter for parameter in self.parameters if parameter.rows and len(parameter.shape) >= least)
+        if not found and rows != "all":
+            raise UsageError(
+                f"the network has no parameter of {least} dimensions or more, and a distance with rows={rows} looks at no others; "
+                "leave out rows, or choose a network with convolutions."
+            )
+        return found
+
+    def segments(self, rows: str = "all") -> tuple[int, ...]:
+        """The offset, rows and row_length of each parameter that a distance looks at, one after another: what a backend is told."""
+        return tuple(value for p in self.seen(rows) for value in (p.offset, p.rows, p.row_length))
 
     def flatten(self, module: nn.Module) -> Tensor:
         """A copy of the module's parameters as one vector [P]."""
@@ -110,3 +122,14 @@ class ParameterLayout:
     def _check(self, flat: Tensor) -> None:
         if flat.shape[-1] != self.size:
             raise UsageError(f"a flat vector has {flat.shape[-1]} elements; this layout has {self.size}.")
+
+
+def fewest_dimensions(rows: str) -> int:
+    """How many dimensions a parameter has at least whose rows a distance sees by that choice.
+
+    Raises:
+        UsageError: an unknown choice.
+    """
+    if rows not in ROWS:
+        raise unknown_name("choice of rows", rows, ROWS)
+    return ROWS[rows]

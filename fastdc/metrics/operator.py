@@ -1,12 +1,7 @@
 """The distance between two gradients, and its cotangent: what gradient matching makes small.
 
-With a a row of the synthetic gradient, b the same row of the real one, and e = 1e-6 (Zhao et al., ICLR 2021, eq. 10):
-
-    layerwise_cosine    sum over rows of  1 - <a, b> / (|a| |b| + e)
-    cosine              the same, with all rows joined into one
-    mse                 sum of (a - b)^2
-
-Rows are the output units of parameters with two dimensions or more; biases and the scale and shift of norms count zero.
+`fastdc.metrics.definitions` has the formulas. Rows are the output units of parameters with two dimensions or more; biases and the scale
+and shift of norms count zero.
 """
 
 from __future__ import annotations
@@ -18,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastdc.errors import UsageError, unknown_name
+from fastdc.errors import UsageError
 from fastdc.metrics.backends import DTYPES, compute
-from fastdc.metrics.layout import Parameter, ParameterLayout
-
-METRICS = ("layerwise_cosine", "cosine", "mse")
+from fastdc.metrics.definitions import Metric, definition_of
+from fastdc.metrics.layout import Parameter, ParameterLayout, fewest_dimensions
 
 
 def layerwise_distance(
@@ -43,16 +37,17 @@ def layerwise_distance(
         synthetic: gradients of the synthetic images, [C, P]; float32, float64, float16 or bfloat16.
         real: gradients of the real images, [C, P], of the same dtype and device.
         layout: says which elements are the rows.
-        metric: "layerwise_cosine", "cosine" or "mse".
-        backend: "cpp", "triton", "cuda", "reference", or "auto": the environment variable FASTDC_BACKEND where it is set,
-            else the fastest that can serve.
+        metric: a name in `fastdc.metrics.METRICS`; "l1:rows=convolutions" looks at parameters of three dimensions or more alone.
+        backend: a name in `fastdc.metrics.backends.BACKENDS`, or "auto": the environment variable FASTDC_BACKEND where it is set,
+            else the fastest that can serve and has the metric.
 
     Returns:
         The distance [C], float64 for float64 and else float32; and the cotangent d distance / d synthetic [C, P], of the
         gradients' dtype, zero where no row lies.
 
     Raises:
-        UsageError: an unknown metric or backend, a backend that cannot serve, or shapes, dtypes or devices that do not fit.
+        UsageError: an unknown metric or backend, a backend that cannot serve, a choice of rows of which there are none, or shapes,
+            dtypes or devices that do not fit.
         RunError: a backend that was named, or has served before, fails.
 
     Example:
@@ -61,12 +56,11 @@ def layerwise_distance(
         >>> distance.shape, cotangent.shape
         (torch.Size([5]), torch.Size([5, 8]))
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    chosen = Metric.of(metric)
     _check_pair(synthetic, real, layout)
     if not torch.compiler.is_compiling():
         _refuse_forward_mode(synthetic, real)
-    distance, cotangent = _distance_op(synthetic, real, list(layout.segments), metric, backend)
+    distance, cotangent = _distance_op(synthetic, real, list(layout.segments(chosen.rows)), chosen.name, backend)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         cotangent = _FirstOrderOnly.apply(cotangent, distance)
     return distance, cotangent
@@ -80,7 +74,7 @@ def match_loss(
     Args:
         synthetic_gradients: as `torch.autograd.grad(..., create_graph=True)` returns them, one tensor per parameter.
         real_gradients: the real images' gradients, of the same shapes, dtype and device.
-        metric: "layerwise_cosine", "cosine" or "mse".
+        metric: as `layerwise_distance` takes it.
         backend: as `layerwise_distance` takes it.
 
     Returns:
@@ -94,21 +88,24 @@ def match_loss(
         >>> round(match_loss(a, b).item(), 4)
         0.0
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    chosen = Metric.of(metric)
     if any(gradient is None for gradient in (*synthetic_gradients, *real_gradients)):
         raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
     shapes = [[tuple(gradient.shape) for gradient in gradients] for gradients in (synthetic_gradients, real_gradients)]
     if shapes[0] != shapes[1]:
         raise UsageError(f"the lists of gradients have shapes {shapes[0]} and {shapes[1]}; expected the same ones.")
-    matrices = [shape for shape in shapes[0] if len(shape) >= 2]
-    if not matrices:
-        raise UsageError(f"the gradients have shapes {shapes[0]}; expected at least one of two dimensions or more, such as a weight's.")
+    least = fewest_dimensions(chosen.rows)
+    seen = [shape for shape in shapes[0] if len(shape) >= least]
+    if not seen:
+        raise UsageError(
+            f"the gradients have shapes {shapes[0]}; expected at least one of {least} dimensions or more, such as a weight's, "
+            f"for {metric!r} to look at."
+        )
     kinds = sorted({f"{gradient.dtype} on {gradient.device}" for gradient in (*synthetic_gradients, *real_gradients)})
     if len(kinds) > 1:
         raise UsageError(f"the gradients are {', '.join(kinds)}; bring them to one dtype and device.")
-    flat = [torch.cat([g.reshape(-1) for g in gradients if g.dim() >= 2]) for gradients in (synthetic_gradients, real_gradients)]
-    distance, _ = layerwise_distance(flat[0][None], flat[1][None], _layout_of(matrices), metric, backend)
+    flat = [torch.cat([g.reshape(-1) for g in gradients if g.dim() >= least]) for gradients in (synthetic_gradients, real_gradients)]
+    distance, _ = layerwise_distance(flat[0][None], flat[1][None], _layout_of(seen), metric, backend)
     return distance.sum()
 
 
@@ -142,7 +139,10 @@ def _save_cotangents(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
     synthetic, real, *rest = inputs
     distance, cotangent = output
     ctx.mark_non_differentiable(cotangent)
-    # Every metric is symmetric: the derivative by the second gradient is that by the first one with the two exchanged.
+    _, metric, _ = rest
+    if ctx.needs_input_grad[1] and not definition_of(metric).symmetric:
+        raise UsageError(f"the derivative of {metric!r} by the real gradient was asked for, and the metric is not symmetric; detach it.")
+    # The derivative by the second gradient is that by the first one with the two exchanged.
     by_real = _distance_op(real, synthetic, *rest)[1] if ctx.needs_input_grad[1] else None
     ctx.save_for_backward(distance, cotangent, by_real)
 

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from fastdc.errors import UsageError, unknown_name
-from fastdc.models.parts import instance_norm, margin
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.01),
-    "sigmoid": nn.Sigmoid,
-    "swish": nn.SiLU,
-}
-NORMS: dict[str, Callable[[int, int, int], nn.Module]] = {  # (width, height and width of the map) -> module
-    "instance": lambda width, *_: instance_norm(width),
-    "group": lambda width, *_: nn.GroupNorm(4, width),
-    "layer": lambda width, height, breadth: nn.LayerNorm([width, height, breadth]),
-    "batch": lambda width, *_: nn.BatchNorm2d(width),
-    "none": lambda *_: nn.Identity(),
-}
-POOLINGS: dict[str, Callable[[], nn.Module]] = {
-    "avg": lambda: nn.AvgPool2d(2),
-    "max": lambda: nn.MaxPool2d(2),
-    "none": nn.Identity,
-}
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, margin
 
 # The smallest image side from which a depth is the default one: the last norm then sees maps of 4x4 or more.
 _DEFAULT_DEPTHS = ((224, 6), (128, 5), (64, 4), (16, 3), (8, 2), (0, 1))
@@ -80,12 +60,11 @@ class ConvNet(nn.Module):
         for block in range(depth):
             blocks += [
                 nn.Conv2d(channels if block == 0 else options.width, options.width, 3, padding=1 + more if block == 0 else 1),
-                NORMS[options.norm](options.width, height, breadth),
-                ACTIVATIONS[options.activation](),
-                POOLINGS[options.pooling](),
+                NORMS[options.norm].make(options.width, height, breadth),
+                ACTIVATIONS[options.activation].make(),
+                POOLINGS[options.pooling].make(),
             ]
-            if options.pooling != "none":
-                height, breadth = height // 2, breadth // 2
+            height, breadth = (side // POOLINGS[options.pooling].stride for side in (height, breadth))
             if not height or not breadth:
                 if block == 0:
                     raise UsageError(f"pooling reduces a {image_size[0]}x{image_size[1]} image to nothing; use 'convnet:pooling=none'.")
@@ -112,5 +91,3 @@ def _check(options: ConvNetOptions, depth: int) -> None:
             raise unknown_name(kind, name, known)
     if options.width < 1 or depth < 1:
         raise UsageError(f"convnet with width {options.width} and depth {depth}; expected both to be 1 or more.")
-    if options.norm == "group" and options.width % 4:
-        raise UsageError(f"group norm splits channels into 4 groups, which a width of {options.width} does not allow.")

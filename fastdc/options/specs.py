@@ -23,7 +23,9 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
         raise UsageError(f"{spec!r} is no name; expected text such as 'torch' or 'convnet:width=64'.")
     name, _, rest = spec.strip().partition(":")
     options: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
+    for item in rest.split(","):
+        if not item:
+            continue
         key, equals, value = item.partition("=")
         if not equals or not key.strip() or not value.strip():
             raise UsageError(f"cannot read {item!r} in {spec!r}: expected key=value, as in 'convnet:width=64,depth=4'.")

@@ -41,4 +41,4 @@ class Recipe:
     batch_real: int = 256
     """Real images of each class in a step."""
     distance: str = "layerwise_cosine"
-    """Of two gradients, or of two paths."""
+    """Of two gradients, or of two paths: a metric, perhaps with a choice of rows, as "l1:rows=convolutions"."""

@@ -18,14 +18,10 @@ using std::vector;
 
 static int failures = 0;
 static double worst[8];
-static const char* const kNorms[] = {"instance", "group", "layer", "batch", "none"};
-static const char* const kActivations[] = {"relu", "leaky_relu", "sigmoid", "swish"};
-static const char* const kPoolings[] = {"avg", "max", "none"};
 
 static std::string name(const BlockShape& s) {
     return std::to_string(s.height) + "x" + std::to_string(s.width) + "x" + std::to_string(s.channels) + " " +
-           kNorms[static_cast<int>(s.norm)] + " " + kActivations[static_cast<int>(s.activation)] + " " +
-           kPoolings[static_cast<int>(s.pooling)];
+           name_of(kNorms, s.norm) + " " + name_of(kActivations, s.activation) + " " + name_of(kPoolings, s.pooling);
 }
 
 // Exactly sized heap blocks without alignment beyond T's, that sanitizers see the ends of.

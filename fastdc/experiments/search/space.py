@@ -11,8 +11,8 @@ import torch
 from fastdc.data import ImageData
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.models.convnet import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.models.network import NetworkFamily
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, in_paper
 from fastdc.models.registry import as_factory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec
@@ -30,9 +30,9 @@ class ConvNetSpace:
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
     depths: tuple[int, ...] = (1, 2, 3, 4)
-    norms: tuple[str, ...] = ("none", "batch", "layer", "instance", "group")
-    activations: tuple[str, ...] = ("sigmoid", "relu", "leaky_relu")
-    poolings: tuple[str, ...] = ("none", "max", "avg")
+    norms: tuple[str, ...] = in_paper(NORMS)
+    activations: tuple[str, ...] = in_paper(ACTIVATIONS)
+    poolings: tuple[str, ...] = in_paper(POOLINGS)
 
     def __iter__(self) -> Iterator[str]:
         """The specs of the networks, pooling changing fastest.

@@ -30,7 +30,7 @@ class ImageSet:
         'dc-convnet_width=8-ipc10-mse'
         """
         parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
-        return plain_name("-".join(parts if self.distance == "layerwise_cosine" else [*parts, self.distance]))
+        return plain_name("-".join(parts if self.distance == ImageSet.distance else [*parts, self.distance]))
 
 
 @dataclass(frozen=True)

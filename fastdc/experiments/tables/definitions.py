@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from fastdc.experiments.tables.cells import WHOLE_SET, Cell, Definition, ImageSet
-from fastdc.metrics.operator import METRICS
+from fastdc.metrics import METRICS
 from fastdc.models.paper import PAPER_NETWORKS
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, in_paper
 from fastdc.options.specs import with_options
 
 _COLUMNS = {"random": "Random", "herding": "Herding", "k_center": "K-Center", "forgetting": "Forgetting", "dc": "DC"}
@@ -103,9 +104,9 @@ TABLES: Mapping[str, TableKind] = {
     "dd": TableKind(_dd, (1, 10)),
     "cross-architecture": TableKind(_cross_architecture, (1,)),
     "ipc": TableKind(_by_ipc, (1, 10, 20, 30, 40, 50)),
-    "activation": TableKind(partial(_variants, "activation", ("sigmoid", "relu", "leaky_relu")), (1,)),
-    "pooling": TableKind(partial(_variants, "pooling", ("none", "max", "avg")), (1,)),
-    "norm": TableKind(partial(_variants, "norm", ("none", "batch", "layer", "instance", "group")), (1,)),
+    "activation": TableKind(partial(_variants, "activation", in_paper(ACTIVATIONS)), (1,)),
+    "pooling": TableKind(partial(_variants, "pooling", in_paper(POOLINGS)), (1,)),
+    "norm": TableKind(partial(_variants, "norm", in_paper(NORMS)), (1,)),
     "width": TableKind(partial(_variants, "width", _WIDTHS), (1,)),
     "depth": TableKind(partial(_variants, "depth", _DEPTHS), (1,)),
     "distance": TableKind(_distances, (1,)),

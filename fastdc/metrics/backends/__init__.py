@@ -4,10 +4,11 @@ A backend is a module:
 
     MEANT_FOR                                                 the type of device it is made for; "": any
     unsupported_reasons(device, dtype)                        every reason why it cannot serve; empty: it can
+    metrics()                                                 the names of those that it has code for; asked where it can serve
     layerwise_distance(synthetic, real, segments, metric)     [C, P], [C, P], ints, name -> [C], [C, P]
 
 Gradients come checked, with the elements of a class side by side; segments are the offset, rows and row_length of each
-parameter that has rows, one after another (`ParameterLayout.segments`). The distance is float64 for float64, else float32; the
+parameter that the distance looks at, one after another (`ParameterLayout.segments`). The distance is float64 for float64, else float32; the
 cotangent has the gradients' dtype.
 
 Where `auto` passes over a backend that is meant for such a device, the logger "fastdc" says so once, and why.
@@ -26,6 +27,7 @@ from torch import Tensor
 from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.metrics.backends import cpp, cuda, reference, triton
 from fastdc.metrics.backends.reasons import DTYPES
+from fastdc.metrics.definitions import definition_of
 
 __all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "resolve_backend", "unsupported_reasons"]
 
@@ -38,6 +40,9 @@ class Backend(Protocol):
     def unsupported_reasons(self, device: torch.device, dtype: torch.dtype) -> list[str]:
         """Every reason why tensors on this device, of this dtype, cannot be served; none: they can."""
 
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that it has code for."""
+
     def layerwise_distance(self, synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
         """The distance [C] of gradients [C, P], and its cotangent [C, P]."""
 
@@ -49,15 +54,28 @@ _served: set[tuple[str, torch.device]] = set()
 _failures: dict[tuple[str, torch.device], str] = {}  # of first launches: a reason against that backend on that device from then on
 
 
-def unsupported_reasons(name: str, device: torch.device | str, dtype: torch.dtype) -> list[str]:
-    """Every reason why the backend `name` cannot serve tensors on `device`; a launch that failed there before is one."""
+def unsupported_reasons(name: str, device: torch.device | str, dtype: torch.dtype, metric: str | None = None) -> list[str]:
+    """Every reason why the backend `name` cannot serve tensors on `device`; a launch that failed there before is one.
+
+    That it does not have the `metric` is the reason where there is no other.
+    """
     device = torch.device(device)
     failure = _failures.get((name, device))
-    return [*BACKENDS[name].unsupported_reasons(device, dtype), *([failure] if failure else [])]
+    reasons = [*BACKENDS[name].unsupported_reasons(device, dtype), *([failure] if failure else [])]
+    if reasons or metric is None or metric in BACKENDS[name].metrics():
+        return reasons
+    own, others = ", ".join(BACKENDS[name].metrics()), " or ".join(_having(metric, device, dtype))
+    return [f"it has no metric {metric!r} but {own}; {others} can take its place"]
 
 
-def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype) -> str:
+def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype, metric: str | None = None) -> str:
     """The backend that serves: `name` itself, or for "auto" the one that FASTDC_BACKEND names, or else the first that can.
+
+    Args:
+        name: a backend, or "auto".
+        device: of the gradients.
+        dtype: of the gradients.
+        metric: the name of the metric that it must have; None: any.
 
     Raises:
         UsageError: an unknown backend, or one that cannot serve; the text lists every reason.
@@ -67,8 +85,8 @@ def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype) -
         raise unknown_name(source, wanted, (*BACKENDS, "auto"))
     device = torch.device(device)
     if wanted == "auto":
-        return _first_that_serves(device, dtype)
-    reasons = unsupported_reasons(wanted, device, dtype)
+        return _first_that_serves(device, dtype, metric)
+    reasons = unsupported_reasons(wanted, device, dtype, metric)
     if reasons:
         raise UsageError(f"{source} {wanted!r} cannot serve {_short(dtype)} on {device}: {'; '.join(reasons)}.")
     return wanted
@@ -78,10 +96,11 @@ def compute(name: str, synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     """The distance and its cotangent by the backend `name`; for "auto", by the next one where the first launch of one fails.
 
     Raises:
-        UsageError: as `resolve_backend`.
+        UsageError: an unknown metric, or as `resolve_backend`.
         RunError: the backend failed, and no other may take its place: it was named, or has served on this device before.
     """
-    chosen = resolve_backend(name, synthetic.device, synthetic.dtype)
+    definition_of(metric)
+    chosen = resolve_backend(name, synthetic.device, synthetic.dtype, metric)
     who = (chosen, synthetic.device)
     try:
         result = BACKENDS[chosen].layerwise_distance(synthetic, real, segments, metric)
@@ -108,10 +127,10 @@ def _wanted(name: str) -> tuple[str, str]:
     return (by_environment, "FASTDC_BACKEND") if name == "auto" else (name, "backend")
 
 
-def _first_that_serves(device: torch.device, dtype: torch.dtype) -> str:
+def _first_that_serves(device: torch.device, dtype: torch.dtype, metric: str | None) -> str:
     passed_over = []
     for name, backend in BACKENDS.items():
-        reasons = unsupported_reasons(name, device, dtype)
+        reasons = unsupported_reasons(name, device, dtype, metric)
         if not reasons:
             break
         if device.type == backend.MEANT_FOR:
@@ -119,6 +138,12 @@ def _first_that_serves(device: torch.device, dtype: torch.dtype) -> str:
     if passed_over:
         _warn_once(f"{'. '.join(passed_over)}. {name!r} serves instead.")
     return name
+
+
+def _having(metric: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The backends that have a metric, of those that can serve."""
+    usable = {name: backend for name, backend in BACKENDS.items() if not unsupported_reasons(name, device, dtype)}
+    return [name for name, backend in usable.items() if metric in backend.metrics()]
 
 
 @functools.cache

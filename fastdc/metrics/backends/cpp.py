@@ -22,6 +22,12 @@ def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     return [*missing, *against_device(device, "cpu"), *against_dtype(dtype)]
 
 
+def metrics() -> tuple[str, ...]:
+    """The names of the metrics that the extension has code for."""
+    assert compiled.extension is not None
+    return tuple(compiled.extension.METRICS)
+
+
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.metrics.operator`."""
     distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))

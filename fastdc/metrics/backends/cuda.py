@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ MEANT_FOR = "cuda"
 
 _LIBRARY = Path(__file__).parents[2] / "_cuda.so"
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_METRICS = {"layerwise_cosine": 0, "cosine": 1, "mse": 2}  # as enum Metric in csrc/row_distance.h
 
 # By device and stream. Kernels on one stream run one after another and leave their tickets at 0, so they can share a buffer that is
 # cleared once; kernels on two streams may run at the same time and would draw each other's tickets.
@@ -36,6 +36,11 @@ def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     return [*reasons, *against_dtype(dtype)]
 
 
+def metrics() -> tuple[str, ...]:
+    """The names of the metrics that the library has code for."""
+    return tuple(_numbers())
+
+
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance of every class's synthetic gradient from its real one, and the derivative by the synthetic one.
 
@@ -43,7 +48,7 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
         synthetic: gradients of the synthetic images, [C, P], elements of a class side by side.
         real: gradients of the real images, as `synthetic`, of the same dtype and device.
         segments: which elements are rows, as `ParameterLayout.segments` gives them.
-        metric: "layerwise_cosine", "cosine" or "mse".
+        metric: one of `metrics()`.
 
     Returns:
         The distance [C], float64 for float64 and else float32, and the cotangent [C, P], contiguous, of the inputs' dtype.
@@ -78,7 +83,7 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
         classes,
         size,
         _DTYPES[synthetic.dtype],
-        _METRICS[metric],
+        _numbers()[metric],
         device.index,
         stream,
     )
@@ -103,6 +108,13 @@ def _unusable(device: int) -> list[str]:
 
 
 @functools.cache
+def _numbers() -> dict[str, int]:
+    """The metrics of the library by name, each with its number there."""
+    names = map(_library().fastdc_cuda_metric_name, itertools.count())
+    return {name.decode(): number for number, name in enumerate(itertools.takewhile(lambda name: name is not None, names))}
+
+
+@functools.cache
 def _library() -> ctypes.CDLL:
     try:
         return _declared(ctypes.CDLL(str(_LIBRARY)))
@@ -122,6 +134,8 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
     library.fastdc_cuda_layerwise_distance.restype = ctypes.c_char_p
     library.fastdc_cuda_unusable.argtypes = [ctypes.c_int]
     library.fastdc_cuda_unusable.restype = ctypes.c_char_p
+    library.fastdc_cuda_metric_name.argtypes = [ctypes.c_int]
+    library.fastdc_cuda_metric_name.restype = ctypes.c_char_p
     library.fastdc_cuda_launches.argtypes = []
     library.fastdc_cuda_launches.restype = ctypes.c_int
     return library

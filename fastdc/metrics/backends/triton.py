@@ -35,9 +35,16 @@ def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     return [*reasons, *against_dtype(dtype)]
 
 
+def metrics() -> tuple[str, ...]:
+    """The names of the metrics that the kernel has code for."""
+    from fastdc.kernels import layerwise_distance as kernel  # here, so that fastdc imports without Triton
+
+    return kernel.METRICS
+
+
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.metrics.operator`."""
-    from fastdc.kernels import layerwise_distance as kernel  # here, so that fastdc imports without Triton
+    from fastdc.kernels import layerwise_distance as kernel
 
     tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
     # Triton launches on the current device, which need not be the gradients'.
