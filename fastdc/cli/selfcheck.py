@@ -134,7 +134,7 @@ def _seconds(job: Callable[[], object], device: torch.device, rounds: int = 7) -
 
 @dataclass(frozen=True, kw_only=True)
 class Selfcheck(Common):
-    """Compare all backends and engines that this machine can use with the float64 reference. The exit code is 1 if an error is too large."""
+    """Compare all backends and engines usable on this machine with the float64 reference. The exit code is 1 if an error is too large."""
 
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""
