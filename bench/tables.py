@@ -65,7 +65,9 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(row: Row) -> str:
-    """The mean accuracy, with its deviation where it is known."""
+    """The mean accuracy, with its deviation where it is known; a cell of `fastdc table` may have been left out."""
+    if "mean" not in row:
+        return "left out"
     return f"{row['mean']:.1f}" + (f" +- {row['std']:.1f}" if "std" in row else "")
 
 
