@@ -88,7 +88,8 @@ def condense(
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
         out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
-            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted.
+            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted; with more
+            `iterations` it goes on from there.
         callbacks: called with every event (see `fastdc.callbacks`).
         progress: show a progress bar when stderr is a terminal.
 

@@ -300,7 +300,7 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path, whole: Path) -> N
     [
         {"seed": 1},
         {"ipc": 3},
-        {"iterations": 7},
+        {"iterations": 5},
         {"model": "mlp:width=9"},
         {"matching_steps": 2, "model_epochs": 3},
         {"lr_images": 0.2, "lr_model": 0.02, "batch_real": 8},
@@ -708,3 +708,27 @@ def test_an_unfinished_run_of_version_0_1_is_refused_with_a_sentence(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({"config": config, "fingerprint": "x", "fastdc": "0.1.0", "torch": "2.14.1"}))
     with pytest.raises(UsageError, match=r"holds a run of fastdc 0\.1\.0.*finish it with that version, or use another folder"):
         fastdc.condense("digits", out=tmp_path, **SMALL)
+
+
+def test_more_iterations_go_on_to_the_bits_of_a_run_of_that_many(tmp_path: Path) -> None:
+    options = {**SMALL, "out": tmp_path / "longer"}
+    fastdc.condense("digits", **{**options, "iterations": 2})
+    began = []
+    fastdc.condense("digits", **{**options, "iterations": 5}, callbacks=[lambda event: began.append(getattr(event, "iteration", None))])
+    assert began[0] == 2
+    fastdc.condense("digits", **{**SMALL, "iterations": 5, "out": tmp_path / "straight"})
+    assert torch.equal(loaded(tmp_path / "longer").images, loaded(tmp_path / "straight").images)
+    assert metrics(tmp_path / "longer") == metrics(tmp_path / "straight")
+    assert json.loads((tmp_path / "longer/config.json").read_text())["config"]["iterations"] == 5
+
+
+@pytest.mark.parametrize(("changes", "named"), [({"iterations": 1}, "iterations"), ({"iterations": 5, "lr_images": 0.2}, "lr_images")])
+def test_fewer_iterations_or_another_option_beside_more_are_refused_and_nothing_changes(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    options = {**SMALL, "iterations": 2, "out": tmp_path}
+    fastdc.condense("digits", **options)
+    before = content(tmp_path)
+    with pytest.raises(UsageError, match=rf"differs in {named} \("):
+        fastdc.condense("digits", **{**options, **changes})
+    assert content(tmp_path) == before

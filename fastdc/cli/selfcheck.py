@@ -16,7 +16,7 @@ from fastdc.engines import ENGINES, make_engine
 from fastdc.errors import RunError, UsageError
 from fastdc.metrics.backends import BACKENDS, DTYPES, resolve_backend, unsupported_reasons
 from fastdc.metrics.layout import ParameterLayout
-from fastdc.metrics.operator import METRICS, layerwise_distance
+from fastdc.metrics.operator import layerwise_distance
 from fastdc.models import build
 from fastdc.parallel.devices import resolve_device
 from fastdc.runtime.isolation import isolated
@@ -78,7 +78,7 @@ def _backend_checks(device: torch.device) -> Iterator[Check]:
             if unsupported_reasons(name, device, dtype):
                 continue
             synthetic, real = pair.to(device, dtype)
-            for metric in METRICS:
+            for metric in BACKENDS[name].metrics():
                 exact = layerwise_distance(synthetic.cpu().double(), real.cpu().double(), layout, metric, "reference")
                 call = functools.partial(layerwise_distance, synthetic, real, layout, metric)
                 plain, fast = (_seconds(functools.partial(call, who), device) for who in ("reference", name))

@@ -94,7 +94,7 @@ class Condensation:
         state, run, total = self.state, self.run, self.recipe.iterations
         if run is not None:
             config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
-            run.record_config(config, {"fingerprint": self.real.fingerprint, **versions()})
+            run.record_config(config, {"fingerprint": self.real.fingerprint, **versions()}, grows="iterations")
             run.restore(lambda path: load_checkpoint(path, state))
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step

@@ -34,21 +34,26 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._next_write = 0.0
 
-    def record_config(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    def record_config(self, config: Mapping[str, Any], origin: Mapping[str, str], grows: str | None = None) -> None:
         """Write config.json: the configuration, and its origin (versions, the data's fingerprint). Where there is one, compare it.
 
         A run of another version may be continued: only `config` and the fingerprint are compared.
+
+        Args:
+            config: all that decides the run's result, data aside.
+            origin: versions, and the data's fingerprint.
+            grows: the field that may be greater than it was; the run then goes on for longer, and the greater number is written.
 
         Raises:
             UsageError: a run with another configuration is here; the text names the fields that differ.
             DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
-        self.check_config(config, origin)
-        if not self._config.exists():
+        self.check_config(config, origin, grows)
+        if not self._config.exists() or (grows is not None and json.loads(self._config.read_text())["config"][grows] < config[grows]):
             text = json.dumps({"config": dict(config), **origin}, indent=2)
             write_atomically(self._config, text.encode())
 
-    def check_config(self, config: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    def check_config(self, config: Mapping[str, Any], origin: Mapping[str, str], grows: str | None = None) -> None:
         """Raise as `record_config` does where another run is here; write nothing."""
         if not self._config.exists():
             if self.checkpoint.exists():
@@ -59,6 +64,8 @@ class RunFolder:
             found = {**content["config"], "fingerprint": content["fingerprint"]}
             config, version = {**config, "fingerprint": origin["fingerprint"]}, content.get("fastdc")
             differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
+            if grows in differing and found[grows] < config[grows]:
+                differing.remove(grows)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None
         if found.keys() != config.keys() and version != origin.get("fastdc"):
