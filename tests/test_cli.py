@@ -25,6 +25,8 @@ from fastdc.cli import Condense, Evaluate, Select, main
 from fastdc.cli.arguments import parse
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import ENGINES
+from fastdc.metrics import METRICS, ROWS
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONDENSE = ("--model", "mlp:width=8", "--iterations", "2", "--matching-steps", "2", "--model-epochs", "1", "--batch-real", "8")
@@ -318,6 +320,15 @@ def test_help_is_printed_on_stdout(arguments: list[str], capsys: pytest.CaptureF
     output, text = capsys.readouterr()
     assert "fastdc" in output
     assert text == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "tables"), [("condense", [METRICS, ROWS]), ("search", [NORMS, ACTIVATIONS, POOLINGS])], ids=["condense", "search"]
+)
+def test_help_names_every_entry_of_the_tables(command: str, tables: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert words >= {name for table in tables for name in table}
 
 
 # Flags

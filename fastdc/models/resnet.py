@@ -17,7 +17,8 @@ _DOWNSAMPLINGS = ("stride", "avgpool")
 
 @dataclass(frozen=True)
 class ResNet18Options:
-    """Options of `resnet18`: norm ("instance" or "batch") and downsampling ("stride" or, the paper's AP, "avgpool")."""
+    """Options of `resnet18`: norm (one that takes each channel by itself, such as "instance" or "batch") and downsampling ("stride" or,
+    the paper's AP, "avgpool")."""
 
     norm: str = "instance"
     downsampling: str = "stride"

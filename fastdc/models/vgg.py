@@ -15,7 +15,7 @@ _LEAST = 2 ** len(_BLOCKS)  # pixels of a side from which all blocks can be pool
 
 @dataclass(frozen=True)
 class VGG11Options:
-    """Options of `vgg11`: norm, "instance" or "batch"."""
+    """Options of `vgg11`: norm, one that takes each channel by itself, such as "instance" or "batch"."""
 
     norm: str = "instance"
 
