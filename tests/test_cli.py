@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,14 @@ from fastdc import cli
 from fastdc.cli import Condense, Evaluate, Select, main
 from fastdc.cli.arguments import parse
 from fastdc.condensed import CondensedDataset
+from fastdc.coresets import SELECTIONS
+from fastdc.data import dataset_names
 from fastdc.engines import ENGINES
-from fastdc.metrics import METRICS, ROWS
+from fastdc.loop.config import INITS
+from fastdc.metrics import METRICS
+from fastdc.models import model_names
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
+from fastdc.recipe import CHOICES, RECIPES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONDENSE = ("--model", "mlp:width=8", "--iterations", "2", "--matching-steps", "2", "--model-epochs", "1", "--batch-real", "8")
@@ -323,11 +329,20 @@ def test_help_is_printed_on_stdout(arguments: list[str], capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize(
-    ("command", "tables"), [("condense", [METRICS, ROWS]), ("search", [NORMS, ACTIVATIONS, POOLINGS])], ids=["condense", "search"]
+    ("command", "tables"),
+    [
+        ("condense", [RECIPES, *CHOICES.values(), METRICS, INITS, dataset_names(), model_names(), ENGINES, SELECTIONS]),
+        ("select", [SELECTIONS, dataset_names(), model_names(), ENGINES]),
+        ("evaluate", [SELECTIONS, dataset_names(), model_names(), ENGINES]),
+        ("table", [dataset_names(), model_names(), ENGINES]),
+        ("continual", [SELECTIONS, RECIPES, dataset_names()]),
+        ("search", [SELECTIONS, RECIPES, NORMS, ACTIVATIONS, POOLINGS, dataset_names()]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_help_names_every_entry_of_the_tables(command: str, tables: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_entry_of_the_tables(command: str, tables: list[Iterable[str]], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
-    words = set(re.findall(r"\w+", capsys.readouterr().out))
+    words = set(re.findall(r"[\w:-]+", capsys.readouterr().out))
     assert words >= {name for table in tables for name in table}
 
 

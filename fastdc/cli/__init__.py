@@ -15,6 +15,7 @@ from fastdc.cli.condense import Condense
 from fastdc.cli.continual import Continual
 from fastdc.cli.evaluate import Evaluate
 from fastdc.cli.info import Info
+from fastdc.cli.names import with_names
 from fastdc.cli.search import SearchCommand
 from fastdc.cli.select import Select
 from fastdc.cli.selfcheck import Selfcheck
@@ -33,13 +34,13 @@ class _Command(Protocol):
 
 
 COMMANDS: dict[str, Callable[..., _Command]] = {
-    "condense": Condense,
-    "select": Select,
-    "evaluate": Evaluate,
+    "condense": with_names(Condense),
+    "select": with_names(Select),
+    "evaluate": with_names(Evaluate),
     "show": Show,
-    "table": Table,
-    "continual": Continual,
-    "search": SearchCommand,
+    "table": with_names(Table),
+    "continual": with_names(Continual),
+    "search": with_names(SearchCommand),
     "info": Info,
     "selfcheck": Selfcheck,
 }

@@ -40,7 +40,7 @@ class ComputeOptions(Common):
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
     engine: str = "auto"
-    """The engine that trains the networks: auto, native, torch or reference. With auto it is the fastest that can train them."""
+    """The engine that trains the networks. With auto it is the fastest that can train them."""
     device: str = "auto"
     """The device to compute on: auto, cpu, cuda or cuda:N. With auto it is a GPU where there is one."""
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
@@ -15,7 +12,6 @@ from fastdc.cli.arguments import Common
 from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
-from fastdc.metrics import METRICS, ROWS
 from fastdc.options.checks import check_count
 from fastdc.runs.files import write_atomically
 
@@ -28,7 +24,7 @@ class Condense(CondenseConfig, Common):
     """
 
     dataset: str = "digits"
-    """The dataset to condense: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    """The dataset to condense."""
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
     out: str | None = None
@@ -39,15 +35,8 @@ class Condense(CondenseConfig, Common):
     """For the evaluation: for how many epochs to train each of these networks. The default is the paper's: 1000 on mnist, and 300 on
     any other dataset. How long networks are trained while images are learned is --model-epochs."""
     baseline: str = "random"
-    """For the evaluation: what to compare with, which is as many real images, chosen by the coreset random, herding, k_center or
-    forgetting; or none. A coreset that needs a network trains that of --model."""
-    distance: Annotated[
-        str | None,
-        tyro.conf.arg(
-            help=f"The distance of two gradients, or of two paths: {', '.join(METRICS)}; with a choice of rows, {' or '.join(ROWS)}, as in "
-            "l1:rows=convolutions. The default is that of the method; for dc it is layerwise_cosine."
-        ),
-    ] = None
+    """For the evaluation: what to compare with, which is as many real images, chosen by a coreset; or none. A coreset that needs a
+    network trains that of --model."""
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 

@@ -40,8 +40,8 @@ class Continual(ExperimentOptions):
     split: int | None = None
     """Split the classes of the one dataset into this number of stages. By default each stage has all classes."""
     memory: tuple[str, ...] = ("dc", "herding", "random")
-    """How to make the images that are kept of a stage: random, herding, k_center, forgetting, or a method such as dc. Several kinds of
-    memory are compared."""
+    """How to make the images that are kept of a stage: by a coreset, or by a method such as dc. Several kinds of memory are
+    compared."""
     ipc: int = 10
     """The number of images per class that are kept of each stage."""
     distill: str = "both"

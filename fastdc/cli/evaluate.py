@@ -29,8 +29,8 @@ class Evaluate(ComputeOptions):
     seed: int = 0
     """The seed of initial weights and of the order of batches."""
     baseline: str = "none"
-    """What to compare with: as many real images, chosen by the coreset random, herding, k_center or forgetting; or none. A coreset
-    that needs a network trains that of --model."""
+    """What to compare with: as many real images, chosen by a coreset; or none. A coreset that
+    needs a network trains that of --model."""
 
     def run(self) -> None:
         """Evaluate, print."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from fastdc.cli.arguments import ExperimentOptions
 from fastdc.data import load_dataset
@@ -21,14 +17,9 @@ from fastdc.experiments.search.report import as_csv, markdown, plot_against_trut
 from fastdc.experiments.search.scale import SCALES
 from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, ConvNetSpace
-from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
 from fastdc.runtime.versions import versions
-
-
-def _of_space(what: str, names: Iterable[str]) -> str:
-    return f"The {what} of the networks in the space, of {', '.join(names)}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +31,12 @@ class SearchCommand(ExperimentOptions):
     """
 
     dataset: str = "digits"
-    """The dataset: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    """The dataset."""
     out: str | None = None
     """The folder for the results. The default is runs/search-DATASET-ipcN-SCALE."""
     proxies: tuple[str, ...] = ("random", "herding", "dc", "early_stopping")
-    """What the networks are trained on to be ranked: coresets (random, herding, k_center, forgetting), methods such as dc, and
-    early_stopping, which is the whole set for as many steps as a training on --ipc images per class takes."""
+    """What the networks are trained on to be ranked: the images of coresets or of methods such as dc; and early_stopping,
+    which is the whole set for as many steps as a training on --ipc images per class takes."""
     ipc: int = 10
     """The number of images per class of each proxy."""
     networks: int | None = None
@@ -64,9 +55,12 @@ class SearchCommand(ExperimentOptions):
     """The number of real images of each class in a step of a method. The default is the scale's."""
     coreset_epochs: int | None = None
     """For how many epochs to train the network by which a coreset chooses. The default is the scale's."""
-    norms: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("normalisations", NORMS))] = PAPER_SPACE.norms
-    activations: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("activations", ACTIVATIONS))] = PAPER_SPACE.activations
-    poolings: Annotated[tuple[str, ...], tyro.conf.arg(help=_of_space("poolings", POOLINGS))] = PAPER_SPACE.poolings
+    norms: tuple[str, ...] = PAPER_SPACE.norms
+    """The normalisations of the networks in the space."""
+    activations: tuple[str, ...] = PAPER_SPACE.activations
+    """The activations of the networks in the space."""
+    poolings: tuple[str, ...] = PAPER_SPACE.poolings
+    """The poolings of the networks in the space."""
     truth: str = "top"
     """Which networks are also trained on the whole set: top, those that a proxy ranks first and some others at random; or all."""
     top: int = 10

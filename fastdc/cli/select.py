@@ -25,11 +25,11 @@ class Select(ComputeOptions):
     """
 
     coreset: str
-    """The coreset, which is how the images are chosen: random, herding, k_center or forgetting."""
+    """The coreset, which is how the images are chosen."""
     ipc: int
     """The number of images to choose of each class."""
     dataset: str = "digits"
-    """The dataset to choose from: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    """The dataset to choose from."""
     out: str | None = None
     """The folder for the result. The default is runs/DATASET-CORESET-ipcN."""
     features: str = "network"

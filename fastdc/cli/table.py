@@ -27,7 +27,7 @@ class Table(ExperimentOptions):
     """The table to make: coresets (Table 1), cross-architecture (Table 2), dd (Table 3) or ipc (Figure 3); or the ablation of one
     part: activation, pooling, norm, width, depth or distance."""
     dataset: str = "digits"
-    """The dataset: digits, mnist, fashion-mnist, svhn, cifar10, cifar100, usps, folder:PATH or npz:PATH."""
+    """The dataset."""
     out: str | None = None
     """The folder for the table. The default is runs/table-TABLE-DATASET-SCALE."""
     ipc: tuple[int, ...] | None = None

@@ -21,44 +21,46 @@ class CondenseConfig:
     """What decides the result of `fastdc.condense`, data aside."""
 
     ipc: int
-    """Images per class to learn."""
+    """The number of images to learn per class."""
     model: str = "convnet"
-    """Network to learn the images with, such as convnet:width=64,norm=batch or mlp."""
+    """The network to learn the images with, with its options, as in convnet:width=64,norm=batch."""
     method: str = "dc"
-    """Name of the recipe: dc (gradient matching), dd, parameter_matching, curriculum; dd:unroll=20 for options of its parts. What is
-    given below replaces that part of it; None: as the recipe says."""
+    """The recipe, with options of its parts, as in dd:unroll=20. Each option below replaces that part of it; without it, it is as the
+    recipe says. The default dc is gradient matching."""
     match: str | None = None
-    """What is compared: gradients, dd, parameter_matching or curriculum."""
+    """What is compared between synthetic and real images."""
     pool: str | None = None
-    """Whose networks: fresh; fresh:train=synthetic trains them on the images between two matching steps."""
+    """Which networks the images are matched on, and what these learn between two steps: fresh:train=synthetic trains random networks on
+    the images."""
     batches: str | None = None
-    """Which real images: random."""
+    """Which real images a step compares with."""
     augmentation: str | None = None
-    """What is done to the images of both sides: none."""
+    """What is done to the images of both sides before they are compared."""
     formation: str | None = None
-    """How what is stored becomes images: plain."""
+    """How what is stored becomes images."""
     iterations: int | None = None
-    """Random networks to match on, one after another; dc: 1000."""
+    """The number of networks to match on, one after another; for dc 1000."""
     matching_steps: int | None = None
-    """Matching steps for each network; dc: the paper's number for this ipc."""
+    """The number of matching steps with each network; for dc what the paper takes for this ipc."""
     model_epochs: int | None = None
-    """Epochs of training the network between two matching steps; dc: the paper's number for this ipc."""
+    """For how many epochs to train the network between two matching steps; for dc what the paper takes for this ipc."""
     init: str | None = None
-    """Images to start from: noise, or real ones; dc: noise."""
+    """What the images start from: noise, or copies of real ones; for dc noise."""
     lr_images: float | None = None
-    """Learning rate of the images; dc: 0.1."""
+    """The learning rate of the images; for dc 0.1."""
     lr_model: float | None = None
-    """Learning rate of the network; dc: 0.01."""
+    """The learning rate of the network; for dc 0.01."""
     batch_real: int | None = None
-    """Real images of each class in a matching step; dc: 256."""
+    """The number of real images of each class in a matching step; for dc 256."""
     distance: str | None = None
-    """Distance of two gradients, or of two paths; l1:rows=convolutions for its options; dc: layerwise_cosine."""
+    """The distance of two gradients, or of two paths, with the rows of the weights that it sees, as in l1:rows=convolutions; for dc
+    layerwise_cosine."""
     engine: str = "auto"
-    """Who computes gradients: auto, native, torch, reference; torch:memory=256,compile=true for its options."""
+    """The engine that computes gradients, with its options, as in torch:memory=256,compile=true. With auto it is the fastest that can."""
     device: str = "auto"
-    """Where: auto, cpu, cuda or cuda:N."""
+    """The device to compute on: auto, cpu, cuda or cuda:N. With auto it is a GPU where there is one."""
     seed: int = 0
-    """Decides every random number of the run."""
+    """The seed that every random number of the run is made from."""
 
 
 def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseConfig:

@@ -1,0 +1,59 @@
+"""What each option's help lists: the names that it takes, from the table that says them."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from fastdc.coresets import SELECTIONS
+from fastdc.data import dataset_names
+from fastdc.engines import ENGINES
+from fastdc.loop.config import INITS
+from fastdc.metrics import METRICS
+from fastdc.models import model_names
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
+from fastdc.recipe import CHOICES, RECIPES
+
+Command = TypeVar("Command", bound=type)
+
+_NAMES: dict[str, Iterable[str]] = {
+    **CHOICES,
+    "activations": ACTIVATIONS,
+    "baseline": (*SELECTIONS, "none"),
+    "coreset": SELECTIONS,
+    "dataset": dataset_names(),
+    "distance": METRICS,
+    "engine": ("auto", *ENGINES),
+    "init": INITS,
+    "memory": (*SELECTIONS, *RECIPES),
+    "method": RECIPES,
+    "model": model_names(),
+    "norms": NORMS,
+    "poolings": POOLINGS,
+    "proxies": (*SELECTIONS, *RECIPES, "early_stopping"),
+    "stages": dataset_names(),
+}
+
+
+def with_names(command: Command) -> Command:
+    """The same command, the help of each of its options listing the names that it takes."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        if field.name in _NAMES:
+            required = field.default is dataclasses.MISSING  # tyro shows no hint then
+            names = _NAMES[field.name]
+            listing = tyro.conf.arg(metavar="|".join(names)) if required else tyro.conf.arg(help_behavior_hint=_hint(names))
+            command.__annotations__[field.name] = Annotated[hints[field.name], listing]
+    return command
+
+
+def _hint(names: Iterable[str]) -> Callable[[str], str]:
+    def text(default: Any) -> str:
+        known = f"known: {', '.join(names)}"
+        return f"({known}; default: {default})" if default else f"({known})"
+
+    return text
