@@ -49,7 +49,7 @@ class NativeEngine(Engine):
         unknown = _unknown_parts(module)
         if unknown:
             reasons += unknown
-        elif _changed(module):
+        elif _differs_from_its_options(module):
             reasons.append("the ConvNet was changed after it was made")
         width = module.made_of[3].width
         if width % 8:
@@ -248,7 +248,7 @@ def _unknown_parts(module: ConvNet) -> list[str]:
     return reasons
 
 
-def _changed(module: ConvNet) -> bool:
+def _differs_from_its_options(module: ConvNet) -> bool:
     """Whether a module is something else by now than the ConvNet that its options make."""
     with torch.device("meta"):  # which makes no weights and draws no random numbers
         made = ConvNet(*module.made_of)

@@ -23,7 +23,7 @@ class AlexCifarNet(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
-        height, breadth = (math.ceil(side / 4) for side in image_size)
+        map_height, map_width = (math.ceil(side / 4) for side in image_size)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 64, 5, padding=2),
             nn.ReLU(),
@@ -35,7 +35,7 @@ class AlexCifarNet(nn.Module):
             _pooling(),
         )
         self.classifier = nn.Sequential(
-            nn.Linear(64 * height * breadth, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(), nn.Linear(192, num_classes)
+            nn.Linear(64 * map_height * map_width, 384), nn.ReLU(), nn.Linear(384, 192), nn.ReLU(), nn.Linear(192, num_classes)
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastdc.models.parts import check_image_size, margin
+from fastdc.models.parts import check_image_size, extra_padding
 
 _LEAST = 8  # pixels of a side from which the last map has one
 
@@ -31,8 +31,8 @@ class AlexNet(nn.Module):
     def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
         check_image_size("alexnet", image_size, _LEAST)
-        more = margin(channels, image_size)
-        height, breadth = ((side + 2 * more) // 8 for side in image_size)
+        more = extra_padding(channels, image_size)
+        map_height, map_width = ((side + 2 * more) // 8 for side in image_size)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 128, 5, padding=2 + more),
             nn.ReLU(),
@@ -48,7 +48,7 @@ class AlexNet(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
-        self.classifier = nn.Linear(192 * height * breadth, num_classes)
+        self.classifier = nn.Linear(192 * map_height * map_width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastdc.errors import UsageError, unknown_name
-from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, margin
+from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, extra_padding
 
 # The smallest image side from which a depth is the default one: the last norm then sees maps of 4x4 or more.
 _DEFAULT_DEPTHS = ((224, 6), (128, 5), (64, 4), (16, 3), (8, 2), (0, 1))
@@ -54,18 +54,18 @@ class ConvNet(nn.Module):
         options = options if options is not None else ConvNetOptions()
         depth = options.depth if options.depth is not None else default_depth(image_size)
         _check(options, depth)
-        more = margin(channels, image_size)
-        height, breadth = (side + 2 * more for side in image_size)
+        more = extra_padding(channels, image_size)
+        map_height, map_width = (side + 2 * more for side in image_size)
         blocks: list[nn.Module] = []
         for block in range(depth):
             blocks += [
                 nn.Conv2d(channels if block == 0 else options.width, options.width, 3, padding=1 + more if block == 0 else 1),
-                NORMS[options.norm].make(options.width, height, breadth),
+                NORMS[options.norm].make(options.width, map_height, map_width),
                 ACTIVATIONS[options.activation].make(),
                 POOLINGS[options.pooling].make(),
             ]
-            height, breadth = (side // POOLINGS[options.pooling].stride for side in (height, breadth))
-            if not height or not breadth:
+            map_height, map_width = (side // POOLINGS[options.pooling].stride for side in (map_height, map_width))
+            if not map_height or not map_width:
                 if block == 0:
                     raise UsageError(f"pooling reduces a {image_size[0]}x{image_size[1]} image to nothing; use 'convnet:pooling=none'.")
                 raise UsageError(
@@ -74,7 +74,7 @@ class ConvNet(nn.Module):
                 )
         self.made_of = (channels, num_classes, image_size, options)
         self.features = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(options.width * height * breadth, num_classes)
+        self.classifier = nn.Linear(options.width * map_height * map_width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fastdc.models.parts import check_image_size, margin
+from fastdc.models.parts import check_image_size, extra_padding
 
 _LEAST = 16  # pixels of a side from which the last map has one
 
@@ -31,13 +31,13 @@ class LeNet(nn.Module):
     def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
         check_image_size("lenet", image_size, _LEAST)
-        padding = margin(channels, image_size)
-        height, breadth = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in image_size)
+        padding = extra_padding(channels, image_size)
+        map_height, map_width = (((side + 2 * padding - 4) // 2 - 4) // 2 for side in image_size)
         self.features = nn.Sequential(
             nn.Conv2d(channels, 6, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)
         )
         self.classifier = nn.Sequential(
-            nn.Linear(16 * height * breadth, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, num_classes)
+            nn.Linear(16 * map_height * map_width, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, num_classes)
         )
 
     def forward(self, images: Tensor) -> Tensor:

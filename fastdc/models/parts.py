@@ -1,4 +1,4 @@
-"""What several networks share: norms, activations and poolings by name, the margin of small grey images, and the least image size."""
+"""What several networks share: norms, activations and poolings by name, the padding of small grey images, and the least image size."""
 
 from __future__ import annotations
 
@@ -95,10 +95,10 @@ def channel_norm(name: str) -> Callable[[int], nn.Module]:
     return lambda channels: known[name].make(channels, 1, 1)
 
 
-def margin(channels: int, image_size: tuple[int, int]) -> int:
+def extra_padding(channels: int, image_size: tuple[int, int]) -> int:
     """Pixels by which the first convolution pads more than it would: 2 make 32x32 of grey 28x28 images, as in the paper.
 
-    >>> margin(1, (28, 28)), margin(3, (28, 28)), margin(1, (32, 32))
+    >>> extra_padding(1, (28, 28)), extra_padding(3, (28, 28)), extra_padding(1, (32, 32))
     (2, 0, 0)
     """
     return 2 if channels == 1 and tuple(image_size) == (28, 28) else 0

@@ -44,7 +44,7 @@ class VGG11(nn.Module):
         super().__init__()
         norm = channel_norm((options if options is not None else VGG11Options()).norm)
         more = max(0, math.ceil((_LEAST - min(image_size)) / 2))
-        height, breadth = ((side + 2 * more) // _LEAST for side in image_size)
+        map_height, map_width = ((side + 2 * more) // _LEAST for side in image_size)
         layers: list[nn.Module] = []
         before, padding = channels, 1 + more
         for block in _BLOCKS:
@@ -53,7 +53,7 @@ class VGG11(nn.Module):
                 before, padding = width, 1
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before * height * breadth, num_classes)
+        self.classifier = nn.Linear(before * map_height * map_width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""
