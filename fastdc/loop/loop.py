@@ -107,13 +107,13 @@ class Condensation:
             while state.iteration < total:
                 self.outcomes.append(self._matching_step())
                 self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
-                if run is not None and (run.checkpoint_due or stop.signum is not None or state.iteration == total):
+                signum = stop.signum  # read once: whoever is stopped has his checkpoint
+                if run is not None and (run.checkpoint_due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
                     self._save(run)
-                if run is not None and stop.signum is not None:
+                if run is not None and signum is not None:
                     raise Interrupted(
-                        f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.",
-                        stop.signum,
+                        f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.", signum
                     )
         return self._finish()
 
