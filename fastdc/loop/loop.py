@@ -216,18 +216,19 @@ class Condensation:
 
     def _initial_images(self) -> Tensor:
         """The images to start from, [C, n, channels, H, W]."""
-        config, real = self.config, self.real
-        fewest = int(real.class_counts.min())
+        config, real, each = self.config, self.real, self.formation.images_each
+        count, fewest = config.ipc * each, int(real.class_counts.min())
         if config.init == "real":
-            if config.ipc > fewest:
+            if count > fewest:
                 smallest = real.class_names[int(real.class_counts.argmin())]
+                wanted = f"ipc is {config.ipc}" + (f", each of {each} images," if each > 1 else ",")
                 raise UsageError(
-                    f"ipc is {config.ipc}, but class {smallest!r} has {fewest} images to start from; "
-                    f"use an ipc of {fewest} or less, or init='noise'."
+                    f"{wanted} but class {smallest!r} has {fewest} images to start from; "
+                    f"use an ipc of {fewest // each} or less, or init='noise'."
                 )
-            images = random_coreset(real, config.ipc, seed=config.seed).images
-            return images.unflatten(0, (real.num_classes, config.ipc)).to(self.family.device)
-        shape = (real.num_classes, config.ipc, real.channels, *real.image_size)
+            images = random_coreset(real, count, seed=config.seed).images
+            return images.unflatten(0, (real.num_classes, count)).to(self.family.device)
+        shape = (real.num_classes, count, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 
     def _check_finite(self, outcome: _Outcome, finite: list[float]) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from fastdc.errors import UsageError
+from fastdc.options.checks import check_count
 from fastdc.options.registry import NoOptions, Registry
 
 
@@ -22,13 +28,18 @@ class Formation(ABC):
     def __init__(self, options: Any = None) -> None:
         self.options = options
 
+    @property
+    def images_each(self) -> int:
+        """The images that a stored item becomes."""
+        return 1
+
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """What to store [C, ipc, ...] so that images [C, n, channels, H, W] come out of it, as nearly as can be."""
+        """What to store [C, ipc, ...] so that images [C, ipc * images_each, channels, H, W] come out of it, as nearly as can be."""
 
     @abstractmethod
     def decode(self, stored: Tensor) -> Tensor:
-        """The images [C, n, channels, H, W] that are trained on and shown."""
+        """The images [C, ipc * images_each, channels, H, W] that are trained on and shown; those of an item one after another."""
 
     @abstractmethod
     def adjoint(self, gradient: Tensor) -> Tensor:
@@ -51,4 +62,73 @@ class Plain(Formation):
         return gradient
 
 
-FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain})
+@dataclass(frozen=True)
+class TilesOptions:
+    """Options of `tiles`: factor, how many smaller images lie along each side of a stored one."""
+
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        check_count("factor", self.factor)
+
+
+class Tiles(Formation):
+    """`tiles`: a stored image of H x W holds factor x factor smaller ones, each brought to H x W bilinearly (Kim et al., ICML 2022).
+
+    Along each side, with U [H, h] the bilinear enlargement of h = H / factor pixels and x a tile, an image is U x U^T; so the adjoint is
+    U^T g U. Where the factor does not divide a side, tiles are as large as can be, and the pixels that are left over are not used.
+    """
+
+    Options = TilesOptions
+
+    @property
+    def images_each(self) -> int:
+        """factor x factor."""
+        return self.options.factor**2
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Tiles of the images, each pixel the mean of what it covers."""
+        size = self._tile(images.shape[-2:])
+        tiles = F.interpolate(images.flatten(0, 1), size, mode="bilinear", antialias=True).unflatten(0, images.shape[:2])
+        return self._joined(tiles, images.shape[-2:])
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """The tiles, row by row, each enlarged."""
+        height, width = stored.shape[-2:]
+        tiles = self._apart(stored)  # [C, ipc * factor^2, channels, h, w]
+        up, across = (_enlargement(size, whole, stored) for size, whole in zip(tiles.shape[-2:], (height, width), strict=True))
+        return up @ tiles @ across.T
+
+    def adjoint(self, gradient: Tensor) -> Tensor:
+        """Each tile takes up what its pixels gave."""
+        size = tuple(gradient.shape[-2:])
+        up, across = (_enlargement(size_of_tile, whole, gradient) for size_of_tile, whole in zip(self._tile(size), size, strict=True))
+        return self._joined(up.T @ gradient @ across, size)
+
+    def _tile(self, size: tuple[int, ...]) -> tuple[int, int]:
+        height, width = (side // self.options.factor for side in size)
+        if not height or not width:
+            raise UsageError(f"tiles of factor {self.options.factor} leave nothing of images of {size[0]}x{size[1]}; give a smaller factor.")
+        return height, width
+
+    def _apart(self, stored: Tensor) -> Tensor:
+        """Stored images [C, ipc, channels, H, W] as tiles [C, ipc * factor^2, channels, h, w]."""
+        f, (height, width) = self.options.factor, self._tile(stored.shape[-2:])
+        blocks = stored[..., : f * height, : f * width].unflatten(-2, (f, height)).unflatten(-1, (f, width))  # [C, ipc, ch, f, h, f, w]
+        return blocks.movedim((3, 5), (2, 3)).flatten(1, 3)
+
+    def _joined(self, tiles: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Tiles [C, ipc * factor^2, channels, h, w] as stored images [C, ipc, channels, H, W]; zero where no tile lies."""
+        f, (height, width) = self.options.factor, tiles.shape[-2:]
+        blocks = tiles.unflatten(1, (-1, f, f)).movedim((2, 3), (3, 5))  # [C, ipc, channels, f, h, f, w]
+        whole = blocks.flatten(-2).flatten(-3, -2)
+        return F.pad(whole, (0, size[1] - f * width, 0, size[0] - f * height))
+
+
+def _enlargement(size: int, whole: int, like: Tensor) -> Tensor:
+    """The bilinear enlargement of `size` pixels to `whole`, [whole, size]."""
+    unit = torch.eye(size, dtype=like.dtype, device=like.device)
+    return F.interpolate(unit[None], whole, mode="linear", align_corners=False)[0].T
+
+
+FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles": Tiles})
