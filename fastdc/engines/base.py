@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdc.engines.features import features_of
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
@@ -199,6 +200,20 @@ class Engine(ABC):
     @abstractmethod
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""
+
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        """What the last linear layer reads [N, F], of normalised images [N, channels, H, W].
+
+        Raises:
+            UsageError: a network without such a layer.
+        """
+        with torch.no_grad():
+            return features_of(self.module, self.layout.views(theta), images)
+
+    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        """The gradient by images [N, channels, H, W] of <cotangent, features(theta, images)>, cotangent [N, F]."""
+        images = images.detach().requires_grad_()
+        return torch.autograd.grad(features_of(self.module, self.layout.views(theta), images), images, cotangent)[0]
 
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The distance of the synthetic images' gradients from the real ones, and its gradient by the images.

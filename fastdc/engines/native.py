@@ -107,6 +107,12 @@ class NativeEngine(Engine):
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._torch.hessian_products(theta, images, vector, classes)
 
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        return self._torch.features(theta, images)
+
+    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._torch.feature_gradients(theta, images, cotangent)
+
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
         return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
 

@@ -164,6 +164,15 @@ class TorchEngine(Engine):
             parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
 
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
+        return torch.cat([super(TorchEngine, self).features(theta, part) for part in parts])
+
+    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        most = self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
+        parts = zip(_split(images, most), _split(cotangent, most), strict=True)
+        return torch.cat([super(TorchEngine, self).feature_gradients(theta, *part) for part in parts])
+
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy summed over images [n, channels, H, W] of one class, or with a label each."""
         return F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)), reduction="sum")

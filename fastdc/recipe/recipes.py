@@ -31,6 +31,7 @@ RECIPES: dict[str, Recipe] = {
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
+    "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0),
 }
 
 

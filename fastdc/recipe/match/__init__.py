@@ -6,6 +6,7 @@ from fastdc.options.registry import Registry
 from fastdc.recipe.match.base import Match
 from fastdc.recipe.match.curriculum import Curriculum
 from fastdc.recipe.match.dd import DatasetDistillation
+from fastdc.recipe.match.features import FeatureMatching
 from fastdc.recipe.match.gradients import GradientMatching
 from fastdc.recipe.match.parameter_matching import ParameterMatching
 
@@ -15,6 +16,7 @@ MATCHES: Registry[Match] = Registry(
     "match",
     {
         "gradients": GradientMatching,
+        "features": FeatureMatching,
         "dd": DatasetDistillation,
         "parameter_matching": ParameterMatching,
         "curriculum": Curriculum,
