@@ -303,7 +303,8 @@ FASTDC_INLINE void for_winograd_patches(const WinogradShape& shape, int64_t chan
 
 // Planes from a map, by the transform of the patch around each tile.
 template <template <class> class Transform, class Vector, class T>
-void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map, T* planes) {
+__attribute__((noinline)) void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map,
+                                                   T* planes) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = Transform<T>::inputs;
     const int64_t plane = plane_size<T>(shape.tiles(), channels);
     const auto visit = [=](const WinogradPatch<size, const T>& patch) FASTDC_INLINE_LAMBDA {
@@ -321,7 +322,7 @@ void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* 
 }
 
 template <class Vector, class T>
-void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
+__attribute__((noinline)) void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradTile;
     const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
@@ -341,7 +342,7 @@ void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bia
 }
 
 template <class Vector, class T>
-void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
+__attribute__((noinline)) void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradWindow;
     const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
