@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision.datasets
 from conftest import needs_fashion_mnist
-from helpers import IDX_FILES, idx_bytes
+from helpers import IDX_FILES, Items, idx_bytes
 from PIL import Image
 from tolerances import NORMALISED, PUBLISHED, STATISTICS_MEAN, STATISTICS_STD
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
 import fastdc
 from fastdc.data import ImageData, as_image_data, dataset_names
@@ -25,20 +25,6 @@ from fastdc.errors import DataError, MissingFileError
 
 def random_images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-class Items(Dataset):
-    def __init__(self, items, classes=None):
-        self.items, self.reads = items, 0
-        if classes is not None:
-            self.classes = classes
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        self.reads += 1
-        return self.items[index]
 
 
 def write_image_folder(root, images, labels, names, splits=("train", "test"), suffix="png"):
