@@ -566,11 +566,14 @@ def test_a_misused_command_line_is_refused_before_anything_is_written(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
 
 
-def test_more_images_than_a_class_has_are_refused_before_the_work_or_not_at_all(tmp_path: Path) -> None:
-    """With noise to start from ipc may be larger than a class; the baseline of real images may not."""
+def test_more_images_than_a_class_has_are_learned_from_noise_but_not_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_npz(tmp_path / "few.npz", each=3)
-    code = main(["condense", "--dataset", "npz:few.npz", "--ipc", "4", *CONDENSE, *EVALUATE, "--out", "run"])
-    assert code == 0 or not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    command = ["condense", "--dataset", "npz:few.npz", "--ipc", "4", *CONDENSE, *EVALUATE, "--out", "run"]
+    assert main(command) == 2
+    assert "a class has 3 images to choose the baseline from; --baseline none" in complaint(capsys)
+    assert not (tmp_path / "run").exists()
+    assert main([*command, "--baseline", "none"]) == 0
+    assert len(CondensedDataset.load(tmp_path / "run" / "condensed.safetensors")) == 12
 
 
 # Errors: anything else is 1
