@@ -16,8 +16,10 @@ double seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+enum class Products { kOfMaps, kOfWeights };
+
 // The best of some rounds.
-double rate(bool of_weights) {
+double rate(Products products) {
     using namespace fastdc;
     std::vector<float> v(planes_size<float>(kRows, kChannels), 0.5f), m(v.size(), 0.25f);
     std::vector<float> packed(packed_weights_size<float>(kChannels, kChannels), 0.125f);
@@ -26,10 +28,10 @@ double rate(bool of_weights) {
     for (int64_t round = 0; round < kRounds; ++round) {
         const double start = seconds();
         for (int64_t time = 0; time < kTimes; ++time) {
-            if (of_weights) {
+            if (products == Products::kOfWeights) {
                 accumulate_weight_products<float>(kRows, kChannels, kChannels, v.data(), m.data(), du.data());
             } else {
-                multiply<float>(kRows, kChannels, kChannels, v.data(), packed.data(), m.data(), false);
+                multiply<float>(kRows, kChannels, kChannels, v.data(), packed.data(), m.data());
             }
         }
         const double operations = 2.0 * kWinogradProducts * kTimes * kRows * kChannels * kChannels;
@@ -41,12 +43,13 @@ double rate(bool of_weights) {
 }  // namespace
 
 int main() {
-    for (const bool of_weights : {false, true}) {
+    for (const Products products : {Products::kOfMaps, Products::kOfWeights}) {
         double both[2];
-        std::thread other([&] { both[0] = rate(of_weights); });
-        both[1] = rate(of_weights);
+        std::thread other([&] { both[0] = rate(products); });
+        both[1] = rate(products);
         other.join();
-        std::printf("%s %.1f %.1f\n", of_weights ? "weights" : "maps", rate(of_weights), both[0] + both[1]);
+        std::printf("%s %.1f %.1f\n", products == Products::kOfWeights ? "weights" : "maps", rate(products),
+                    both[0] + both[1]);
     }
     return 0;
 }

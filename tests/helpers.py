@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset
 
 from fastdc.callbacks import Event, IterationDone
 from fastdc.data import ImageData
@@ -126,6 +127,22 @@ def noise_data(counts: Sequence[int], channels: int = 1, side: int = 8, seed: in
     labels = labels[torch.randperm(len(labels), generator=generator)]
     images = torch.randint(256, (len(labels), channels, side, side), generator=generator, dtype=torch.uint8)
     return ImageData.of(images, labels, class_names=[f"class {c}" for c in range(len(counts))])
+
+
+class Items(Dataset[Any]):
+    """A map-style dataset of these items, which counts how often one is read; with names of classes where they are given."""
+
+    def __init__(self, items: Sequence[Any], classes: Sequence[str] | None = None) -> None:
+        self.items, self.reads = items, 0
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        self.reads += 1
+        return self.items[index]
 
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

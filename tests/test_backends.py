@@ -362,17 +362,19 @@ def test_every_backend_takes_what_it_is_given(name: str) -> None:
         ]
 
 
-def test_memory_of_a_result_is_used_again_only_when_nobody_holds_it() -> None:
-    shape = torch.Size([3, 50])
-    first = cpp._empty(shape, torch.float32)
-    place = first.data_ptr()
-    held = [cpp._empty(shape, torch.float32)]
-    assert held[0].data_ptr() != place
-    part, array = first[1:], held.pop().numpy()
-    del first
-    taken = [cpp._empty(shape, torch.float32) for _ in range(3)]
-    assert len({part.untyped_storage().data_ptr(), array.ctypes.data, *(each.data_ptr() for each in taken)}) == 5
-    last = taken[-1].data_ptr()
-    del taken
-    assert cpp._empty(shape, torch.float32).data_ptr() == last
-    assert cpp._empty(torch.Size([3, 51]), torch.float32).shape == (3, 51)
+HOLD: dict[str, Any] = {
+    "itself": lambda x: x,
+    "a view": lambda x: x[1:],
+    "an array": lambda x: x.numpy(),
+    "its storage": lambda x: torch.empty(0, dtype=x.dtype).set_(x.untyped_storage(), 0, x.shape),
+}
+
+
+@needs_extension
+@pytest.mark.parametrize("hold", HOLD.values(), ids=HOLD)
+def test_a_result_that_is_held_in_any_way_is_left_alone_by_later_calls(hold: Any) -> None:
+    ones, layout = torch.ones(3, 50), ParameterLayout((Parameter("weight", 0, (5, 10)),))
+    held = hold(layerwise_distance(ones, -ones, layout, "mse", "cpp")[1])
+    for number in range(4, 7):
+        layerwise_distance(number * ones, ones, layout, "mse", "cpp")
+    assert torch.equal(torch.as_tensor(held), torch.full(held.shape, 4.0))

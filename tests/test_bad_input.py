@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import IDX_FILES, idx_bytes
+from helpers import IDX_FILES, Items, idx_bytes
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 import fastdc
 from fastdc.condensed import CondensedDataset
@@ -75,17 +75,6 @@ def test_what_the_bad_inputs_are_variations_of_is_good():
 
 
 # images and labels
-
-
-class Items(Dataset):
-    def __init__(self, items):
-        self.items = items
-
-    def __len__(self):
-        return len(self.items)
-
-    def __getitem__(self, index):
-        return self.items[index]
 
 
 class Stream(IterableDataset):

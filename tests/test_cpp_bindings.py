@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -273,3 +275,41 @@ def test_more_threads_than_work_or_processors() -> None:
         got = call(threads=number)
         for output in ("distance", "cotangent"):
             np.testing.assert_array_equal(got[output], right[output])
+
+
+# The stub
+
+
+def signatures_in_stub() -> dict[str, str]:
+    """Of all that _C.pyi has: name -> parameters, without their types."""
+    found = {}
+    for node in ast.parse((Path(compiled.__file__).parents[1] / "_C.pyi").read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}": parameters(each) for each in node.body if isinstance(each, ast.FunctionDef)}
+        elif isinstance(node, ast.FunctionDef):
+            found[node.name] = parameters(node)
+    return found
+
+
+def signatures_in_module() -> dict[str, str]:
+    """The same of the module, whose docstrings begin with signatures."""
+    found = {}
+    for name, value in vars(compiled.extension).items():
+        parts = {f"{name}.{part}": each for part, each in vars(value).items()} if isinstance(value, type) else {name: value}
+        for place, each in parts.items():
+            part = place.rpartition(".")[2]
+            if callable(each) and (not part.startswith("_") or part == "__init__"):
+                node = ast.parse(f"def {each.__doc__.splitlines()[0]}: ...").body[0]
+                assert isinstance(node, ast.FunctionDef)
+                found[place] = parameters(node)
+    return found
+
+
+def parameters(function: ast.FunctionDef) -> str:
+    for each in [*function.args.args, *function.args.kwonlyargs]:
+        each.annotation = None
+    return ast.unparse(function.args)
+
+
+def test_the_stub_has_the_names_and_parameters_of_the_module() -> None:
+    assert signatures_in_stub() == signatures_in_module()

@@ -14,7 +14,7 @@ from tolerances import AUGMENTED_IMAGES, AUGMENTED_POSITIONS
 from torch import Tensor
 
 import fastdc
-from fastdc._evaluate import Evaluation, evaluate
+from fastdc import Evaluation, evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import Sgd, TorchEngine

@@ -54,10 +54,9 @@ def test_a_run_that_version_0_1_stopped_is_refused_with_a_sentence_and_stays(tmp
 def test_what_earlier_versions_condensed_is_read(version: str) -> None:
     path = HERE / f"condensed-{version}.safetensors"
     condensed, written = CondensedDataset.load(path), load_file(path)
-    train, test = fastdc.load_dataset("digits")
+    train, _ = fastdc.load_dataset("digits")
     assert torch.equal(condensed.images, written["images"])
     assert condensed.labels.tolist() == [c for c in range(10) for _ in range(condensed.ipc)]
     assert (condensed.mean, condensed.std, condensed.class_names) == (train.mean, train.std, train.class_names)
     assert condensed.provenance["versions"]["fastdc"].startswith(f"{version}.")
     assert condensed.provenance["fingerprint"] == train.fingerprint
-    assert fastdc.evaluate(condensed, test, model="mlp:width=8", networks=1, epochs=1, progress=False).mean >= 0

@@ -18,31 +18,36 @@ pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C i
 CHANNELS, HEIGHT, WIDTH, CLASSES, EACH = 2, 6, 7, 3, 2
 BIG = 2**62
 NORMS: tuple[str, ...] = () if compiled.extension is None else compiled.extension.NORMS
+INSTANCE, LAYER, BATCH, NO_NORM = "instance", "layer", "batch", "none"
 
 
-def plan(norm: str = "instance", dtype: Any = np.float32, **changes: Any) -> dict[str, Any]:
-    """The arguments of a network that works; statistics where the norm is batch."""
-    sizes: list[tuple[str, int]] = []
+def plan(norm: str = INSTANCE, dtype: Any = np.float32, **changes: Any) -> dict[str, Any]:
+    """What describes a network that works, by names of `make`; statistics where the norm is batch."""
+    blocks: dict[str, list[Any]] = {"weight": [], "bias": [], "gamma": [], "beta": [], "mean": [], "variance": []}
+    end = 0
     for block, (rows, columns) in enumerate([(HEIGHT, WIDTH), (HEIGHT // 2, WIDTH // 2)]):
-        affine = 8 * rows * columns if norm == "layer" else 8
-        sizes += [("weight", 8 * (8 if block else CHANNELS) * 9), ("bias", 8), ("gamma", affine), ("beta", affine)]
-    sizes += [("linear_weight", CLASSES * 8), ("linear_bias", CLASSES)]
-    places: dict[str, Any] = {"weight": [], "bias": [], "gamma": [], "beta": []}
-    begin = 0
-    for name, size in sizes:
-        if name in places:
-            places[name].append(begin)
-        else:
-            places[name] = begin
-        begin += size
-    numbers = {"channels": CHANNELS, "height": HEIGHT, "width": WIDTH, "padding": 1, "features": 8, "depth": 2, "classes": CLASSES}
-    numbers |= {"groups": 4, "norm": norm, "activation": "relu", "pooling": "avg", "parameters": begin}
-    return {
-        **numbers,
-        **places,
-        "statistics": [np.ones(8, dtype) for _ in range(4)] if norm == "batch" else [],
-        **changes,
-    }
+        affine = 8 * rows * columns if norm == LAYER else 8
+        for name, size in [("weight", 8 * (8 if block else CHANNELS) * 9), ("bias", 8), ("gamma", affine), ("beta", affine)]:
+            blocks[name].append(end)
+            end += size
+        for name in ("mean", "variance"):
+            blocks[name].append(np.ones(8, dtype) if norm == BATCH else None)
+    numbers = {"channels": CHANNELS, "height": HEIGHT, "width": WIDTH, "padding": 1, "features": 8, "classes": CLASSES}
+    numbers |= {"groups": 4, "norm": norm, "activation": "relu", "pooling": "avg", "parameters": end + CLASSES * 9}
+    return {**numbers, **blocks, "linear_weight": end, "linear_bias": end + CLASSES * 8, **changes}
+
+
+def make(given: dict[str, Any]) -> Any:
+    """The network of such a plan."""
+    names = ("weight", "bias", "gamma", "beta", "mean", "variance")
+    blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
+    return compiled.extension.ConvNet(
+        image=(given["channels"], given["height"], given["width"]),
+        layers=compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")}),
+        blocks=[compiled.extension.Block(**block) for block in blocks],
+        classifier=(given["linear_weight"], given["linear_bias"]),
+        **{name: given[name] for name in ("padding", "features", "classes", "parameters")},
+    )
 
 
 def f(*shape: int, dtype: Any = np.float32) -> np.ndarray:
@@ -78,6 +83,7 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
     }[job] | {"theta": theta, "threads": 1}
 
 
+GROUPS = {"sgd": ("batch", "lr", "momentum", "weight_decay"), "distillation": ("shares", "groups", "temperature")}
 JOBS = ("class_gradients", "image_gradients", "train", "logits")
 
 
@@ -87,31 +93,36 @@ def output_of(job: str) -> str:
 
 def call(job: str, network: Any = None, **changes: Any) -> dict[str, Any]:
     given = {**arguments(job), **changes}
-    getattr(network if network is not None else compiled.extension.ConvNet(**plan()), job)(**given)
+    run(job, network if network is not None else make(plan()), given)
     return given
+
+
+def run(job: str, network: Any, given: dict[str, Any]) -> None:
+    """Calls the job, its options of training grouped as it wants them."""
+    given = dict(given)
+    for name, make_group in (("sgd", compiled.extension.Sgd), ("distillation", compiled.extension.Distillation)):
+        options = {key: given.pop(key) for key in GROUPS[name] if key in given}
+        given |= {name: make_group(**options)} if options else {}
+    getattr(network, job)(**given)
 
 
 # The network
 
+NO_BLOCKS: dict[str, list[Any]] = {name: [] for name in ("weight", "bias", "gamma", "beta", "mean", "variance")}
 NETWORKS: dict[str, dict[str, Any]] = {
-    **{
-        f"{name} {value}": {name: value}
-        for name in ("channels", "height", "width", "padding", "depth", "classes")
-        for value in (0, -1, BIG)
-    },
+    **{f"{name} {value}": {name: value} for name in ("channels", "height", "width", "padding", "classes") for value in (0, -1, BIG)},
     **{f"{name} {value!r}": {name: value} for name in ("norm", "activation", "pooling") for value in ("", "gelu", "Instance")},
     **{f"groups {value}": {"groups": value} for value in (0, -1, 3, 9, 16, BIG)},
     **{f"features {value}": {"features": value} for value in (0, -8, 4, 12, 2**16 + 8, BIG)},
     "padding 17": {"padding": 17},
-    "depth 17": {"depth": 17},
-    **{f"no places of {name}": {name: []} for name in ("weight", "bias", "gamma", "beta")},
-    **{f"too many places of {name}": {name: [0, 0, 0]} for name in ("weight", "bias", "gamma", "beta")},
+    "no blocks": NO_BLOCKS | {"expected": "blocks"},
+    "17 blocks": {name: value[:1] * 17 for name, value in plan().items() if name in NO_BLOCKS} | {"expected": "blocks"},
     **{f"weight at {value}": {"weight": [0, value]} for value in (-1, -(2**63), P - 575, P, BIG, 2**63 - 1)},
     **{f"first weight at {value}": {"weight": [value, 0]} for value in (-1, P - 143, 2**63 - 1)},
-    **{f"{name} at {value}": {name: [0, value]} for name in ("bias", "gamma", "beta") for value in (P - 7, BIG, 2**63 - 1)},
-    **{f"{name} nowhere": {name: [0, -1]} for name in ("gamma", "beta")},
+    **{f"{name} at {value}": {name: [0, value]} for name in ("bias", "gamma", "beta") for value in (-1, P - 7, BIG, 2**63 - 1)},
+    **{f"{name} nowhere": {name: [0, None]} for name in ("gamma", "beta")},
     **{f"linear_weight at {value}": {"linear_weight": value} for value in (-1, P - 23, BIG, 2**63 - 1)},
-    **{f"linear_bias at {value}": {"linear_bias": value} for value in (P - 2, BIG, 2**63 - 1)},
+    **{f"linear_bias at {value}": {"linear_bias": value} for value in (-1, P - 2, BIG, 2**63 - 1)},
     "classes that do not fit": {"classes": CLASSES + 2},
     "classes that are too many": {"classes": 2**16 + 1},
     "height of another network": {"height": 12, "expected": "linear_weight"},
@@ -121,17 +132,15 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "no parameters": {"parameters": 0, "expected": "weight"},
     "negative parameters": {"parameters": -1, "expected": "weight"},
     "as few parameters as there are": {"parameters": -(2**63), "expected": "weight"},
-    "pooling that leaves nothing": {"height": 3, "expected": "depth"},
-    "pooling that leaves no column": {"width": 1, "expected": "depth"},
-    "sizes that overflow to nothing": {"height": 2**16, "width": 2**16, "features": 2**16, "classes": 2**16, "pooling": "none", "depth": 1}
-    | {"weight": [0], "bias": [-1], "gamma": [-1], "beta": [-1], "norm": "none", "parameters": BIG, "linear_bias": -1}
-    | {"channels": 1, "expected": r"\w+"},
-    "statistics of no batch norm": {"norm": "batch", "statistics": [], "expected": "statistics"},
-    "too few statistics": {"norm": "batch", "statistics": [f(8)] * 3, "expected": "statistics"},
-    "too many statistics": {"norm": "batch", "statistics": [f(8)] * 5, "expected": "statistics"},
-    "statistics of other length": {"norm": "batch", "statistics": [f(8), f(8), f(7), f(8)], "expected": "statistics"},
-    "statistics of two dimensions": {"norm": "batch", "statistics": [f(8), f(8), f(1, 8), f(8)], "expected": "statistics"},
-    "statistics with gaps": {"norm": "batch", "statistics": [f(8), f(8), f(16)[::2], f(8)], "expected": "statistics"},
+    "pooling that leaves nothing": {"height": 3, "expected": "blocks"},
+    "pooling that leaves no column": {"width": 1, "expected": "blocks"},
+    "sizes that overflow to nothing": {"height": 2**16, "width": 2**16, "features": 2**16, "classes": 2**16, "pooling": "none"}
+    | {name: [0 if name == "weight" else None] for name in NO_BLOCKS}
+    | {"channels": 1, "norm": NO_NORM, "parameters": BIG, "linear_bias": None, "expected": r"\w+"},
+    **{f"{name} of no batch norm": {"norm": BATCH, name: [None, None], "expected": name} for name in ("mean", "variance")},
+    "statistics of other length": {"norm": BATCH, "mean": [f(8), f(7)], "expected": "mean"},
+    "statistics of two dimensions": {"norm": BATCH, "variance": [f(8), f(1, 8)], "expected": "variance"},
+    "statistics with gaps": {"norm": BATCH, "variance": [f(16)[::2], f(8)], "expected": "variance"},
 }
 
 
@@ -140,24 +149,35 @@ def test_a_network_that_does_not_fit_is_refused_by_name(changes: dict[str, Any])
     changes = dict(changes)
     names = changes.pop("expected", None) or "|".join({*changes, "linear_weight"} if "classes" in changes else changes)
     with pytest.raises(ValueError, match=rf"^({names}) is .*; expected .*\.$"):
-        compiled.extension.ConvNet(**plan(**changes))
+        make(plan(**changes))
 
 
-@pytest.mark.parametrize("name", [*plan()])
-@pytest.mark.parametrize("value", [None, "text", 2**70, 1.5], ids=str)
-def test_a_network_of_another_type_is_refused(name: str, value: Any) -> None:
+OPTIONAL = ("bias", "gamma", "beta", "mean", "variance", "linear_bias")  # of which some networks have none
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in plan() for value in (None, "text", 2**70, 1.5) if value is not None or name not in OPTIONAL],
+)
+def test_a_network_of_what_is_no_number_is_refused(name: str, value: Any) -> None:
     if name in ("norm", "activation", "pooling"):  # which are text
         value = [value]
-    with pytest.raises(TypeError, match="ConvNet"):
-        compiled.extension.ConvNet(**plan(**{name: value}))
-    with pytest.raises(TypeError, match="ConvNet"):
-        compiled.extension.ConvNet(**{key: each for key, each in plan().items() if key != name})
+    with pytest.raises(TypeError, match=r"ConvNet|Layers|Block"):
+        make(plan(**{name: [plan()[name][0], value] if name in NO_BLOCKS else value}))
+
+
+def test_a_network_without_a_part_is_refused() -> None:
+    given = {"image": IMAGE, "padding": 1, "features": 8, "classes": CLASSES, "classifier": (0, 0), "parameters": P, "blocks": []}
+    given |= {"layers": compiled.extension.Layers(norm="none", activation="relu", pooling="avg")}
+    for name in given:
+        with pytest.raises(TypeError, match="ConvNet"):
+            compiled.extension.ConvNet(**{key: value for key, value in given.items() if key != name})
 
 
 @pytest.mark.parametrize("job", JOBS)
 def test_statistics_are_of_the_dtype_of_the_weights(job: str) -> None:
-    for statistics in ([f(8, dtype=np.float64)] * 4, [f(8), f(8), f(8), f(8, dtype=np.int32)], [f(8, dtype=">f4")] * 4):
-        network = compiled.extension.ConvNet(**plan("batch", statistics=statistics))
+    for variance in (f(8, dtype=np.float64), f(8, dtype=np.int32), f(8, dtype=">f4")):
+        network = make(plan(BATCH, variance=[f(8), variance]))
         with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous, aligned\.$"):
             call(job, network)
 
@@ -166,14 +186,17 @@ def test_training_refuses_batch_norm() -> None:
     given = arguments("train")
     before = given["theta"].copy()
     with pytest.raises(ValueError, match=r"^norm is batch; expected "):
-        compiled.extension.ConvNet(**plan("batch")).train(**given)
+        run("train", make(plan(BATCH)), given)
     np.testing.assert_array_equal(given["theta"], before)
 
 
 def test_statistics_stay_alive_with_the_network() -> None:
-    kept = plan("batch", statistics=[np.full(8, 0.5 + i, np.float32) for i in range(4)])
-    expected = call("logits", compiled.extension.ConvNet(**kept))["logits"]
-    network = compiled.extension.ConvNet(**plan("batch", statistics=[np.full(8, 0.5 + i, np.float32) for i in range(4)]))
+    def statistics() -> dict[str, list[np.ndarray]]:
+        return {name: [np.full(8, 0.5 + i, np.float32) for i in range(2)] for name in ("mean", "variance")}
+
+    kept = plan(BATCH, **statistics())
+    expected = call("logits", make(kept))["logits"]
+    network = make(plan(BATCH, **statistics()))
     filler = [np.full(8, np.nan, np.float32) for _ in range(1000)]
     np.testing.assert_array_equal(call("logits", network)["logits"], expected)
     assert len(filler) == 1000
@@ -255,7 +278,7 @@ def test_an_argument_that_does_not_fit_is_refused_by_name_and_nothing_is_written
     given = {**arguments(job), **(DISTILLED if name in DISTILLED else {}), name.split()[-1]: value}
     before = {key: each.copy() for key, each in given.items() if isinstance(each, np.ndarray)}
     with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*\.$"):
-        getattr(compiled.extension.ConvNet(**plan()), job)(**given)
+        run(job, make(plan()), given)
     for key, each in before.items():
         np.testing.assert_array_equal(given[key], each)
 
@@ -265,25 +288,26 @@ def test_an_argument_that_does_not_fit_is_refused_by_name_and_nothing_is_written
 def test_what_is_of_another_type_is_refused(job: str, value: Any) -> None:
     for name in arguments(job):
         if not (isinstance(value, int) and name in ("lr", "momentum", "weight_decay")):
-            with pytest.raises(TypeError, match=job):
+            with pytest.raises(TypeError, match=rf"{job}|Sgd"):
                 call(job, **{name: value})
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_nothing_to_do_is_done(dtype: Any) -> None:
-    network = compiled.extension.ConvNet(**plan())
+    network = make(plan())
     theta, none = np.ones(P, dtype), np.zeros((0, 4, *IMAGE), dtype)
+    sgd = compiled.extension.Sgd(batch=4, lr=1, momentum=1, weight_decay=1)
     network.logits(theta, none[:, 0], np.zeros((0, CLASSES), dtype), threads=2)
-    network.train(theta, none[:, 0], whole(0), whole(3, 0), batch=4, lr=1, momentum=1, weight_decay=1, threads=2)
+    network.train(theta, none[:, 0], whole(0), whole(3, 0), sgd=sgd, threads=2)
     flat = np.zeros(FLAT, dtype)
-    network.train(theta, flat, whole(len(flat)), whole(0, len(flat)), batch=4, lr=1, momentum=1, weight_decay=1, threads=2)
+    network.train(theta, flat, whole(len(flat)), whole(0, len(flat)), sgd=sgd, threads=2)
     assert (theta == 1).all()
 
 
 NO_CLASSES = """
 import numpy as np
 import test_native_bindings as t
-network, theta = t.compiled.extension.ConvNet(**t.plan()), np.ones(t.P, np.float32)
+network, theta = t.make(t.plan()), np.ones(t.P, np.float32)
 network.class_gradients(theta, t.f(0, 4, *t.IMAGE), t.whole(0), t.f(0, t.P), threads=2)
 network.image_gradients(theta, t.f(0, 4, *t.IMAGE), t.f(0, t.P), t.whole(0), t.f(0, 4, *t.IMAGE), threads=2)
 print("done")
@@ -347,9 +371,9 @@ def test_inputs_that_are_unusual_and_right_are_taken(view: Callable[[np.ndarray]
                 continue
             given = arguments(job, parameters=parameters)
             inputs = {key: view(each) for key, each in given.items() if isinstance(each, np.ndarray) and key != output_of(job)}
-            moved = {**network, "statistics": [view(each) for each in network["statistics"]]}
-            found = call(job, compiled.extension.ConvNet(**moved), **{**given, **inputs})[output_of(job)]
-            expected = call(job, compiled.extension.ConvNet(**network), **arguments(job, parameters=parameters))[output_of(job)]
+            moved = network | ({name: [view(each) for each in network[name]] for name in ("mean", "variance")} if norm == BATCH else {})
+            found = call(job, make(moved), **{**given, **inputs})[output_of(job)]
+            expected = call(job, make(network), **arguments(job, parameters=parameters))[output_of(job)]
             np.testing.assert_array_equal(found, expected)
     finally:
         compiled.extension.select_instruction_set(INSTRUCTION_SETS[0])
@@ -384,8 +408,9 @@ for name in t.INSTRUCTION_SETS:
             for pooling in ("avg", "max"):
                 for end in (True, False):
                     network = t.plan(norm, dtype, pooling=pooling)
-                    network["statistics"] = [between_walls(each, end) for each in network["statistics"]]
-                    plan = t.compiled.extension.ConvNet(**network)
+                    if norm == t.BATCH:
+                        network |= {name: [between_walls(each, end) for each in network[name]] for name in ("mean", "variance")}
+                    plan = t.make(network)
                     for job in t.JOBS:
                         if job == "train" and norm == 'batch':
                             continue
@@ -411,9 +436,10 @@ import test_native_bindings as t
 side = 2**16
 for features, classes, channels in ((2**16, 2**16, 1), (2**16, 2**15, 2), (8, 2**16, 2**16)):
     try:
-        network = t.compiled.extension.ConvNet(**t.plan(
-            "none", height=side, width=side, features=features, classes=classes, channels=channels, depth=1, pooling="none",
-            weight=[0], bias=[-1], gamma=[-1], beta=[-1], linear_weight=0, linear_bias=-1, parameters=9 * features * channels))
+        network = t.make(t.plan(
+            t.NO_NORM, height=side, width=side, features=features, classes=classes, channels=channels, pooling="none", weight=[0], groups=1,
+            bias=[None], gamma=[None], beta=[None], mean=[None], variance=[None], linear_weight=0, linear_bias=None,
+            parameters=9 * features * channels))
         theta = np.zeros(9 * features * channels, np.float32)
         network.logits(theta, t.f(0, channels, side, side), t.f(0, classes), threads=1)
     except (ValueError, MemoryError) as error:
@@ -433,18 +459,18 @@ def test_a_network_too_large_for_64_bits_is_refused() -> None:
     ids=["short", "another dtype", "apart", "read-only", "a list"],
 )
 def test_a_record_that_does_not_fit_is_refused_and_nothing_is_written(job: str, spoil: Callable[[np.ndarray], Any]) -> None:
-    network = compiled.extension.ConvNet(**plan())
+    network = make(plan())
     call = arguments(job)
-    record = np.zeros(network.record_size(CLASSES, EACH, False), np.float32)
-    with pytest.raises(ValueError, match="record"):
+    record = np.zeros(network.record_size(CLASSES, EACH, of_double=False), np.float32)
+    with pytest.raises(TypeError if isinstance(spoil(record), list) else ValueError, match="record"):
         getattr(network, job)(**call, record=spoil(record))
     assert np.isnan(call["gradients"]).all()
     assert not record.any()
 
 
 def test_a_record_stands_for_the_passes_that_wrote_it() -> None:
-    network = compiled.extension.ConvNet(**plan())
-    record = np.full(network.record_size(CLASSES, EACH, False), np.nan, np.float32)
+    network = make(plan())
+    record = np.full(network.record_size(CLASSES, EACH, of_double=False), np.nan, np.float32)
     call = arguments("image_gradients")
     network.image_gradients(**call)
     expected = call["gradients"].copy()
@@ -456,4 +482,4 @@ def test_a_record_stands_for_the_passes_that_wrote_it() -> None:
 @pytest.mark.parametrize(("classes", "each"), [(-1, 1), (1, 0), (2**40, 1), (1, 2**40)])
 def test_the_size_of_an_impossible_record_is_refused(classes: int, each: int) -> None:
     with pytest.raises(ValueError, match=r"classes|each"):
-        compiled.extension.ConvNet(**plan()).record_size(classes, each, False)
+        make(plan()).record_size(classes, each, of_double=False)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 
 import fastdc
-from fastdc._evaluate import Evaluation
+from fastdc import Evaluation
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import load_dataset

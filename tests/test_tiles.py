@@ -86,10 +86,6 @@ def test_tiles_of_small_layouts(segments: tuple[int, ...], size: int, expected: 
     assert [tuple(tile) for tile in tiles_of(segments, size, CPU).tolist()] == expected
 
 
-def test_the_table_is_kept() -> None:
-    assert tiles_of((0, 2, 3), 6, CPU) is tiles_of((0, 2, 3), 6, CPU)
-
-
 def test_a_table_is_not_made_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tiles_of((0, 2, 5), 10, CPU)
     monkeypatch.setattr(tiles, "is_capturing", lambda device: True)

@@ -25,6 +25,14 @@ constexpr Affine reading(Affine affine) {
     return affine == Affine::kFixed ? Affine::kMoving : affine;
 }
 
+// What a norm reads: the map z [H, W, C], gamma and beta [affine_size]. Or the tangents of these.
+template <class T>
+struct NormInput {
+    const T* z;
+    const T* gamma;
+    const T* beta;
+};
+
 // The map and its norm, which all passes read.
 template <class T, class VectorType, Activation activation_, Affine affine_>
 struct Primal {
@@ -38,8 +46,8 @@ struct Primal {
     const T* beta;
     int64_t channels;
 
-    FASTDC_INLINE Primal(const BlockShape& shape, const T* z_, const T* gamma_, const T* beta_, const T* stats_)
-        : z(z_), stats(stats_), gamma(gamma_), beta(beta_), channels(shape.channels) {}
+    FASTDC_INLINE Primal(const BlockShape& shape, const NormInput<T>& in, const T* stats_)
+        : z(in.z), stats(stats_), gamma(in.gamma), beta(in.beta), channels(shape.channels) {}
 
     FASTDC_INLINE Vector s(int64_t c) const { return load<Vector>(stats + 2 * channels + c); }
 
@@ -92,14 +100,12 @@ struct ForwardPass {
 template <class T, class Map>
 struct Tangent {
     using Vector = typename Map::Vector;
-    const T* zdot;
+    NormInput<T> dot;  // gamma and beta of kElement only
     const T* tangent_stats;
-    const T* gammadot;  // of kElement only, as is betadot
-    const T* betadot;
 
     template <int count>
     FASTDC_INLINE void read(const Map& map, const int64_t* position, int64_t c, Vector* zd) const {
-        for (int k = 0; k < count; ++k) zd[k] = load<Vector>(zdot + position[k] * map.channels + c);
+        for (int k = 0; k < count; ++k) zd[k] = load<Vector>(dot.z + position[k] * map.channels + c);
     }
     template <int count>
     FASTDC_INLINE void push(const Map& map, const int64_t* position, int64_t c, const Vector* d, const Vector* zd,
@@ -112,8 +118,8 @@ struct Tangent {
             if constexpr (Map::affine == Affine::kElement) {
                 const int64_t at = position[k] * channels + c;
                 yd[k] *= load<Vector>(map.gamma + at);
-                yd[k] += d[k] * scale * load<Vector>(gammadot + at);
-                yd[k] += load<Vector>(betadot + at);
+                yd[k] += d[k] * scale * load<Vector>(dot.gamma + at);
+                yd[k] += load<Vector>(dot.beta + at);
             }
         }
     }
@@ -162,8 +168,8 @@ struct BackwardSumsPass {
         const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
-        pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
-                                                                  nullptr, gy, nullptr);
+        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(gp + out * channels + c, nullptr,
+                                                                                  channels, y, nullptr, gy, nullptr);
         if constexpr (Map::affine == Affine::kElement) {
             for (int k = 0; k < count; ++k) {
                 const int64_t at = position[k] * channels + c;
@@ -192,8 +198,8 @@ struct BackwardPass {
         const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
-        pull_back<T, Map::activation, take, count, false, Vector>(gp + out * channels + c, nullptr, channels, y,
-                                                                  nullptr, gy, nullptr);
+        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(gp + out * channels + c, nullptr,
+                                                                                  channels, y, nullptr, gy, nullptr);
         const Vector scale = map.s(c);
         Vector u{}, q{};
         if constexpr (Map::affine != Affine::kFixed) {
@@ -227,12 +233,13 @@ struct BackwardTangentWindow {
         map.template read<count>(position, c, d, y);
         tangent.template read<count>(map, position, c, zd);
         if constexpr (is_curved(Map::activation)) tangent.template push<count>(map, position, c, d, zd, yd);
-        pull_back<T, Map::activation, take, count, true, Vector>(gp + at, gpdot + at, channels, y, yd, gy, gyd);
+        pull_back<T, Map::activation, take, count, Derivative::kItsTangent, Vector>(gp + at, gpdot + at, channels, y,
+                                                                                    yd, gy, gyd);
         if constexpr (Map::affine == Affine::kElement) {
             for (int k = 0; k < count; ++k) {
                 const Vector gamma = load<Vector>(map.gamma + position[k] * channels + c);
                 gyd[k] *= gamma;
-                gyd[k] += gy[k] * load<Vector>(tangent.gammadot + position[k] * channels + c);
+                gyd[k] += gy[k] * load<Vector>(tangent.dot.gamma + position[k] * channels + c);
                 gy[k] *= gamma;
             }
         }

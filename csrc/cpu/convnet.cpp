@@ -68,21 +68,20 @@ void pack_weights(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, cons
 
 // One part of the gradient of a run of images, into `gradient` [P].
 template <class T>
-void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, const T* packed,
-                 const T* images, const int64_t* index, const int64_t* labels, const Distilled<T>& distilled,
-                 int64_t count, T scale, T* record, T* gradient) {
+void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const PackedTheta<T>& theta,
+                 const ImageRun<T>& run, const Distilled<T>& distilled, T* record, T* gradient) {
     const int64_t sums_size = kernel.sums_size(plan);
     T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
     std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
-    kernel.add_gradient(plan, theta, packed, images, index, labels, distilled, count, scale, sums, record,
-                        sums + sums_size);
+    kernel.add_gradient(plan, theta, run, distilled, sums, record, sums + sums_size);
     kernel.unpack_gradient(plan, sums, gradient);
 }
 
 template <class Body>
 void over_parameters(int64_t parameters, int threads, const Body& body) {
-    parallel_for((parameters + kPieceOfSum - 1) / kPieceOfSum, threads,
-                 [&](int64_t piece) { body(piece * kPieceOfSum, std::min(parameters, (piece + 1) * kPieceOfSum)); });
+    parallel_for((parameters + kPieceOfSum - 1) / kPieceOfSum, threads, [&](int64_t piece) {
+        body(Range{piece * kPieceOfSum, std::min(parameters, (piece + 1) * kPieceOfSum)});
+    });
 }
 
 int64_t image_size(const ConvNetPlan& plan) {
@@ -105,10 +104,10 @@ int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each) {
 }
 
 template <class T>
-void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
-                     int64_t each, T* record, T* out, int threads) {
+void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                     T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t parts = parts_of(classes, each), size = plan.parameters;
+    const int64_t classes = data.classes, each = data.each, parts = parts_of(classes, each), size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan);
     T* shared = shared_buffer().at_least<T>((record ? 0 : packed_size) + (parts > 1 ? classes * parts * size : 0));
     T* packed = record ? record : shared;
@@ -118,25 +117,25 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
     parallel_for(classes * parts, threads, [&](int64_t task) {
         const int64_t c = task / parts, part = task % parts;
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
-        gradient_of<T>(kernel, plan, theta, packed, images + (c * each + begin) * image_size(plan), nullptr, labels + c,
-                       Distilled<T>{}, end - begin, scale,
+        const T* images = data.images + (c * each + begin) * image_size(plan);
+        gradient_of<T>(kernel, plan, {theta, packed}, {images, labels + c, nullptr, end - begin, scale}, {},
                        record ? record + place_in_record<T>(plan, parts, each, task) : nullptr,
                        parts > 1 ? partial + task * size : out + c * size);
     });
     if (parts == 1) return;
     for (int64_t c = 0; c < classes; ++c) {
-        over_parameters(size, threads, [&](int64_t begin, int64_t end) {
-            kernel.sum(partial + c * parts * size, parts, size, begin, end, out + c * size);
+        over_parameters(size, threads, [&](Range elements) {
+            kernel.sum({partial + c * parts * size, parts, size}, elements, out + c * size);
         });
     }
 }
 
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent,
-                     const int64_t* labels, int64_t classes, int64_t each, T* record, T* out, int threads) {
+void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                     const T* cotangent, T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t parts = parts_of(classes, each), pieces = kernel.pack_pieces(plan);
-    const int64_t packed_size = kernel.packed_size(plan);
+    const int64_t classes = data.classes, each = data.each, parts = parts_of(classes, each);
+    const int64_t pieces = kernel.pack_pieces(plan), packed_size = kernel.packed_size(plan);
     // Classes whose cotangents are packed together, where several parts share one; else each task packs its own.
     const int64_t together = parts > 1 ? std::min(classes, (threads + parts - 1) / parts) : 0;
     T* shared = shared_buffer().at_least<T>((record ? 0 : packed_size) + together * packed_size);
@@ -148,7 +147,8 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
     const auto part_of_class = [&](int64_t c, int64_t part, const T* direction, T* workspace) {
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         const int64_t offset = (c * each + begin) * image_size(plan);
-        kernel.image_gradients(plan, theta, packed, along(c), direction, images + offset, labels[c], end - begin, scale,
+        kernel.image_gradients(plan, {theta, packed}, {along(c), direction},
+                               {data.images + offset, labels + c, nullptr, end - begin, scale},
                                record ? record + place_in_record<T>(plan, parts, each, c * parts + part) : nullptr,
                                out + offset, workspace);
     };
@@ -175,28 +175,28 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, c
 }
 
 template <class T>
-void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
-           const int64_t* order, const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
+void train(const ConvNetPlan& plan, T* theta, const LabelledImages<T>& data, const Order& order,
+           const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t size = plan.parameters, packed_size = kernel.packed_size(plan);
+    const int64_t count = data.count, size = plan.parameters, packed_size = kernel.packed_size(plan);
     T* packed = shared_buffer().at_least<T>(packed_size + (1 + kMostParts) * size);
     T* velocity = packed + packed_size;
     T* partial = velocity + size;  // [parts, P]
     std::memset(velocity, 0, static_cast<size_t>(size) * sizeof(T));
-    for (int64_t epoch = 0; epoch < sgd.epochs; ++epoch) {
+    for (int64_t epoch = 0; epoch < order.epochs; ++epoch) {
         for (int64_t first = 0; first < count; first += sgd.batch) {
-            const int64_t* index = order + epoch * count + first;
+            const int64_t* index = order.index + epoch * count + first;
             const int64_t batch = std::min(sgd.batch, count - first), parts = parts_of(1, batch);
             const T scale = T(1) / static_cast<T>(batch);
             pack_weights<T>(kernel, plan, theta, packed, threads);
             parallel_for(parts, threads, [&](int64_t part) {
                 const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
-                gradient_of<T>(kernel, plan, theta, packed, images, index + begin, labels, distilled, end - begin,
-                               scale, nullptr, partial + part * size);
+                gradient_of<T>(kernel, plan, {theta, packed},
+                               {data.images, data.labels, index + begin, end - begin, scale}, distilled, nullptr,
+                               partial + part * size);
             });
-            over_parameters(size, threads, [&](int64_t begin, int64_t end) {
-                kernel.update(partial, parts, size, begin, end, static_cast<T>(sgd.lr), static_cast<T>(sgd.momentum),
-                              static_cast<T>(sgd.weight_decay), velocity, theta);
+            over_parameters(size, threads, [&](Range elements) {
+                kernel.update({partial, parts, size}, elements, sgd, velocity, theta);
             });
         }
     }
@@ -211,19 +211,19 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
     parallel_for((count + kPiece - 1) / kPiece, threads, [&](int64_t piece) {
         const int64_t begin = piece * kPiece, end = std::min(count, begin + kPiece);
         T* workspace = own_buffer().at_least<T>(kernel.workspace_size(plan));
-        kernel.logits(plan, theta, packed, images + begin * image_size(plan), end - begin, out + begin * plan.classes,
+        kernel.logits(plan, {theta, packed}, images + begin * image_size(plan), end - begin, out + begin * plan.classes,
                       workspace);
     });
 }
 
-#define FASTDC_INSTANTIATE(T)                                                                                          \
-    template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                             \
-    template void class_gradients<T>(const ConvNetPlan&, const T*, const T*, const int64_t*, int64_t, int64_t, T*, T*, \
-                                     int);                                                                             \
-    template void image_gradients<T>(const ConvNetPlan&, const T*, const T*, const T*, const int64_t*, int64_t,        \
-                                     int64_t, T*, T*, int);                                                            \
-    template void train<T>(const ConvNetPlan&, T*, const T*, const int64_t*, int64_t, const int64_t*,                  \
-                           const Distilled<T>&, const SgdOptions&, int);                                               \
+#define FASTDC_INSTANTIATE(T)                                                                                       \
+    template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                          \
+    template void class_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, T*, T*,   \
+                                     int);                                                                          \
+    template void image_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*, \
+                                     T*, T*, int);                                                                  \
+    template void train<T>(const ConvNetPlan&, T*, const LabelledImages<T>&, const Order&, const Distilled<T>&,     \
+                           const SgdOptions&, int);                                                                 \
     template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)

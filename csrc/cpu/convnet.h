@@ -42,7 +42,7 @@ struct ConvNetPlan {
 };
 
 struct SgdOptions {
-    int64_t epochs, batch;
+    int64_t batch;
     double lr, momentum, weight_decay;
 };
 
@@ -56,28 +56,78 @@ struct Distilled {
     T temperature;
 };
 
+// Images of C classes, n of each: [C, n, channels, height, width].
+template <class T>
+struct ClassImages {
+    const T* images;
+    int64_t classes, each;
+};
+
+// Images [N, channels, height, width] and the class of each.
+template <class T>
+struct LabelledImages {
+    const T* images;
+    const int64_t* labels;
+    int64_t count;
+};
+
+// The order in which images are drawn: their positions, [epochs, N].
+struct Order {
+    const int64_t* index;
+    int64_t epochs;
+};
+
 // Elements of the record of `classes` times `each` images.
 template <class T>
 int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each);
 
 template <class T>
-void class_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const int64_t* labels, int64_t classes,
-                     int64_t each, T* record, T* out, int threads);
+void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                     T* record, T* out, int threads);
 
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* images, const T* cotangent,
-                     const int64_t* labels, int64_t classes, int64_t each, T* record, T* out, int threads);
+void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                     const T* cotangent, T* record, T* out, int threads);
 
-// `order` [epochs, N] holds the positions of the images in the order in which they are drawn.
 template <class T>
-void train(const ConvNetPlan& plan, T* theta, const T* images, const int64_t* labels, int64_t count,
-           const int64_t* order, const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
+void train(const ConvNetPlan& plan, T* theta, const LabelledImages<T>& data, const Order& order,
+           const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
 template <class T>
 void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads);
 
-// What differs between instruction sets. One call is the work of one thread on a run of images. Buffers start at 64
-// bytes; their sizes, in elements, come from the functions named after them.
+// Weights, or a direction in their space: in torch's order [P], and as the stages want them.
+template <class T>
+struct PackedTheta {
+    const T* theta;
+    const T* packed;
+};
+
+// Images that one thread works on. With an index, the i-th is images[index[i]] of class labels[index[i]]; without one
+// (null), it is images[i], and all are of class labels[0].
+template <class T>
+struct ImageRun {
+    const T* images;
+    const int64_t* labels;
+    const int64_t* index;
+    int64_t count;
+    T scale;  // of the loss of each
+};
+
+// Vectors [parts, P] that are to be added up.
+template <class T>
+struct PartialSums {
+    const T* parts;
+    int64_t count;
+    int64_t size;  // P
+};
+
+struct Range {
+    int64_t begin, end;
+};
+
+// What differs between instruction sets. One call is the work of one thread. Buffers start at 64 bytes; their sizes, in
+// elements, come from the functions named after them.
 template <class T>
 struct ConvNetKernels {
     // Weights as the stages want them; `piece` of `pack_pieces` is one thread's share.
@@ -90,22 +140,18 @@ struct ConvNetKernels {
     // Records may be null. Gradients by the weights in the layout of the stages; to be cleared before the first pass,
     // and unpacked after the last.
     int64_t (*sums_size)(const ConvNetPlan&);
-    void (*add_gradient)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, const int64_t* index,
-                         const int64_t* labels, const Distilled<T>& distilled, int64_t count, T scale, T* sums,
-                         T* record, T* workspace);
+    void (*add_gradient)(const ConvNetPlan&, const PackedTheta<T>& theta, const ImageRun<T>& run,
+                         const Distilled<T>& distilled, T* sums, T* record, T* workspace);
     void (*unpack_gradient)(const ConvNetPlan&, const T* sums, T* gradient);
 
-    void (*image_gradients)(const ConvNetPlan&, const T* theta, const T* packed, const T* direction,
-                            const T* packed_direction, const T* images, int64_t label, int64_t count, T scale,
-                            T* record, T* out, T* workspace);
-    void (*logits)(const ConvNetPlan&, const T* theta, const T* packed, const T* images, int64_t count, T* out,
+    void (*image_gradients)(const ConvNetPlan&, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
+                            const ImageRun<T>& run, T* record, T* out, T* workspace);
+    void (*logits)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count, T* out,
                    T* workspace);
-    // velocity = momentum velocity + sum of gradients + weight_decay theta; theta -= lr velocity; elements [begin,
-    // end).
-    void (*update)(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T lr, T momentum,
-                   T weight_decay, T* velocity, T* theta);
-    // to = sum of parts, elements [begin, end).
-    void (*sum)(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T* to);
+    // velocity = momentum velocity + sum of gradients + weight_decay theta; theta -= lr velocity.
+    void (*update)(const PartialSums<T>& gradients, Range elements, const SgdOptions& sgd, T* velocity, T* theta);
+    // to = sum of parts.
+    void (*sum)(const PartialSums<T>& from, Range elements, T* to);
 };
 
 namespace baseline {

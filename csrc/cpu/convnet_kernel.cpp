@@ -97,15 +97,20 @@ void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Bo
 // What block 0 normalises, of one padded image.
 template <class T>
 void first_map(const Weights<T>& weights, const T* padded, T* out) {
-    const BlockShape& block = weights.shapes.block[0];
-    first_conv_forward(weights.plan.channels, weights.plan.features, block.height, block.width, padded,
-                       weights.packed.first, weights.bias(0), out);
+    first_conv_forward(weights.shapes.first_convolution(weights.plan.channels), padded,
+                       static_cast<const T*>(weights.packed.first), weights.bias(0), out);
+}
+
+// What the norm of block l reads of a map and of weights, or of their tangents.
+template <class T>
+NormInput<T> norm_input(const Weights<T>& weights, int64_t l, const T* normed) {
+    return {normed, weights.scale(l), weights.shift(l)};
 }
 
 template <class T>
 void block_forward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps) {
     const BlockShape& block = weights.shapes.block[l];
-    forward(block, normed, weights.scale(l), weights.shift(l), static_cast<const T*>(weights.plan.mean[l]),
+    forward(block, norm_input(weights, l, normed), static_cast<const T*>(weights.plan.mean[l]),
             static_cast<const T*>(weights.plan.variance[l]), maps.output(weights.plan, l) + image * pooled_size(block),
             maps.statistics[l] + image * stats_size(block));
 }
@@ -133,12 +138,11 @@ void forward_pass(const Weights<T>& weights, int64_t count, Image image, const G
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]);
         transform_input<T>(shape, maps.input[l], space.transformed[l]);
-        multiply<T>(shape.tiles(), features, features, space.transformed[l], weights.packed.forward[l], space.products,
-                    false);
+        multiply<T>(shape.tiles(), features, features, space.transformed[l], weights.packed.forward[l], space.products);
         transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
         for (int64_t i = 0; i < count; ++i) block_forward(weights, l, i, maps.normed[l] + i * size, maps);
     }
-    linear_forward<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.last, weights.packed.linear,
+    linear_forward<T>(linear_shape(plan, weights.shapes, count), maps.last, weights.packed.linear,
                       weights.at(plan.linear_bias), maps.logits);
 }
 
@@ -147,7 +151,7 @@ template <class T>
 void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps,
                     const Sums<T>* sums, T* gz, T* scratch) {
     const BlockShape& block = weights.shapes.block[l];
-    backward<T>(block, normed, weights.scale(l), weights.shift(l), maps.statistics[l] + image * stats_size(block),
+    backward<T>(block, norm_input(weights, l, normed), maps.statistics[l] + image * stats_size(block),
                 maps.output_gradient(weights.plan, l) + image * pooled_size(block), gz, sums ? sums->gamma[l] : nullptr,
                 sums ? sums->beta[l] : nullptr, scratch);
     if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
@@ -160,9 +164,9 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
                    const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
     const int64_t features = plan.features;
-    linear_backward<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
-                       weights.packed.linear, maps.last, maps.last_gradient, sums ? sums->linear : nullptr,
-                       sums ? sums->linear_bias : nullptr);
+    const LinearShape linear = linear_shape(plan, weights.shapes, count);
+    linear_input_gradient<T>(linear, maps.logits_gradient, weights.packed.linear, Write::kOver, maps.last_gradient);
+    if (sums) linear_weight_gradient<T>(linear, maps.logits_gradient, maps.last, sums->linear, sums->linear_bias);
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]), rows = shape.tiles();
@@ -175,52 +179,51 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
             accumulate_weight_products<T>(rows, features, features, space.transformed[l], space.products,
                                           sums->products[l]);
         }
-        multiply<T>(rows, features, features, space.products, weights.packed.backward[l], space.gradients, false);
+        multiply<T>(rows, features, features, space.products, weights.packed.backward[l], space.gradients);
         transform_input_adjoint<T>(shape, space.gradients, maps.input_gradient[l]);
     }
     if (!sums) return;
     const int64_t padded = padded_size<T>(plan, weights.shapes);
-    const BlockShape& block = weights.shapes.block[0];
+    const FirstShape shape = weights.shapes.first_convolution(plan.channels);
     for (int64_t i = 0; i < count; ++i) {
         first_map(weights, space.padded + i * padded, space.first);
         block_backward(weights, 0, i, space.first, maps, sums, space.first, space.scratch);
-        first_conv_weight_gradient<T>(plan.channels, features, block.height, block.width, space.padded + i * padded,
-                                      space.first, sums->first);
+        first_conv_weight_gradient<T>(shape, space.padded + i * padded, space.first, sums->first);
     }
 }
 
 template <class T>
-void add_gradient(const ConvNetPlan& plan, const T* theta, const T* packed, const T* images, const int64_t* index,
-                  const int64_t* labels, const Distilled<T>& distilled, int64_t count, T scale, T* sums_buffer,
-                  T* record, T* workspace) {
+void add_gradient(const ConvNetPlan& plan, const PackedTheta<T>& theta, const ImageRun<T>& run,
+                  const Distilled<T>& distilled, T* sums_buffer, T* record, T* workspace) {
     const Shapes shapes(plan);
-    const Weights<T> weights(plan, shapes, theta, packed);
+    const Weights<T> weights(plan, shapes, theta);
     const Sums<T> sums(plan, shapes, sums_buffer);
-    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), record != nullptr, workspace);
+    const Gradients where = record ? Gradients::kApart : Gradients::kInPlace;
+    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), where, workspace);
     const int64_t image_size = plan.channels * plan.height * plan.width;
     Arena<T> kept{record};
-    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
-        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, true) : space.maps;
-        for (int64_t i = 0; i < group; ++i) space.labels[i] = index ? labels[index[begin + i]] : labels[0];
-        const auto image = [&](int64_t i) { return images + (index ? index[begin + i] : begin + i) * image_size; };
+    for_groups<T>(plan, shapes, run.count, [&](int64_t begin, int64_t group) {
+        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, where) : space.maps;
+        const auto place = [&](int64_t i) { return run.index ? run.index[begin + i] : begin + i; };
+        const auto image = [&](int64_t i) { return run.images + place(i) * image_size; };
+        for (int64_t i = 0; i < group; ++i) space.labels[i] = run.index ? run.labels[place(i)] : run.labels[0];
         forward_pass(weights, group, image, space, maps);
-        loss_gradient<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+        loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
         for (int64_t i = 0; i < group && distilled.shares; ++i) {
             add_distillation_gradient(distilled.groups, distilled.classes, distilled.temperature,
-                                      maps.logits + i * plan.classes,
-                                      distilled.shares + (index ? index[begin + i] : begin + i) * distilled.kept, scale,
-                                      maps.logits_gradient + i * plan.classes);
+                                      maps.logits + i * plan.classes, distilled.shares + place(i) * distilled.kept,
+                                      run.scale, maps.logits_gradient + i * plan.classes);
         }
         backward_pass(weights, group, &sums, space, maps);
     });
 }
 
 template <class T>
-void logits(const ConvNetPlan& plan, const T* theta, const T* packed, const T* images, int64_t count, T* out,
+void logits(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* images, int64_t count, T* out,
             T* workspace) {
     const Shapes shapes(plan);
-    const Weights<T> weights(plan, shapes, theta, packed);
-    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), false, workspace);
+    const Weights<T> weights(plan, shapes, theta);
+    const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), Gradients::kInPlace, workspace);
     const int64_t image_size = plan.channels * plan.height * plan.width;
     for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
         const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
@@ -234,8 +237,8 @@ template <class T>
 void multiply_tangent(int64_t rows, int64_t features, const T* v, const T* vdot, const T* packed,
                       const T* packed_direction, T* to) {
     for (int plane = 0; plane < kWinogradProducts; ++plane) {
-        multiply<T>(rows, features, features, vdot, packed, to, false, plane, plane + 1);
-        multiply<T>(rows, features, features, v, packed_direction, to, true, plane, plane + 1);
+        multiply_plane(plane, rows, features, features, vdot, packed, to, Write::kOver);
+        multiply_plane(plane, rows, features, features, v, packed_direction, to, Write::kAdd);
     }
 }
 
@@ -252,23 +255,24 @@ void block_forward_tangent(const Weights<T>& weights, const Weights<T>& along, i
                            const T* normed, const T* normed_tangent, const Maps<T>& maps,
                            const TangentSpace<T>& space) {
     const BlockShape& block = weights.shapes.block[l];
-    forward_tangent<T>(block, normed, normed_tangent, weights.scale(l), weights.shift(l), along.scale(l),
-                       along.shift(l), maps.statistics[l] + image * stats_size(block),
+    forward_tangent<T>(block, norm_input(weights, l, normed), norm_input(along, l, normed_tangent),
+                       maps.statistics[l] + image * stats_size(block),
                        space.tangents.output(weights.plan, l) + image * pooled_size(block),
                        space.statistics[l] + image * tangent_stats_size(block));
 }
 
+// The tangent of the map lies where that of its gradient goes, gz.tangent.
 template <class T>
 void block_backward_tangent(const Weights<T>& weights, const Weights<T>& along, int64_t l, int64_t image,
-                            const T* normed, T* normed_tangent, const Maps<T>& maps, const TangentSpace<T>& space,
-                            T* gz) {
+                            const T* normed, const Maps<T>& maps, const TangentSpace<T>& space, Dual<T> gz) {
     const BlockShape& block = weights.shapes.block[l];
     const int64_t pooled = image * pooled_size(block);
-    backward_tangent<T>(block, normed, normed_tangent, weights.scale(l), weights.shift(l), along.scale(l),
-                        along.shift(l), maps.statistics[l] + image * stats_size(block),
-                        space.statistics[l] + image * tangent_stats_size(block),
-                        maps.output_gradient(weights.plan, l) + pooled,
-                        space.tangents.output_gradient(weights.plan, l) + pooled, gz, normed_tangent, space.scratch);
+    const Dual<const T> statistics = {maps.statistics[l] + image * stats_size(block),
+                                      space.statistics[l] + image * tangent_stats_size(block)};
+    const Dual<const T> gp = {maps.output_gradient(weights.plan, l) + pooled,
+                              space.tangents.output_gradient(weights.plan, l) + pooled};
+    backward_tangent<T>(block, norm_input(weights, l, normed), norm_input<T>(along, l, gz.tangent), statistics, gp, gz,
+                        space.scratch);
 }
 
 // The tangents of forward_pass along a direction of the weights, up to those of the logits' gradients; `maps` are what
@@ -278,7 +282,7 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
                           const Maps<T>& maps, const TangentSpace<T>& space) {
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
-    const int64_t features = plan.features, last = linear_features(plan, weights.shapes);
+    const int64_t features = plan.features;
     for (int64_t i = 0; i < count; ++i) {
         pad_image(plan, image(i), space.padded + i * padded_size<T>(plan, weights.shapes));
         first_maps(weights, along, i, space);
@@ -297,8 +301,8 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
                                   space);
         }
     }
-    linear_forward_tangent<T>(count, last, plan.classes, maps.last, tangents.last, weights.packed.linear,
-                              along.packed.linear, along.at(plan.linear_bias), tangents.logits);
+    linear_forward_tangent<T>(linear_shape(plan, weights.shapes, count), maps.last, tangents.last,
+                              weights.packed.linear, along.packed.linear, along.at(plan.linear_bias), tangents.logits);
     loss_gradient_tangent<T>(count, plan.classes, maps.logits, tangents.logits, scale, tangents.logits_gradient);
 }
 
@@ -309,15 +313,16 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
     const int64_t features = plan.features;
-    linear_backward_tangent<T>(count, linear_features(plan, weights.shapes), plan.classes, maps.logits_gradient,
-                               tangents.logits_gradient, weights.packed.linear, along.packed.linear,
-                               tangents.last_gradient);
+    const LinearShape linear = linear_shape(plan, weights.shapes, count);
+    linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
+                             tangents.last_gradient);
+    linear_input_gradient<T>(linear, maps.logits_gradient, along.packed.linear, Write::kAdd, tangents.last_gradient);
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]);
         for (int64_t i = 0; i < count; ++i) {
-            block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, tangents.normed[l] + i * size, maps,
-                                   space, space.normed_gradient + i * size);
+            block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, maps, space,
+                                   {space.normed_gradient + i * size, tangents.normed[l] + i * size});
         }
         transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
         transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
@@ -325,18 +330,19 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
                             weights.packed.backward[l], along.packed.backward[l], space.products_tangent);
         transform_input_adjoint<T>(shape, space.products_tangent, tangents.input_gradient[l]);
     }
-    const int64_t height = weights.shapes.block[0].height, width = weights.shapes.block[0].width;
+    const FirstShape shape = weights.shapes.first_convolution(plan.channels);
     const int64_t frame = plan.padding - 1;
     for (int64_t i = 0; i < count; ++i) {
         first_maps(weights, along, i, space);
-        block_backward_tangent(weights, along, 0, i, space.first, space.first_tangent, maps, space, space.first);
-        first_conv_input_gradient<T>(plan.channels, features, height, width, space.first_tangent, weights.packed.first,
-                                     false, space.first_row, space.framed);
-        first_conv_input_gradient<T>(plan.channels, features, height, width, space.first, along.packed.first, true,
-                                     space.first_row, space.framed);
+        block_backward_tangent(weights, along, 0, i, space.first, maps, space, {space.first, space.first_tangent});
+        first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.first, Write::kOver, space.first_row,
+                                     space.framed);
+        first_conv_input_gradient<T>(shape, space.first, along.packed.first, Write::kAdd, space.first_row,
+                                     space.framed);
         for (int64_t c = 0; c < plan.channels; ++c) {
             for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
-                std::memcpy(out, space.framed + (c * height + y + frame) * width + frame, sizeof(T) * plan.width);
+                std::memcpy(out, space.framed + (c * shape.height + y + frame) * shape.width + frame,
+                            sizeof(T) * plan.width);
             }
         }
     }
@@ -344,25 +350,24 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
 
 // Of images of one class: d/d images of <direction, d/d theta of scale * (the sum of their losses)>.
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const T* packed, const T* direction,
-                     const T* packed_direction, const T* images, int64_t label, int64_t count, T scale, T* record,
-                     T* out, T* workspace) {
+void image_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
+                     const ImageRun<T>& run, T* record, T* out, T* workspace) {
     const Shapes shapes(plan);
-    const Weights<T> weights(plan, shapes, theta, packed), along(plan, shapes, direction, packed_direction);
+    const Weights<T> weights(plan, shapes, theta), along(plan, shapes, direction);
     const int64_t most = most_together<T>(plan, shapes), image_size = plan.channels * plan.height * plan.width;
     const TangentSpace<T> tangent_space(plan, shapes, most, workspace);
-    const GradientSpace<T> space(plan, shapes, most, true, workspace + tangent_space.arena.used);
+    const GradientSpace<T> space(plan, shapes, most, Gradients::kApart, workspace + tangent_space.arena.used);
     Arena<T> kept{record};
-    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
-        const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
-        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, true) : space.maps;
+    for_groups<T>(plan, shapes, run.count, [&](int64_t begin, int64_t group) {
+        const auto image = [&](int64_t i) { return run.images + (begin + i) * image_size; };
+        const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, Gradients::kApart) : space.maps;
         if (!record) {
-            for (int64_t i = 0; i < group; ++i) space.labels[i] = label;
+            for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels[0];
             forward_pass(weights, group, image, space, maps);
-            loss_gradient<T>(group, plan.classes, maps.logits, space.labels, scale, maps.logits_gradient);
+            loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
             backward_pass<T>(weights, group, nullptr, space, maps);
         }
-        forward_tangent_pass(weights, along, group, image, scale, maps, tangent_space);
+        forward_tangent_pass(weights, along, group, image, run.scale, maps, tangent_space);
         backward_tangent_pass(weights, along, group, maps, tangent_space, out + begin * image_size);
     });
 }
@@ -371,7 +376,8 @@ template <class T>
 int64_t record_size(const ConvNetPlan& plan, int64_t count) {
     const Shapes shapes(plan);
     Arena<T> kept{nullptr};
-    for_groups<T>(plan, shapes, count, [&](int64_t, int64_t group) { Maps<T>(plan, shapes, group, kept, true); });
+    for_groups<T>(plan, shapes, count,
+                  [&](int64_t, int64_t group) { Maps<T>(plan, shapes, group, kept, Gradients::kApart); });
     return kept.used;
 }
 
@@ -380,34 +386,49 @@ int64_t workspace_size(const ConvNetPlan& plan) {
     const Shapes shapes(plan);
     const int64_t most = most_together<T>(plan, shapes);
     return TangentSpace<T>(plan, shapes, most, nullptr).arena.used +
-           GradientSpace<T>(plan, shapes, most, true, nullptr).arena.used;
+           GradientSpace<T>(plan, shapes, most, Gradients::kApart, nullptr).arena.used;
+}
+
+// The sum of one element over all parts.
+template <class T>
+FASTDC_INLINE T sum_at(const PartialSums<T>& from, int64_t i) {
+    T total = from.parts[i];
+    for (int64_t part = 1; part < from.count; ++part) total += from.parts[part * from.size + i];
+    return total;
 }
 
 template <class T>
-void update(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T lr, T momentum,
-            T weight_decay, T* velocity, T* theta) {
-    for (int64_t i = begin; i < end; ++i) {
-        T gradient = gradients[i];
-        for (int64_t part = 1; part < parts; ++part) gradient += gradients[part * parameters + i];
+void update(const PartialSums<T>& gradients, Range elements, const SgdOptions& sgd, T* velocity, T* theta) {
+    const T lr = static_cast<T>(sgd.lr), momentum = static_cast<T>(sgd.momentum);
+    const T weight_decay = static_cast<T>(sgd.weight_decay);
+    for (int64_t i = elements.begin; i < elements.end; ++i) {
+        const T gradient = sum_at(gradients, i);
         velocity[i] = momentum * velocity[i] + (gradient + weight_decay * theta[i]);
         theta[i] -= lr * velocity[i];
     }
 }
 
 template <class T>
-void sum(const T* gradients, int64_t parts, int64_t parameters, int64_t begin, int64_t end, T* to) {
-    for (int64_t i = begin; i < end; ++i) {
-        T total = gradients[i];
-        for (int64_t part = 1; part < parts; ++part) total += gradients[part * parameters + i];
-        to[i] = total;
-    }
+void sum(const PartialSums<T>& from, Range elements, T* to) {
+    for (int64_t i = elements.begin; i < elements.end; ++i) to[i] = sum_at(from, i);
 }
 
 template <class T>
 constexpr ConvNetKernels<T> kernels_of() {
-    return {packed_size<T>,     pack_pieces,  pack<T>,         workspace_size<T>,
-            record_size<T>,     sums_size<T>, add_gradient<T>, unpack_gradient<T>,
-            image_gradients<T>, logits<T>,    update<T>,       sum<T>};
+    ConvNetKernels<T> kernels{};
+    kernels.packed_size = packed_size<T>;
+    kernels.pack_pieces = pack_pieces;
+    kernels.pack = pack<T>;
+    kernels.workspace_size = workspace_size<T>;
+    kernels.record_size = record_size<T>;
+    kernels.sums_size = sums_size<T>;
+    kernels.add_gradient = add_gradient<T>;
+    kernels.unpack_gradient = unpack_gradient<T>;
+    kernels.image_gradients = image_gradients<T>;
+    kernels.logits = logits<T>;
+    kernels.update = update<T>;
+    kernels.sum = sum<T>;
+    return kernels;
 }
 
 }  // namespace

@@ -59,12 +59,20 @@ struct Shapes {
         return {images, block[l].height, block[l].width, block[l].channels, block[l].channels};
     }
 
+    FirstShape first_convolution(int64_t channels) const {
+        return first_shape(channels, block[0].channels, block[0].height, block[0].width);
+    }
+
     BlockShape block[kMostBlocks];
     int64_t last_height, last_width;
 };
 
 inline int64_t linear_features(const ConvNetPlan& plan, const Shapes& shapes) {
     return plan.features * shapes.last_height * shapes.last_width;
+}
+
+inline LinearShape linear_shape(const ConvNetPlan& plan, const Shapes& shapes, int64_t images) {
+    return {images, linear_features(plan, shapes), plan.classes};
 }
 
 // How many images go together at the most.
@@ -141,8 +149,11 @@ inline int64_t padded_size(const ConvNetPlan& plan, const Shapes& shapes) {
 // The weights of one network, or a direction in their space: as they lie in theta, and packed.
 template <class T>
 struct Weights {
-    Weights(const ConvNetPlan& convnet, const Shapes& of_blocks, const T* parameters, const T* buffer)
-        : plan(convnet), shapes(of_blocks), theta(parameters), packed(convnet, of_blocks, const_cast<T*>(buffer)) {}
+    Weights(const ConvNetPlan& convnet, const Shapes& of_blocks, const PackedTheta<T>& given)
+        : plan(convnet),
+          shapes(of_blocks),
+          theta(given.theta),
+          packed(convnet, of_blocks, const_cast<T*>(given.packed)) {}
 
     // Null where there is none.
     const T* at(int64_t place) const { return place < 0 ? nullptr : theta + place; }
@@ -156,11 +167,15 @@ struct Weights {
     const Packed<T> packed;
 };
 
-// The maps of a group of images, or of their tangents: [images, h, w, C] of every block. Without `apart`, the gradient
-// by a map takes the map's place; with it, both stay: what the passes leave is then all that the tangents need.
+// Where the gradient by a map goes: in the map's place, or both stay, and what the passes leave is all that the
+// tangents need.
+enum class Gradients { kInPlace, kApart };
+
+// The maps of a group of images, or of their tangents: [images, h, w, C] of every block.
 template <class T>
 struct Maps {
-    Maps(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena, bool apart) {
+    Maps(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena, Gradients gradients) {
+        const bool apart = gradients == Gradients::kApart;
         for (int64_t l = 0; l < plan.depth; ++l) {
             const int64_t size = map_size(shapes.block[l]);
             input[l] = l ? arena.take(images * size) : nullptr;
@@ -198,8 +213,9 @@ T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, int64_t
 // The workspace of the passes forward and backward.
 template <class T>
 struct GradientSpace {
-    GradientSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, bool apart, T* buffer)
-        : arena{buffer}, maps(plan, shapes, images, arena, apart) {
+    GradientSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Gradients where, T* buffer)
+        : arena{buffer}, maps(plan, shapes, images, arena, where) {
+        const bool apart = where == Gradients::kApart;
         padded = arena.take(images * padded_size<T>(plan, shapes));
         first = arena.take(map_size(shapes.block[0]));
         for (int64_t l = 1; l < plan.depth; ++l) transformed[l] = take_planes(plan, shapes, l, images, arena);
@@ -226,7 +242,7 @@ struct GradientSpace {
 template <class T>
 struct TangentSpace {
     TangentSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, T* buffer)
-        : arena{buffer}, tangents(plan, shapes, images, arena, false) {
+        : arena{buffer}, tangents(plan, shapes, images, arena, Gradients::kInPlace) {
         padded = arena.take(images * padded_size<T>(plan, shapes));
         first = arena.take(map_size(shapes.block[0]));
         first_tangent = arena.take(map_size(shapes.block[0]));

@@ -7,10 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
+#define FASTDC_INLINE inline __attribute__((always_inline))
+
 namespace fastdc {
 namespace {
-
-#define FASTDC_INLINE inline __attribute__((always_inline))
+namespace elements {  // apart from vector.h, which has the same words for registers of one type
 
 constexpr int kLanes = 8;
 #if defined(__AVX512F__)
@@ -185,5 +186,6 @@ FASTDC_INLINE double sum_of(const Doubles& value) {
     return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
+}  // namespace elements
 }  // namespace
 }  // namespace fastdc

@@ -26,14 +26,18 @@
 namespace fastdc {
 namespace {
 
-// Of 32 registers about 24 may be accumulators, of 16 about 12: the rest holds the operands.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr bool kFirstManyRegisters = true;
-#else
-constexpr bool kFirstManyRegisters = false;
-#endif
-
 // ---- Sizes, packing ----
+
+// Made by first_shape.
+struct FirstShape {
+    int64_t cin, cout, height, width;
+    int64_t row;    // of the padded image, in elements
+    int64_t plane;  // of the padded image, in elements
+};
+
+inline FirstShape first_shape(int64_t cin, int64_t cout, int64_t height, int64_t width) {
+    return {cin, cout, height, width, width + 2, (height + 2) * (width + 2)};
+}
 
 inline int64_t first_packed_size(int64_t cin, int64_t cout) {
     return cin * 9 * cout;
@@ -67,17 +71,6 @@ void unpack_first_weights(int64_t cin, int64_t cout, const T* gpacked, T* gw) {
 }
 
 // ---- Forward ----
-
-// What the kernels need to know besides their pointers.
-struct FirstShape {
-    int64_t cin, cout, height, width;
-    int64_t row;    // of the padded image, in elements
-    int64_t plane;  // of the padded image, in elements
-};
-
-inline FirstShape first_shape(int64_t cin, int64_t cout, int64_t height, int64_t width) {
-    return {cin, cout, height, width, width + 2, (height + 2) * (width + 2)};
-}
 
 // `blocks` blocks of `pixels` neighbours in a row, `registers` registers of channels: x is the padded image at the tap
 // (0, 0, 0) of the first pixel; packed, bias and z stand at the first channel.
@@ -147,18 +140,18 @@ void first_forward_row(const FirstShape& shape, const T* x, const T* packed, con
 
 // z = conv(padded, packed) + bias; bias may be null.
 template <class T>
-void first_conv_forward(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded, const T* packed,
-                        const T* bias, T* z) {
+void first_conv_forward(const FirstShape& shape, const T* padded, const T* packed, const T* bias, T* z) {
     constexpr int lanes = kWide<T>;
-    constexpr int pixels_of_four = kFirstManyRegisters ? 6 : 2;
-    constexpr int pixels_of_two = kFirstManyRegisters ? 8 : 6;
-    const FirstShape shape = first_shape(cin, cout, height, width);
+    // Of 32 registers about 24 may be accumulators, of 16 about 12: the rest holds the operands.
+    constexpr int pixels_of_four = kManyRegisters ? 6 : 2;
+    constexpr int pixels_of_two = kManyRegisters ? 8 : 6;
+    const int64_t cout = shape.cout, height = shape.height, width = shape.width;
     for (int64_t h = 0; h < height; ++h) {
         const T* x = padded + h * shape.row;
         T* to = z + h * width * cout;
         int64_t o = 0;
         const T* shift = bias;
-        if constexpr (kFirstManyRegisters) {
+        if constexpr (kManyRegisters) {
             for (; o + 4 * lanes <= cout; o += 4 * lanes) {
                 shift = bias ? bias + o : nullptr;
                 first_forward_row<T, Wide<T>, 4, pixels_of_four>(shape, x, packed + o, shift, to + o);
@@ -234,12 +227,11 @@ FASTDC_INLINE void first_gradient_group(const FirstShape& shape, int64_t rows, i
 
 // gpacked is added to.
 template <class T>
-void first_conv_weight_gradient(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* padded, const T* gz,
-                                T* gpacked) {
+void first_conv_weight_gradient(const FirstShape& shape, const T* padded, const T* gz, T* gpacked) {
     constexpr int lanes = kWide<T>;
-    constexpr int large = kFirstManyRegisters ? 2 : 4;
-    constexpr int kernel_rows = kFirstManyRegisters ? 3 : 1;
-    const FirstShape shape = first_shape(cin, cout, height, width);
+    constexpr int large = kManyRegisters ? 2 : 4;
+    constexpr int kernel_rows = kManyRegisters ? 3 : 1;
+    const int64_t cout = shape.cout, height = shape.height, width = shape.width;
     // The same gz is read once for every input channel (and row of the kernel): a few rows at a time, so that the
     // second and later readings come from the first cache.
     const int64_t bytes = width * large * kRegisterBytes;
@@ -287,7 +279,7 @@ __attribute__((noinline)) void first_input_block(const FirstShape& shape, int64_
         const T* from = gz + (from_row * width + w - 1) * cout;
         const T* weights = packed + a * 3 * cout;
         for (int64_t o = 0; o < cout; o += lanes) {
-            if constexpr (kFirstManyRegisters || channels < 3) {
+            if constexpr (kManyRegisters || channels < 3) {
                 Vector weight[channels][3];
 #pragma GCC unroll 16
                 for (int i = 0; i < channels; ++i) {
@@ -346,7 +338,7 @@ FASTDC_INLINE void first_input_select(int wanted, const FirstShape& shape, int64
 
 // `channels` input channels; packed and gx stand at the first of them.
 template <class T, class Vector, int channels, int most>
-void first_input_channels(const FirstShape& shape, const T* gz, const T* packed, bool accumulate, T* sums, T* gx) {
+void first_input_channels(const FirstShape& shape, const T* gz, const T* packed, Write write, T* sums, T* gx) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
     const int64_t width = shape.width;
     const int64_t rounded = (width + lanes - 1) / lanes * lanes;
@@ -368,11 +360,12 @@ void first_input_channels(const FirstShape& shape, const T* gz, const T* packed,
             for (w = 0; w < width; w += lanes) {
                 const Vector sum = lane_sums<T, Vector>(sums + (i * rounded + w) * lanes);
                 if (w + lanes <= width) {
-                    store(to + w, accumulate ? load<Vector>(to + w) + sum : sum);
+                    store(to + w, write == Write::kAdd ? load<Vector>(to + w) + sum : sum);
                 } else {
                     T rest[lanes];
                     store(rest, sum);
-                    for (int64_t p = w; p < width; ++p) to[p] = accumulate ? to[p] + rest[p - w] : rest[p - w];
+                    for (int64_t p = w; p < width; ++p)
+                        to[p] = write == Write::kAdd ? to[p] + rest[p - w] : rest[p - w];
                 }
             }
         }
@@ -380,37 +373,28 @@ void first_input_channels(const FirstShape& shape, const T* gz, const T* packed,
 }
 
 template <class T, class Vector>
-void first_input_vector(const FirstShape& shape, const T* gz, const T* packed, bool accumulate, T* sums, T* gx) {
-    constexpr int most_of_three = kFirstManyRegisters ? 6 : 3;  // four would just fit into 16, and are spilled
-    constexpr int most_of_two = kFirstManyRegisters ? 8 : 4;
-    constexpr int most_of_one = kFirstManyRegisters ? 12 : 8;
+void first_input_vector(const FirstShape& shape, const T* gz, const T* packed, Write write, T* sums, T* gx) {
+    constexpr int most_of_three = kManyRegisters ? 6 : 3;  // four would just fit into 16, and are spilled
+    constexpr int most_of_two = kManyRegisters ? 8 : 4;
+    constexpr int most_of_one = kManyRegisters ? 12 : 8;
     const int64_t weights = 9 * shape.cout, plane = shape.height * shape.width;
     int64_t i = 0;
     for (; i + 3 <= shape.cin; i += 3) {
-        first_input_channels<T, Vector, 3, most_of_three>(shape, gz, packed + i * weights, accumulate, sums,
-                                                          gx + i * plane);
+        first_input_channels<T, Vector, 3, most_of_three>(shape, gz, packed + i * weights, write, sums, gx + i * plane);
     }
     if (i + 2 == shape.cin) {
-        first_input_channels<T, Vector, 2, most_of_two>(shape, gz, packed + i * weights, accumulate, sums,
-                                                        gx + i * plane);
+        first_input_channels<T, Vector, 2, most_of_two>(shape, gz, packed + i * weights, write, sums, gx + i * plane);
     } else if (i + 1 == shape.cin) {
-        first_input_channels<T, Vector, 1, most_of_one>(shape, gz, packed + i * weights, accumulate, sums,
-                                                        gx + i * plane);
+        first_input_channels<T, Vector, 1, most_of_one>(shape, gz, packed + i * weights, write, sums, gx + i * plane);
     }
 }
 
 // gx = or += the gradient; packed as for the forward pass; scratch of first_row_size<T>(width).
 template <class T>
-void first_conv_input_gradient(int64_t cin, int64_t cout, int64_t height, int64_t width, const T* gz, const T* packed,
-                               bool accumulate, T* scratch, T* gx) {
-    const FirstShape shape = first_shape(cin, cout, height, width);
-    if constexpr (kWide<T> > 8) {
-        if (cout % kWide<T> != 0) {
-            first_input_vector<T, Lanes<T>>(shape, gz, packed, accumulate, scratch, gx);
-            return;
-        }
-    }
-    first_input_vector<T, Wide<T>>(shape, gz, packed, accumulate, scratch, gx);
+void first_conv_input_gradient(const FirstShape& shape, const T* gz, const T* packed, Write write, T* scratch, T* gx) {
+    choose_vector<T>(shape.cout, [&](auto vector) {
+        first_input_vector<T, typename decltype(vector)::type>(shape, gz, packed, write, scratch, gx);
+    });
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 //       k * padded_columns(n) elements.
 //   A   read in place, one element at a time (broadcast): either as it is (A[i][p] at a + i * stride + p) or transposed
 //       (A[i][p] at a + p * stride + i), so neither the product of the tiles nor the reduction over tiles copies it.
-//   C   rows of n elements, n a multiple of 8, c_stride apart, written or added to in place.
+//   C   rows of n elements, n a multiple of 8, written or added to in place.
 //
 // Every element of C is a sum over p in order, in blocks of kShortSum added one after the other, whatever the number of
 // rows is and however they are cut: no row of C depends on the other rows. Short sums halve the error in float: with
@@ -58,6 +58,18 @@ constexpr int64_t padded_stride(int64_t columns) {
                                                                 : columns;
 }
 
+// Rows of a matrix, `stride` elements apart.
+template <class T>
+struct Rows {
+    T* at;
+    int64_t stride;
+
+    FASTDC_INLINE Rows from(int64_t row, int64_t column) const { return {at + row * stride + column, stride}; }
+};
+
+// How A is read.
+enum class Reading { kAsItIs, kTransposed };
+
 // Asks for elements that will be read soon.
 template <class T>
 FASTDC_INLINE void fetch(const T* from, int64_t count) {
@@ -66,24 +78,24 @@ FASTDC_INLINE void fetch(const T* from, int64_t count) {
 
 // C (+)= sum for one block; columns <= vectors * kWide.
 template <class T, int rows, int vectors>
-FASTDC_INLINE void put_block(const Wide<T> (*sum)[vectors], T* c, int64_t c_stride, int64_t columns, bool accumulate) {
+FASTDC_INLINE void put_block(const Wide<T> (*sum)[vectors], Rows<T> c, int64_t columns, Write write) {
     constexpr int lanes = kWide<T>;
     // Only registers wider than 8 elements can hold a partial last column block, and then exactly half of it.
     const bool half = lanes > 8 && columns < vectors * lanes;
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-        T* to = c + i * c_stride;
+        T* to = c.at + i * c.stride;
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
             if (v == vectors - 1 && half) {
                 typedef typename VectorOf<T, (lanes > 8 ? lanes / 2 : lanes)>::type Half;
                 Half value;
                 std::memcpy(&value, &sum[i][v], sizeof value);
-                if (accumulate) value += load<Half>(to + v * lanes);
+                if (write == Write::kAdd) value += load<Half>(to + v * lanes);
                 store(to + v * lanes, value);
             } else {
                 Wide<T> value = sum[i][v];
-                if (accumulate) value += load<Wide<T>>(to + v * lanes);
+                if (write == Write::kAdd) value += load<Wide<T>>(to + v * lanes);
                 store(to + v * lanes, value);
             }
         }
@@ -91,12 +103,13 @@ FASTDC_INLINE void put_block(const Wide<T> (*sum)[vectors], T* c, int64_t c_stri
 }
 
 // The micro-kernel: C[0..rows)[0..columns) (+)= A B for one block of rows and one panel, width = vectors * kWide.
-template <class T, int rows, int vectors, bool transposed>
-__attribute__((noinline)) void micro_kernel(int64_t k, const T* a, int64_t stride, const T* b, T* c, int64_t c_stride,
-                                            int64_t columns, bool accumulate) {
+template <class T, int rows, int vectors, Reading reading>
+__attribute__((noinline)) void micro_kernel(int64_t k, Rows<const T> a, const T* b, Rows<T> c, int64_t columns,
+                                            Write write) {
     constexpr int lanes = kWide<T>;
-    if (accumulate) {
-        for (int i = 0; i < rows; ++i) fetch(c + i * c_stride, columns);
+    constexpr bool transposed = reading == Reading::kTransposed;
+    if (write == Write::kAdd) {
+        for (int i = 0; i < rows; ++i) fetch(c.at + i * c.stride, columns);
     }
     for (int64_t begin = 0; begin < k; begin += kShortSum) {
         Wide<T> sum[rows][vectors] = {};
@@ -107,28 +120,27 @@ __attribute__((noinline)) void micro_kernel(int64_t k, const T* a, int64_t strid
             for (int v = 0; v < vectors; ++v) row[v] = load<Wide<T>>(b + v * lanes);
 #pragma GCC unroll 16
             for (int i = 0; i < rows; ++i) {
-                const T element = transposed ? a[i] : a[i * stride];
+                const T element = transposed ? a.at[i] : a.at[i * a.stride];
 #pragma GCC unroll 4
                 for (int v = 0; v < vectors; ++v) sum[i][v] += element * row[v];
             }
-            a += transposed ? stride : 1;
+            a.at += transposed ? a.stride : 1;
         }
-        put_block<T, rows, vectors>(sum, c, c_stride, columns, accumulate || begin > 0);
+        put_block<T, rows, vectors>(sum, c, columns, begin > 0 ? Write::kAdd : write);
     }
 }
 
 // Picks the micro-kernel of a block by its number of rows, 1..kRowsMax.
-template <class T, int vectors, bool transposed, int candidate = kRowsMax>
-FASTDC_INLINE void multiply_block(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c,
-                                  int64_t c_stride, int64_t columns, bool accumulate) {
+template <class T, int vectors, Reading reading, int candidate = kRowsMax>
+FASTDC_INLINE void multiply_block(int64_t rows, int64_t k, Rows<const T> a, const T* b, Rows<T> c, int64_t columns,
+                                  Write write) {
     if constexpr (candidate > 1) {
         if (rows != candidate) {
-            multiply_block<T, vectors, transposed, candidate - 1>(rows, k, a, stride, b, c, c_stride, columns,
-                                                                  accumulate);
+            multiply_block<T, vectors, reading, candidate - 1>(rows, k, a, b, c, columns, write);
             return;
         }
     }
-    micro_kernel<T, candidate, vectors, transposed>(k, a, stride, b, c, c_stride, columns, accumulate);
+    micro_kernel<T, candidate, vectors, reading>(k, a, b, c, columns, write);
 }
 
 // Height of the next of `blocks` blocks of nearly the same height that `rows` are left for: a short last block would
@@ -141,21 +153,20 @@ FASTDC_INLINE int64_t blocks_of(int64_t rows) {
 }
 
 // C (+)= A B for one packed panel and one block of rows.
-template <class T, bool transposed>
-FASTDC_INLINE void multiply_panel(int64_t rows, int64_t k, const T* a, int64_t stride, const T* b, T* c,
-                                  int64_t c_stride, int64_t columns, bool accumulate) {
+template <Reading reading, class T>
+FASTDC_INLINE void multiply_panel(int64_t rows, int64_t k, Rows<const T> a, const T* b, Rows<T> c, int64_t columns,
+                                  Write write) {
     if (columns > kWide<T>) {
-        multiply_block<T, 2, transposed>(rows, k, a, stride, b, c, c_stride, columns, accumulate);
+        multiply_block<T, 2, reading>(rows, k, a, b, c, columns, write);
     } else {
-        multiply_block<T, 1, transposed>(rows, k, a, stride, b, c, c_stride, columns, accumulate);
+        multiply_block<T, 1, reading>(rows, k, a, b, c, columns, write);
     }
 }
 
-// C [rows, n] (+)= A [rows, k] B with B packed as above; rows of A and C are a_stride and c_stride elements apart.
+// C [rows, n] (+)= A [rows, k] B with B packed as above.
 // A block of rows meets all panels while it is in the first cache, and meanwhile the next block is fetched.
 template <class T>
-void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* packed, T* c,
-                     int64_t c_stride, bool accumulate) {
+void multiply_packed(int64_t rows, int64_t k, int64_t n, Rows<const T> a, const T* packed, Rows<T> c, Write write) {
     for (int64_t depth = 0; depth < k; depth += kDepth) {
         const int64_t length = k - depth < kDepth ? k - depth : kDepth;
         int64_t first = 0;
@@ -167,11 +178,11 @@ void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_s
                 const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
                 for (const int64_t until = first + height + (ahead - first - height) * (column + columns) / n;
                      fetched < until; ++fetched) {
-                    fetch(a + fetched * a_stride + depth, length);
+                    fetch(a.from(fetched, depth).at, length);
                 }
-                multiply_panel<T, false>(height, length, a + first * a_stride + depth, a_stride,
-                                         packed + column * k + depth * padded_columns<T>(columns),
-                                         c + first * c_stride + column, c_stride, columns, accumulate || depth > 0);
+                multiply_panel<Reading::kAsItIs>(height, length, a.from(first, depth),
+                                                 packed + column * k + depth * padded_columns<T>(columns),
+                                                 c.from(first, column), columns, depth > 0 ? Write::kAdd : write);
             }
             first += height;
         }
@@ -180,18 +191,17 @@ void multiply_packed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_s
 
 // C [k, n] += A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, at least one, in blocks of
 // kPackedDepth. B is packed here, panel by panel, on the stack. A is read across its rows, again for each panel: their
-// distance a_stride should not be a multiple of 512 bytes, see padded_stride.
+// distance should not be a multiple of 512 bytes, see padded_stride.
 template <class T>
-void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
-                         T* c, int64_t c_stride) {
+void multiply_transposed(int64_t rows, int64_t k, int64_t n, Rows<const T> a, Rows<const T> b, Rows<T> c) {
     alignas(64) T panel[kPackedDepth * kPanel<T>];
     for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
         const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
         for (int64_t column = 0; column < n; column += kPanel<T>) {
             const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
             const int64_t width = padded_columns<T>(columns);
-            const T* from = b + depth * b_stride + column;
-            for (int64_t p = 0; p < length; ++p, from += b_stride) {
+            const T* from = b.from(depth, column).at;
+            for (int64_t p = 0; p < length; ++p, from += b.stride) {
                 T* to = panel + p * width;
                 int64_t j = 0;
                 for (; j + kWide<T> <= columns; j += kWide<T>) store(to + j, load<Wide<T>>(from + j));
@@ -201,8 +211,8 @@ void multiply_transposed(int64_t rows, int64_t k, int64_t n, const T* a, int64_t
             int64_t first = 0;
             for (int64_t blocks = blocks_of(k); blocks > 0; --blocks) {
                 const int64_t height = next_height(k - first, blocks);
-                multiply_panel<T, true>(height, length, a + depth * a_stride + first, a_stride, panel,
-                                        c + first * c_stride + column, c_stride, columns, true);
+                multiply_panel<Reading::kTransposed, T>(height, length, a.from(depth, first), panel,
+                                                        c.from(first, column), columns, Write::kAdd);
                 first += height;
             }
         }

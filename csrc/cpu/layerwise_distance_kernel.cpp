@@ -5,6 +5,8 @@
 namespace fastdc {
 namespace {
 
+using namespace elements;
+
 struct VectorSums {
     Doubles dot, synthetic, real;
 

@@ -15,7 +15,7 @@
 //     logitsdot = biasdot + fdot packed^T + f packeddot^T
 //     glogitsdot[m, k] = scale * p[m, k] * (logitsdot[m, k] - sum_l p[m, l] logitsdot[m, l])
 //     gfdot = glogitsdot packed + glogits packeddot
-//     gpackeddot = glogitsdot^T f + glogits^T fdot: two calls of linear_backward
+//     gpackeddot = glogitsdot^T f + glogits^T fdot
 //
 // Distillation adds to the loss, for each group of classes, with shares q [n, K'] that sum to 1 within a group and
 // K' <= K classes in all groups,
@@ -33,11 +33,9 @@
 namespace fastdc {
 namespace {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr bool kLinearManyRegisters = true;
-#else
-constexpr bool kLinearManyRegisters = false;
-#endif
+struct LinearShape {
+    int64_t images, features, classes;
+};
 
 // ---- Packing ----
 
@@ -117,8 +115,9 @@ FASTDC_INLINE void linear_dot_select(int wanted_rows, int wanted_columns, int64_
 
 // out [n, K] += a [n, F] b [K, F]^T, cut evenly into blocks in both directions.
 template <class T, class Vector>
-void linear_dot_vector(int64_t n, int64_t features, int64_t classes, const T* a, const T* b, T* out) {
-    constexpr int most_rows = kLinearManyRegisters ? 4 : 2;
+void linear_dot_vector(const LinearShape& shape, const T* a, const T* b, T* out) {
+    const int64_t n = shape.images, features = shape.features, classes = shape.classes;
+    constexpr int most_rows = kManyRegisters ? 4 : 2;
     constexpr int most_columns = 5;
     const int64_t row_blocks = (n + most_rows - 1) / most_rows;
     const int64_t column_blocks = (classes + most_columns - 1) / most_columns;
@@ -138,36 +137,38 @@ void linear_dot_vector(int64_t n, int64_t features, int64_t classes, const T* a,
 }
 
 template <class T>
-void linear_dot(int64_t n, int64_t features, int64_t classes, const T* a, const T* b, T* out) {
-    if constexpr (kWide<T> > 8) {
-        if (features % kWide<T> != 0) {
-            linear_dot_vector<T, Lanes<T>>(n, features, classes, a, b, out);
-            return;
-        }
-    }
-    linear_dot_vector<T, Wide<T>>(n, features, classes, a, b, out);
+void linear_dot(const LinearShape& shape, const T* a, const T* b, T* out) {
+    choose_vector<T>(shape.features,
+                     [&](auto vector) { linear_dot_vector<T, typename decltype(vector)::type>(shape, a, b, out); });
 }
 
 // ---- Combinations of rows ----
 
-// out[i, j] = or += sum_l a[i * row_step + l * step] b[l, j] for `rows` rows of out, and `registers` registers of j.
+// Factors [count, terms] of combinations: that of row i and term l is at[i * row_step + l * step].
+template <class T>
+struct Factors {
+    const T* at;
+    int64_t row_step, step;
+};
+
+// out[i, j] = or += sum_l a[i, l] b[l, j] for `rows` rows of out, and `registers` registers of j.
 template <class T, class Vector, int rows, int registers>
-__attribute__((noinline)) void linear_combine_block(int64_t features, int64_t terms, const T* a, int64_t row_step,
-                                                    int64_t step, const T* b, bool accumulate, T* out) {
+__attribute__((noinline)) void linear_combine_block(int64_t features, int64_t terms, Factors<T> a, const T* b,
+                                                    Write write, T* out) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
     Vector sum[rows][registers] = {};
-    for (int64_t l = 0; l < terms; ++l, a += step, b += features) {
+    for (int64_t l = 0; l < terms; ++l, a.at += a.step, b += features) {
         Vector right[registers];
 #pragma GCC unroll 16
         for (int r = 0; r < registers; ++r) right[r] = load<Vector>(b + r * lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i) {
-            const T factor = a[i * row_step];
+            const T factor = a.at[i * a.row_step];
 #pragma GCC unroll 16
             for (int r = 0; r < registers; ++r) sum[i][r] += right[r] * factor;
         }
     }
-    if (accumulate) {
+    if (write == Write::kAdd) {
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 16
@@ -182,21 +183,20 @@ __attribute__((noinline)) void linear_combine_block(int64_t features, int64_t te
 }
 
 template <class T, class Vector, int rows, int registers>
-FASTDC_INLINE void linear_combine_select(int wanted, int64_t features, int64_t terms, const T* a, int64_t row_step,
-                                         int64_t step, const T* b, bool accumulate, T* out) {
+FASTDC_INLINE void linear_combine_select(int wanted, int64_t features, int64_t terms, Factors<T> a, const T* b,
+                                         Write write, T* out) {
     if (wanted == rows) {
-        linear_combine_block<T, Vector, rows, registers>(features, terms, a, row_step, step, b, accumulate, out);
+        linear_combine_block<T, Vector, rows, registers>(features, terms, a, b, write, out);
     } else if constexpr (rows > 1) {
-        linear_combine_select<T, Vector, rows - 1, registers>(wanted, features, terms, a, row_step, step, b, accumulate,
-                                                              out);
+        linear_combine_select<T, Vector, rows - 1, registers>(wanted, features, terms, a, b, write, out);
     }
 }
 
 template <class T, class Vector>
-void linear_combine_vector(int64_t count, int64_t features, int64_t terms, const T* a, int64_t row_step, int64_t step,
-                           const T* b, bool accumulate, T* out) {
+void linear_combine_vector(int64_t count, int64_t features, int64_t terms, Factors<T> a, const T* b, Write write,
+                           T* out) {
     constexpr int lanes = sizeof(Vector) / sizeof(T);
-    constexpr int registers = kLinearManyRegisters ? 4 : 2;
+    constexpr int registers = kManyRegisters ? 4 : 2;
     constexpr int block_columns = registers * lanes;
     constexpr int most = 4;
     // The rows of b are read once for every block of rows of out: some terms and columns at a time, which stay in the
@@ -208,7 +208,7 @@ void linear_combine_vector(int64_t count, int64_t features, int64_t terms, const
     int64_t l = 0;
     for (int64_t part = 0; part < parts; ++part) {
         const int64_t some = terms / parts + (part < terms % parts ? 1 : 0);
-        const bool add = accumulate || part > 0;
+        const Write each = part > 0 ? Write::kAdd : write;
         const int64_t fitting = 20480 / static_cast<int64_t>(sizeof(T)) / (some + 1) / block_columns * block_columns;
         const int64_t chunk = fitting > block_columns ? fitting : block_columns;
         for (int64_t start = 0; start < features; start += chunk) {
@@ -216,17 +216,16 @@ void linear_combine_vector(int64_t count, int64_t features, int64_t terms, const
             int64_t i = 0;
             for (int64_t block = 0; block < blocks; ++block) {
                 const int rows = static_cast<int>(count / blocks + (block < count % blocks ? 1 : 0));
-                const T* left = a + i * row_step + l * step;
+                const Factors<T> left = {a.at + i * a.row_step + l * a.step, a.row_step, a.step};
                 const T* right = b + l * features;
                 T* to = out + i * features;
                 int64_t j = start;
                 for (; j + block_columns <= end; j += block_columns) {
-                    linear_combine_select<T, Vector, most, registers>(rows, features, some, left, row_step, step,
-                                                                      right + j, add, to + j);
+                    linear_combine_select<T, Vector, most, registers>(rows, features, some, left, right + j, each,
+                                                                      to + j);
                 }
                 for (; j < end; j += lanes) {
-                    linear_combine_select<T, Vector, most, 1>(rows, features, some, left, row_step, step, right + j,
-                                                              add, to + j);
+                    linear_combine_select<T, Vector, most, 1>(rows, features, some, left, right + j, each, to + j);
                 }
                 i += rows;
             }
@@ -235,60 +234,47 @@ void linear_combine_vector(int64_t count, int64_t features, int64_t terms, const
     }
 }
 
-// out [count, F] = or += A b, with A[i, l] = a[i * row_step + l * step] and b [terms, F].
+// out [count, F] = or += a b, with factors a [count, terms] and b [terms, F].
 template <class T>
-void linear_combine(int64_t count, int64_t features, int64_t terms, const T* a, int64_t row_step, int64_t step,
-                    const T* b, bool accumulate, T* out) {
-    if constexpr (kWide<T> > 8) {
-        if (features % kWide<T> != 0) {
-            linear_combine_vector<T, Lanes<T>>(count, features, terms, a, row_step, step, b, accumulate, out);
-            return;
-        }
-    }
-    linear_combine_vector<T, Wide<T>>(count, features, terms, a, row_step, step, b, accumulate, out);
+void linear_combine(int64_t count, int64_t features, int64_t terms, Factors<T> a, const T* b, Write write, T* out) {
+    choose_vector<T>(features, [&](auto vector) {
+        linear_combine_vector<T, typename decltype(vector)::type>(count, features, terms, a, b, write, out);
+    });
 }
 
 // ---- Linear layer ----
 
 // bias may be null.
 template <class T>
-void linear_forward(int64_t n, int64_t features, int64_t classes, const T* f, const T* packed, const T* bias,
-                    T* logits) {
-    for (int64_t m = 0; m < n; ++m) {
-        for (int64_t k = 0; k < classes; ++k) logits[m * classes + k] = bias ? bias[k] : T(0);
+void linear_forward(const LinearShape& shape, const T* f, const T* packed, const T* bias, T* logits) {
+    for (int64_t m = 0; m < shape.images; ++m) {
+        for (int64_t k = 0; k < shape.classes; ++k) logits[m * shape.classes + k] = bias ? bias[k] : T(0);
     }
-    linear_dot(n, features, classes, f, packed, logits);
+    linear_dot(shape, f, packed, logits);
 }
 
-// gf is overwritten; gpacked and gbias are added to, or both null and skipped.
+// gf = or += glogits packed.
 template <class T>
-void linear_backward(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* packed, const T* f, T* gf,
-                     T* gpacked, T* gbias) {
-    linear_combine(n, features, classes, glogits, classes, int64_t(1), packed, false, gf);
-    if (!gpacked) return;
-    linear_combine(classes, features, n, glogits, int64_t(1), classes, f, true, gpacked);
-    for (int64_t m = 0; m < n; ++m) {
+void linear_input_gradient(const LinearShape& shape, const T* glogits, const T* packed, Write write, T* gf) {
+    linear_combine<T>(shape.images, shape.features, shape.classes, {glogits, shape.classes, 1}, packed, write, gf);
+}
+
+// gpacked += glogits^T f, gbias += the sum of glogits.
+template <class T>
+void linear_weight_gradient(const LinearShape& shape, const T* glogits, const T* f, T* gpacked, T* gbias) {
+    const int64_t classes = shape.classes;
+    linear_combine<T>(classes, shape.features, shape.images, {glogits, 1, classes}, f, Write::kAdd, gpacked);
+    for (int64_t m = 0; m < shape.images; ++m) {
         for (int64_t k = 0; k < classes; ++k) gbias[k] += glogits[m * classes + k];
     }
 }
 
 // biasdot may be null: nought.
 template <class T>
-void linear_forward_tangent(int64_t n, int64_t features, int64_t classes, const T* f, const T* fdot, const T* packed,
-                            const T* packeddot, const T* biasdot, T* logitsdot) {
-    for (int64_t m = 0; m < n; ++m) {
-        for (int64_t k = 0; k < classes; ++k) logitsdot[m * classes + k] = biasdot ? biasdot[k] : T(0);
-    }
-    linear_dot(n, features, classes, fdot, packed, logitsdot);
-    linear_dot(n, features, classes, f, packeddot, logitsdot);
-}
-
-// gfdot is overwritten.
-template <class T>
-void linear_backward_tangent(int64_t n, int64_t features, int64_t classes, const T* glogits, const T* glogitsdot,
-                             const T* packed, const T* packeddot, T* gfdot) {
-    linear_combine(n, features, classes, glogitsdot, classes, int64_t(1), packed, false, gfdot);
-    linear_combine(n, features, classes, glogits, classes, int64_t(1), packeddot, true, gfdot);
+void linear_forward_tangent(const LinearShape& shape, const T* f, const T* fdot, const T* packed, const T* packeddot,
+                            const T* biasdot, T* logitsdot) {
+    linear_forward(shape, fdot, packed, biasdot, logitsdot);
+    linear_dot(shape, f, packeddot, logitsdot);
 }
 
 // ---- Softmax and cross-entropy ----

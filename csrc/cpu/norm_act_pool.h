@@ -51,10 +51,6 @@ template <class Type, Type value_>
 struct Constant {
     static constexpr Type value = value_;
 };
-template <class Type>
-struct TypeTag {
-    using type = Type;
-};
 
 template <class Body>
 FASTDC_INLINE void choose_activation(Activation activation, const Body& body) {
@@ -96,15 +92,6 @@ FASTDC_INLINE void choose_affine(Norm norm, const Body& body) {
     }
 }
 
-// The widest vectors that divide the channels.
-template <class T, class Body>
-FASTDC_INLINE void choose_vector(int64_t channels, const Body& body) {
-    if constexpr (kWide<T> != kLanes<T>) {
-        if (channels % kWide<T> == 0) return body(TypeTag<Wide<T>>{});
-    }
-    return body(TypeTag<Lanes<T>>{});
-}
-
 template <class T, class Body>
 FASTDC_INLINE void choose_block(const BlockShape& shape, const Body& body) {
     choose_vector<T>(shape.channels, [&](auto vector) {
@@ -120,75 +107,81 @@ FASTDC_INLINE void choose_block(const BlockShape& shape, const Body& body) {
 // The four functions
 // ---------------------------------------------------------------------------------------------------------------------
 
+// A quantity and its tangent.
+template <class T>
+struct Dual {
+    T* value;
+    T* tangent;
+};
+
 // p [H', W', C] and stats [stats_size]. frozen_mean and frozen_var [C] are of Norm::kBatch, else unused.
 template <class T>
-void forward(const BlockShape& shape, const T* z, const T* gamma, const T* beta, const T* frozen_mean,
-             const T* frozen_var, T* p, T* stats) {
+void forward(const BlockShape& shape, const NormInput<T>& in, const T* frozen_mean, const T* frozen_var, T* p,
+             T* stats) {
     choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, reading(decltype(affine)::value)>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        fill_stats<T, Vector>(shape, z, gamma, beta, frozen_mean, frozen_var, stats);
-        walk<decltype(pooling)::value, false, lanes>(shape, ForwardPass<T, Map>{Map(shape, z, gamma, beta, stats), p});
+        fill_stats<T, Vector>(shape, in.z, in.gamma, in.beta, frozen_mean, frozen_var, stats);
+        walk<decltype(pooling)::value, Positions::kPooled, lanes>(shape, ForwardPass<T, Map>{Map(shape, in, stats), p});
     });
 }
 
 // gz [H, W, C] from gp [H', W', C]; adds to ggamma and gbeta [affine_size], or both are null. gz may be z.
 // scratch [backward_scratch_size].
 template <class T>
-void backward(const BlockShape& shape, const T* z, const T* gamma, const T* beta, const T* stats, const T* gp, T* gz,
-              T* ggamma, T* gbeta, T* scratch) {
+void backward(const BlockShape& shape, const NormInput<T>& in, const T* stats, const T* gp, T* gz, T* ggamma, T* gbeta,
+              T* scratch) {
     choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
         if (Map::affine != Affine::kFixed || (shape.norm == Norm::kBatch && ggamma)) {
             using Read = Primal<T, Vector, Map::activation, reading(Map::affine)>;
-            const Read read(shape, z, gamma, beta, stats);
             clear(scratch, 2 * shape.channels);
-            walk<decltype(pooling)::value, false, lanes>(shape,
-                                                         BackwardSumsPass<T, Read>{read, gp, scratch, ggamma, gbeta});
-            backward_coefficients(shape, gamma, stats, ggamma, gbeta, scratch);
+            walk<decltype(pooling)::value, Positions::kPooled, lanes>(
+                shape, BackwardSumsPass<T, Read>{Read(shape, in, stats), gp, scratch, ggamma, gbeta});
+            backward_coefficients(shape, in.gamma, stats, ggamma, gbeta, scratch);
         }
-        walk<decltype(pooling)::value, true, lanes>(
-            shape, BackwardPass<T, Map>{Map(shape, z, gamma, beta, stats), gp, scratch, gz});
+        walk<decltype(pooling)::value, Positions::kAll, lanes>(
+            shape, BackwardPass<T, Map>{Map(shape, in, stats), gp, scratch, gz});
     });
 }
 
-// pdot [H', W', C] and tangent_stats [tangent_stats_size], along zdot [H, W, C], gammadot and betadot
-// [affine_size].
+// pdot [H', W', C] and tangent_stats [tangent_stats_size], along `dot`.
 template <class T>
-void forward_tangent(const BlockShape& shape, const T* z, const T* zdot, const T* gamma, const T* beta,
-                     const T* gammadot, const T* betadot, const T* stats, T* pdot, T* tangent_stats) {
+void forward_tangent(const BlockShape& shape, const NormInput<T>& in, const NormInput<T>& dot, const T* stats, T* pdot,
+                     T* tangent_stats) {
     choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, reading(decltype(affine)::value)>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        tangent_coefficients<T, Vector>(shape, z, zdot, gammadot, betadot, stats, tangent_stats);
-        const Tangent<T, Map> tangent{zdot, tangent_stats, gammadot, betadot};
-        walk<decltype(pooling)::value, false, lanes>(
-            shape, ForwardTangentPass<T, Map>{Map(shape, z, gamma, beta, stats), tangent, pdot});
+        tangent_coefficients<T, Vector>(shape, in.z, dot.z, dot.gamma, dot.beta, stats, tangent_stats);
+        const Tangent<T, Map> tangent{dot, tangent_stats};
+        walk<decltype(pooling)::value, Positions::kPooled, lanes>(
+            shape, ForwardTangentPass<T, Map>{Map(shape, in, stats), tangent, pdot});
     });
 }
 
 // gz as backward and gzdot [H, W, C], its derivative along all of forward_tangent's and gpdot [H', W', C]. gz may be z
 // and gzdot may be zdot. scratch [backward_tangent_scratch_size].
 template <class T>
-void backward_tangent(const BlockShape& shape, const T* z, const T* zdot, const T* gamma, const T* beta,
-                      const T* gammadot, const T* betadot, const T* stats, const T* tangent_stats, const T* gp,
-                      const T* gpdot, T* gz, T* gzdot, T* scratch) {
+void backward_tangent(const BlockShape& shape, const NormInput<T>& in, const NormInput<T>& dot, Dual<const T> stats,
+                      Dual<const T> gp, Dual<T> gz, T* scratch) {
     choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        const Tangent<T, Map> tangent{zdot, tangent_stats, gammadot, betadot};
-        const BackwardTangentWindow<T, Map> at{Map(shape, z, gamma, beta, stats), tangent, gp, gpdot};
+        const Tangent<T, Map> tangent{dot, stats.tangent};
+        const BackwardTangentWindow<T, Map> at{Map(shape, in, stats.value), tangent, gp.value, gp.tangent};
         if constexpr (Map::affine != Affine::kFixed) {
             clear(scratch, 4 * shape.channels);
-            walk<decltype(pooling)::value, false, lanes>(shape, BackwardTangentSumsPass<T, Map>{at, scratch});
-            backward_tangent_coefficients(shape, gamma, gammadot, stats, tangent_stats, scratch);
+            walk<decltype(pooling)::value, Positions::kPooled, lanes>(shape,
+                                                                      BackwardTangentSumsPass<T, Map>{at, scratch});
+            backward_tangent_coefficients(shape, in.gamma, dot.gamma, stats.value, stats.tangent, scratch);
         }
-        walk<decltype(pooling)::value, true, lanes>(shape, BackwardTangentPass<T, Map>{at, scratch, gz, gzdot});
+        walk<decltype(pooling)::value, Positions::kAll, lanes>(
+            shape, BackwardTangentPass<T, Map>{at, scratch, gz.value, gz.tangent});
     });
 }
 

@@ -20,11 +20,14 @@ enum class Take {
     kDropped,  // none: an odd last row or column
 };
 
+// Whether a walk visits the positions that pooling drops, too.
+enum class Positions { kPooled, kAll };
+
 // Calls kernel.window<take, count>(position, out, channel) for all windows and, within each, all vectors of channels:
 // whole rows of memory in their order, and coefficients and sums by channel in L1, once per four elements.
 // Out of line, that calls which differ elsewhere share it; by value, that no store to a map can seem to change the
 // kernel.
-template <Pooling pooling, bool with_dropped, int lanes, class Kernel>
+template <Pooling pooling, Positions visited, int lanes, class Kernel>
 __attribute__((noinline)) void walk(const BlockShape shape, const Kernel kernel) {
     const int64_t channels = shape.channels, width = shape.width;
     if constexpr (pooling == Pooling::kNone) {
@@ -47,7 +50,7 @@ __attribute__((noinline)) void walk(const BlockShape shape, const Kernel kernel)
                 for (int64_t c = 0; c < channels; c += lanes) kernel.template window<take, 4>(position, out, c);
             }
         }
-        if constexpr (with_dropped) {
+        if constexpr (visited == Positions::kAll) {
             for (int64_t row = 0; row < shape.height; ++row) {
                 const bool whole_row = row + 1 == shape.height && shape.height % 2;
                 for (int64_t column = whole_row ? 0 : width - width % 2; column < width; ++column) {
@@ -103,11 +106,15 @@ FASTDC_INLINE Winner<T, Vector, count> find_winner(const Vector* y) {
     }
 }
 
+// How far a pass differentiates.
+enum class Derivative { kGradient, kItsTangent };
+
 // From gp (and gpdot) at a window, gy = act'(y) ga (and gydot = act''(y) ydot ga + act'(y) gadot) of its positions.
-template <class T, Activation activation, Take take, int count, bool tangent, class Vector>
+template <class T, Activation activation, Take take, int count, Derivative derivative, class Vector>
 FASTDC_INLINE void pull_back(const T* gp, const T* gpdot, int64_t channels, const Vector* y, const Vector* ydot,
                              Vector* gy, Vector* gydot) {
     using Act = Activated<T, Vector, activation>;
+    constexpr bool tangent = derivative == Derivative::kItsTangent;
     constexpr bool curved = tangent && is_curved(activation);
     if constexpr (take == Take::kDropped) {
         for (int k = 0; k < count; ++k) gy[k] = Vector{};

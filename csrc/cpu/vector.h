@@ -21,6 +21,13 @@ constexpr int kRegisterBytes = 32;
 constexpr int kRegisterBytes = 16;
 #endif
 
+// Whether there are 32 registers and not 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = false;
+#endif
+
 // Lanes of a whole register: for products, whose panels are padded to it.
 template <class T>
 constexpr int kWide = kRegisterBytes / static_cast<int>(sizeof(T));
@@ -38,6 +45,23 @@ template <class T>
 using Wide = typename VectorOf<T, kWide<T>>::type;
 template <class T>
 using Lanes = typename VectorOf<T, kLanes<T>>::type;
+
+template <class Type>
+struct TypeTag {
+    using type = Type;
+};
+
+// Calls body with a TypeTag of the widest vectors that divide a row of so many elements, a multiple of 8.
+template <class T, class Body>
+FASTDC_INLINE void choose_vector(int64_t elements, const Body& body) {
+    if constexpr (kWide<T> != kLanes<T>) {
+        if (elements % kWide<T> == 0) return body(TypeTag<Wide<T>>{});
+    }
+    return body(TypeTag<Lanes<T>>{});
+}
+
+// What a result does with what lies where it is written.
+enum class Write { kOver, kAdd };
 
 // Unaligned load and store.
 template <class Vector, class T>

@@ -39,8 +39,8 @@
 // Buffers should start at a multiple of 64 bytes (for speed only). A convolution forward is transform_input, multiply
 // by the forward weights, transform_output; its gradient of the input is transform_output_adjoint, multiply by the
 // backward weights, transform_input_adjoint; its gradient of the weights is accumulate_weight_products of the same v
-// and gm, then transform_weights_adjoint. The calls work on any run of images, and the products on any run of the 36
-// planes: products of different planes touch no common memory, and every sum has a fixed order.
+// and gm, then transform_weights_adjoint. The calls work on any run of images; products of different planes touch no
+// common memory, and every sum has a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -303,7 +303,8 @@ FASTDC_INLINE void for_winograd_patches(const WinogradShape& shape, int64_t chan
 
 // Planes from a map, by the transform of the patch around each tile.
 template <template <class> class Transform, class Vector, class T>
-void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map, T* planes) {
+__attribute__((noinline)) void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map,
+                                                   T* planes) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = Transform<T>::inputs;
     const int64_t plane = plane_size<T>(shape.tiles(), channels);
     const auto visit = [=](const WinogradPatch<size, const T>& patch) FASTDC_INLINE_LAMBDA {
@@ -321,7 +322,7 @@ void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* 
 }
 
 template <class Vector, class T>
-void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
+__attribute__((noinline)) void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradTile;
     const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
@@ -341,7 +342,7 @@ void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bia
 }
 
 template <class Vector, class T>
-void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
+__attribute__((noinline)) void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradWindow;
     const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
@@ -374,48 +375,44 @@ void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* g
 // v [36][tiles, in_channels] = B^T x B.
 template <class T>
 void transform_input(const WinogradShape& shape, const T* x, T* v) {
-    if (shape.in_channels % kWide<T> == 0) {
-        transform_to_planes<WinogradInput, Wide<T>>(shape, shape.in_channels, x, v);
-    } else {
-        transform_to_planes<WinogradInput, Lanes<T>>(shape, shape.in_channels, x, v);
-    }
+    choose_vector<T>(shape.in_channels, [&](auto vector) {
+        transform_to_planes<WinogradInput, typename decltype(vector)::type>(shape, shape.in_channels, x, v);
+    });
 }
 // y = A^T m A + bias, m [36][tiles, out_channels]; bias may be null.
 template <class T>
 void transform_output(const WinogradShape& shape, const T* m, const T* bias, T* y) {
-    if (shape.out_channels % kWide<T> == 0) {
-        transform_output_lanes<Wide<T>>(shape, m, bias, y);
-    } else {
-        transform_output_lanes<Lanes<T>>(shape, m, bias, y);
-    }
+    choose_vector<T>(shape.out_channels,
+                     [&](auto vector) { transform_output_lanes<typename decltype(vector)::type>(shape, m, bias, y); });
 }
 // gm [36][tiles, out_channels] = A gy A^T.
 template <class T>
 void transform_output_adjoint(const WinogradShape& shape, const T* gy, T* gm) {
-    if (shape.out_channels % kWide<T> == 0) {
-        transform_to_planes<WinogradOutputAdjoint, Wide<T>>(shape, shape.out_channels, gy, gm);
-    } else {
-        transform_to_planes<WinogradOutputAdjoint, Lanes<T>>(shape, shape.out_channels, gy, gm);
-    }
+    choose_vector<T>(shape.out_channels, [&](auto vector) {
+        transform_to_planes<WinogradOutputAdjoint, typename decltype(vector)::type>(shape, shape.out_channels, gy, gm);
+    });
 }
 // gx = B gv B^T, gv [36][tiles, in_channels], windows added where they overlap; overwrites gx.
 template <class T>
 void transform_input_adjoint(const WinogradShape& shape, const T* gv, T* gx) {
-    if (shape.in_channels % kWide<T> == 0) {
-        transform_input_adjoint_lanes<Wide<T>>(shape, gv, gx);
-    } else {
-        transform_input_adjoint_lanes<Lanes<T>>(shape, gv, gx);
-    }
+    choose_vector<T>(shape.in_channels, [&](auto vector) {
+        transform_input_adjoint_lanes<typename decltype(vector)::type>(shape, gv, gx);
+    });
 }
 
-// m [36][rows, n] (+)= v [36][rows, k] times the packed weights [36][k, n], for the planes first <= plane < last.
+// m [rows, n] (+)= v [rows, k] times the packed weights [k, n], for one of the 36 planes.
 template <class T>
-void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T* m, bool accumulate, int first = 0,
-              int last = kWinogradProducts) {
-    for (int64_t plane = first; plane < last; ++plane) {
-        multiply_packed(rows, k, n, v + plane * plane_size<T>(rows, k), padded_stride<T>(k),
-                        packed + plane * packed_plane_size<T>(k, n), m + plane * plane_size<T>(rows, n),
-                        padded_stride<T>(n), accumulate);
+void multiply_plane(int plane, int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T* m, Write write) {
+    multiply_packed<T>(rows, k, n, {v + plane * plane_size<T>(rows, k), padded_stride<T>(k)},
+                       packed + plane * packed_plane_size<T>(k, n),
+                       {m + plane * plane_size<T>(rows, n), padded_stride<T>(n)}, write);
+}
+
+// m [36][rows, n] = v [36][rows, k] times the packed weights [36][k, n].
+template <class T>
+void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T* m) {
+    for (int plane = 0; plane < kWinogradProducts; ++plane) {
+        multiply_plane(plane, rows, k, n, v, packed, m, Write::kOver);
     }
 }
 
@@ -423,9 +420,9 @@ void multiply(int64_t rows, int64_t k, int64_t n, const T* v, const T* packed, T
 template <class T>
 void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T* v, const T* gm, T* du) {
     for (int64_t plane = 0; plane < kWinogradProducts; ++plane) {
-        multiply_transposed(rows, cin, cout, v + plane * plane_size<T>(rows, cin), padded_stride<T>(cin),
-                            gm + plane * plane_size<T>(rows, cout), padded_stride<T>(cout),
-                            du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout));
+        multiply_transposed<T>(rows, cin, cout, {v + plane * plane_size<T>(rows, cin), padded_stride<T>(cin)},
+                               {gm + plane * plane_size<T>(rows, cout), padded_stride<T>(cout)},
+                               {du + plane * plane_size<T>(cin, cout), padded_stride<T>(cout)});
     }
 }
 
@@ -563,11 +560,9 @@ void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* 
 // gw [cout][cin][3][3] += G^T du G, du [36][cin, cout].
 template <class T>
 void transform_weights_adjoint(int64_t cin, int64_t cout, const T* du, T* gw) {
-    if (cout % kWide<T> == 0) {
-        transform_weights_adjoint_lanes<Wide<T>>(cin, cout, du, gw);
-    } else {
-        transform_weights_adjoint_lanes<Lanes<T>>(cin, cout, du, gw);
-    }
+    choose_vector<T>(cout, [&](auto vector) {
+        transform_weights_adjoint_lanes<typename decltype(vector)::type>(cin, cout, du, gw);
+    });
 }
 
 }  // namespace

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from fastdc.metrics.operator import layerwise_distance
 from fastdc.models.convnet import ConvNet
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
+
+if TYPE_CHECKING:
+    from fastdc import _C
 
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
 _DTYPES = (torch.float32, torch.float64)
@@ -41,7 +45,7 @@ class NativeEngine(Engine):
 
     @classmethod
     def unsupported_reasons(cls, module: nn.Module) -> list[str]:
-        reasons = []
+        reasons: list[str] = []
         if compiled.extension is None:
             reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
         if type(module) is not ConvNet:
@@ -74,16 +78,15 @@ class NativeEngine(Engine):
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As any engine does it, a few classes at a time, so that what both passes need of the images is computed once."""
         self._check_images(theta, synthetic, 5)
-        each, of_double = synthetic.shape[1], theta.dtype == torch.float64
-        of_none, of_one = (self._network(synthetic).record_size(count, each, of_double) * theta.element_size() for count in (0, 1))
+        size = partial(self._network(synthetic).record_size, each=synthetic.shape[1], of_double=theta.dtype == torch.float64)
+        of_none, of_one = (size(count) * theta.element_size() for count in (0, 1))
         if of_one > _RECORD or not len(synthetic):
             return super().match(theta, synthetic, real, metric, classes)
         together = (_RECORD - of_none) // (of_one - of_none)  # 1 or more
         distances, gradients = [], []
-        for images, targets, some in zip(
-            *(values.split(together) for values in (synthetic, real, class_numbers(synthetic, classes))), strict=True
-        ):
-            record = _memory_for(self._network(images).record_size(len(some), each, of_double), theta)
+        parts = (values.split(together) for values in (synthetic, real, class_numbers(synthetic, classes)))
+        for images, targets, some in zip(*parts, strict=True):
+            record = _memory_for(size(len(some)), theta)
             gradient = self._class_gradients(theta, images, some, record)  # [g, P]
             distance, cotangent = layerwise_distance(gradient, targets, self.layout, metric)  # [g], [g, P]
             distances.append(distance)
@@ -122,16 +125,11 @@ class NativeEngine(Engine):
         """Train theta [P] in place, the momentum zero at its beginning, on batches of images in an order [epochs, N]."""
         self._check_images(theta, images, 4)
         weights = theta.contiguous()
+        assert compiled.extension is not None
         self._network(images).train(
-            _array(weights),
-            _array(images),
-            _array(labels),
-            _array(order),
-            **({} if distillation is None else _as_kept(distillation, theta)),
-            batch=sgd.batch,
-            lr=sgd.lr,
-            momentum=sgd.momentum,
-            weight_decay=sgd.weight_decay,
+            *(_array(tensor) for tensor in (weights, images, labels, order)),
+            sgd=compiled.extension.Sgd(batch=sgd.batch, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
+            distillation=None if distillation is None else _as_kept(distillation, theta),
             threads=torch.get_num_threads(),
         )
         if weights is not theta:
@@ -158,38 +156,40 @@ class NativeEngine(Engine):
             expected = [channels, *image_size]
             raise UsageError(f"images are {list(images.shape)}; expected {expected} at the end, for which the network was made.")
 
-    def _network(self, images: Tensor) -> Any:
+    def _network(self, images: Tensor) -> _C.ConvNet:
         """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
         features = self._convnet.features
-        offsets = {parameter.name: parameter.offset for parameter in self.layout.parameters}
-        depth = len(features) // _PARTS
-
-        def places(part: int, name: str) -> list[int]:
-            return [offsets.get(f"features.{_PARTS * block + part}.{name}", -1) for block in range(depth)]
-
-        first, options = _convolution(self._convnet), self._convnet.made_of[3]
-        statistics = [value for each in batch_norms(self.module) for value in (each.running_mean, each.running_var)]
+        places = {parameter.name: parameter.offset for parameter in self.layout.parameters}
         assert compiled.extension is not None
+        blocks = []
+        for first in range(0, len(features), _PARTS):
+            norm, of_conv, of_norm = features[first + 1], f"features.{first}", f"features.{first + 1}"
+            mean, variance = (norm.running_mean, norm.running_var) if isinstance(norm, nn.BatchNorm2d) else (None, None)
+            blocks.append(
+                compiled.extension.Block(
+                    weight=places[f"{of_conv}.weight"],
+                    bias=places.get(f"{of_conv}.bias"),
+                    gamma=places.get(f"{of_norm}.weight"),
+                    beta=places.get(f"{of_norm}.bias"),
+                    mean=None if mean is None else _array(mean),
+                    variance=None if variance is None else _array(variance),
+                )
+            )
+        convolution, options = _convolution(self._convnet), self._convnet.made_of[3]
         return compiled.extension.ConvNet(
-            channels=images.shape[-3],
-            height=images.shape[-2],
-            width=images.shape[-1],
-            padding=int(first.padding[0]),
-            features=first.out_channels,
-            depth=depth,
+            image=(images.shape[-3], images.shape[-2], images.shape[-1]),
+            padding=int(convolution.padding[0]),
+            features=convolution.out_channels,
             classes=self._convnet.classifier.out_features,
-            groups=getattr(features[1], "num_groups", 1),
-            norm=options.norm,
-            activation=options.activation,
-            pooling=options.pooling,
+            layers=compiled.extension.Layers(
+                norm=options.norm,
+                groups=getattr(features[1], "num_groups", 1),
+                activation=options.activation,
+                pooling=options.pooling,
+            ),
+            blocks=blocks,
+            classifier=(places["classifier.weight"], places["classifier.bias"]),
             parameters=self.layout.size,
-            weight=places(0, "weight"),
-            bias=places(0, "bias"),
-            gamma=places(1, "weight"),
-            beta=places(1, "bias"),
-            linear_weight=offsets["classifier.weight"],
-            linear_bias=offsets["classifier.bias"],
-            statistics=[_array(value) for value in statistics if value is not None],
         )
 
 
@@ -232,9 +232,10 @@ def _memory_for(size: int, like: Tensor) -> np.ndarray:
     return kept[:size]
 
 
-def _as_kept(distillation: Distillation, like: Tensor) -> dict[str, Any]:
+def _as_kept(distillation: Distillation, like: Tensor) -> _C.Distillation:
+    assert compiled.extension is not None
     shares = _array(distillation.shares().to(like.dtype))
-    return {"shares": shares, "groups": distillation.groups, "temperature": distillation.temperature}
+    return compiled.extension.Distillation(shares=shares, groups=distillation.groups, temperature=distillation.temperature)
 
 
 def _unknown_parts(module: ConvNet) -> list[str]:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 
+try:
+    import fastdc._C
 
-def _load(name: str) -> tuple[ModuleType | None, str]:
-    try:
-        return importlib.import_module(name), ""
-    except ImportError as error:
-        return None, "" if error.name == name else f"it does not load: {error}"
+    extension = fastdc._C  # None where it is not there
+    _failure = ""
+except ImportError as error:
+    extension = None  # type: ignore[assignment]
+    _failure = "" if error.name == "fastdc._C" else f"it does not load: {error}"
 
-
-extension, _failure = _load("fastdc._C")
-_info = _load("fastdc._build_info")[0]
-BUILD: dict[str, str] = _info.BUILD if _info is not None else {}
+try:
+    BUILD: dict[str, str] = importlib.import_module("fastdc._build_info").BUILD
+except ImportError:
+    BUILD = {}
 
 
 def state(part: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ def derive_seed(seed: int, *stream: str | int) -> int:
     >>> derive_seed(0, "network", 3) == derive_seed(0, "network", 3) != derive_seed(0, "network", 4)
     True
     """
-    text = "/".join(str(part) for part in (seed, *stream))
+    text = json.dumps([seed, *stream])  # in which no two streams look alike
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 

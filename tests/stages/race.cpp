@@ -55,17 +55,17 @@ double work(int threads) {
     std::iota(order.begin(), order.begin() + count, 0);
     std::iota(order.begin() + count, order.end(), 0);
     std::vector<float> record(static_cast<size_t>(record_size<float>(plan, kClasses, kEach)));
-    class_gradients<float>(plan, theta.data(), images.data(), labels.data(), kClasses, kEach, record.data(),
-                           gradients.data(), threads);
+    const ClassImages<float> by_class = {images.data(), kClasses, kEach};
+    class_gradients<float>(plan, theta.data(), by_class, labels.data(), record.data(), gradients.data(), threads);
     const Tile tiles[] = {{0, 1, size / 2}, {size / 2, 0, size - size / 2}};
     const std::vector<float> real = numbers(kClasses * size, 0.4);
     layerwise_distance({gradients.data(), size, real.data(), size, distance.data(), cotangent.data(), tiles, 2,
                         kClasses, size, Dtype::float32, Metric::layerwise_cosine},
                        threads);
-    image_gradients<float>(plan, theta.data(), images.data(), cotangent.data(), labels.data(), kClasses, kEach,
-                           record.data(), moved.data(), threads);
-    train<float>(plan, theta.data(), images.data(), labels.data(), count, order.data(), {}, {2, 20, 0.01, 0.9, 5e-4},
-                 threads);
+    image_gradients<float>(plan, theta.data(), by_class, labels.data(), cotangent.data(), record.data(), moved.data(),
+                           threads);
+    train<float>(plan, theta.data(), {images.data(), labels.data(), count}, {order.data(), 2}, {},
+                 {20, 0.01, 0.9, 5e-4}, threads);
     logits<float>(plan, theta.data(), images.data(), count, scores.data(), threads);
     double sum = 0;
     for (const auto* values : {&moved, &theta, &scores, &distance})

@@ -57,6 +57,7 @@ template <class T>
 static double worst_input = 0;
 template <class T>
 static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double tolerance) {
+    const FirstShape shape = first_shape(cin, cout, H, W);
     const int64_t pixels = H * W;
     auto x = random_values<T>(cin * pixels), w = random_values<T>(cout * cin * 9), bias = random_values<T>(cout);
     auto gz = random_values<T>(pixels * cout);
@@ -89,14 +90,14 @@ static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double toleran
             std::exit(1);
         }
     };
-    first_conv_forward<T>(cin, cout, H, W, padded.data(), packed.data(), bias.data(), out.data());
+    first_conv_forward<T>(shape, padded.data(), packed.data(), bias.data(), out.data());
     check("forward", difference(out, z), worst_forward<T>);
     std::vector<T> linear(z.size(), NAN);
-    first_conv_forward<T>(cin, cout, H, W, padded.data(), packed.data(), nullptr, linear.data());
+    first_conv_forward<T>(shape, padded.data(), packed.data(), nullptr, linear.data());
 
     auto gpacked = random_values<T>(packed.size()), gw0 = random_values<T>(w.size());
     auto start = gpacked;
-    first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), gz.data(), gpacked.data());
+    first_conv_weight_gradient<T>(shape, padded.data(), gz.data(), gpacked.data());
     auto gw_out = gw0;
     unpack_first_weights(cin, cout, gpacked.data(), gw_out.data());
     auto gw_want = gw;
@@ -105,16 +106,16 @@ static void test(int64_t cin, int64_t cout, int64_t H, int64_t W, double toleran
             gw_want[o * cin * 9 + t] += (double)start[t * cout + o] + gw0[o * cin * 9 + t];
     check("weight gradient", difference(gw_out, gw_want), worst_weight<T>);
     std::vector<T> pure(packed.size());
-    first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), gz.data(), pure.data());
+    first_conv_weight_gradient<T>(shape, padded.data(), gz.data(), pure.data());
 
     std::vector<T> gx_out(x.size(), NAN);
-    first_conv_input_gradient<T>(cin, cout, H, W, gz.data(), packed.data(), false, scratch.data(), gx_out.data());
+    first_conv_input_gradient<T>(shape, gz.data(), packed.data(), Write::kOver, scratch.data(), gx_out.data());
     check("input gradient", difference(gx_out, gx), worst_input<T>);
     const double inner = dot(gz, linear), scale = std::sqrt(dot(gz, gz) * dot(linear, linear));
     double unused = 0;
     check("adjoint x", std::fabs(inner - dot(gx_out, x)) / scale, unused);
     check("adjoint w", std::fabs(inner - dot(pure, packed)) / scale, unused);
-    first_conv_input_gradient<T>(cin, cout, H, W, gz.data(), packed.data(), true, scratch.data(), gx_out.data());
+    first_conv_input_gradient<T>(shape, gz.data(), packed.data(), Write::kAdd, scratch.data(), gx_out.data());
     for (auto& e : gx) e *= 2;
     check("input gradient add", difference(gx_out, gx), worst_input<T>);
 }
@@ -180,6 +181,7 @@ static void bench(const char* name) {
                                  {3, 32, 32, 32},  {3, 64, 32, 32}, {3, 8, 32, 32},  {3, 24, 32, 32}};
     for (auto& s : shapes) {
         const int64_t cin = s[0], cout = s[1], H = s[2], W = s[3];
+        const FirstShape shape = first_shape(cin, cout, H, W);
         auto align = [](std::vector<T>& v) {
             return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
         };
@@ -189,14 +191,12 @@ static void bench(const char* name) {
         std::vector<T> scratch(first_row_size<T>(W)), gx(x.size());
         const auto padded = framed(x, cin, H, W);
         const double flops = 2.0 * 9 * cin * cout * H * W * 1e-9;
-        const double a = flops / best_seconds([&] {
-                             first_conv_forward<T>(cin, cout, H, W, padded.data(), packed, bias.data(), z);
-                         });
+        const double a =
+            flops / best_seconds([&] { first_conv_forward<T>(shape, padded.data(), packed, bias.data(), z); });
         for (int64_t i = 0; i < H * W * cout; ++i) z[i] = static_cast<T>(uniform());
-        const double b =
-            flops / best_seconds([&] { first_conv_weight_gradient<T>(cin, cout, H, W, padded.data(), z, gp); });
+        const double b = flops / best_seconds([&] { first_conv_weight_gradient<T>(shape, padded.data(), z, gp); });
         const double c = flops / best_seconds([&] {
-                             first_conv_input_gradient<T>(cin, cout, H, W, z, packed, false, scratch.data(), gx.data());
+                             first_conv_input_gradient<T>(shape, z, packed, Write::kOver, scratch.data(), gx.data());
                          });
         std::printf("  %dx%dx%d -> %3d: forward %6.1f (%2.0f%%)  weight %6.1f (%2.0f%%)  input %6.1f (%2.0f%%)\n",
                     (int)H, (int)W, (int)cin, (int)cout, a, 100 * a / top, b, 100 * b / top, c, 100 * c / top);

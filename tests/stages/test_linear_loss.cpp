@@ -55,6 +55,7 @@ static void check(const char* name, int64_t n, int64_t K, int64_t F, double erro
 template <class T>
 static void test(int64_t n, int64_t K, int64_t C, int64_t H, int64_t W, double tolerance) {
     const int64_t P = H * W, F = C * P;
+    const LinearShape shape = {n, F, K};
     auto f = random_values<T>(n * F), w = random_values<T>(K * F, 0.1), bias = random_values<T>(K);
     auto fdot = random_values<T>(n * F), wdot = random_values<T>(K * F, 0.1), biasdot = random_values<T>(K);
     std::vector<int64_t> labels(n);
@@ -77,9 +78,9 @@ static void test(int64_t n, int64_t K, int64_t C, int64_t H, int64_t W, double t
         gldot(n * K, NAN);
     pack_linear_weights<T>(K, C, H, W, w.data(), packed.data());
     pack_linear_weights<T>(K, C, H, W, wdot.data(), packeddot.data());
-    linear_forward<T>(n, F, K, f.data(), packed.data(), bias.data(), logits.data());
+    linear_forward<T>(shape, f.data(), packed.data(), bias.data(), logits.data());
     check("forward", n, K, F, difference(logits, z), tolerance, worst_error<T>);
-    linear_forward_tangent<T>(n, F, K, f.data(), fdot.data(), packed.data(), packeddot.data(), biasdot.data(),
+    linear_forward_tangent<T>(shape, f.data(), fdot.data(), packed.data(), packeddot.data(), biasdot.data(),
                               logitsdot.data());
     check("forward tangent", n, K, F, difference(logitsdot, zdot), tolerance, worst_error<T>);
 
@@ -114,22 +115,22 @@ static void test(int64_t n, int64_t K, int64_t C, int64_t H, int64_t W, double t
                 gw[k * F + torch(j)] += (double)gl[m * K + k] * f[m * F + j];
             }
         }
-    std::vector<T> gf_out(n * F, NAN), gf_again(n * F, NAN), gfdot_out(n * F, NAN);
-    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), gf_out.data(), gp.data(), gbias.data());
+    std::vector<T> gf_out(n * F, NAN), gfdot_out(n * F, NAN);
+    linear_input_gradient<T>(shape, gl.data(), packed.data(), Write::kOver, gf_out.data());
+    linear_weight_gradient<T>(shape, gl.data(), f.data(), gp.data(), gbias.data());
     auto gw_out = gw0;
     unpack_linear_gradient<T>(K, C, H, W, gp.data(), gw_out.data());
     check("gf", n, K, F, difference(gf_out, gf), tolerance, worst_error<T>);
     check("gweight", n, K, F, difference(gw_out, gw), tolerance, worst_error<T>);
     check("gbias", n, K, F, difference(gbias, gb), tolerance, worst_error<T>);
-    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), gf_again.data(), nullptr, nullptr);
-    linear_backward_tangent<T>(n, F, K, gl.data(), gldot.data(), packed.data(), packeddot.data(), gfdot_out.data());
-    check("gf again", n, K, F, difference(gf_again, gf), tolerance, worst_error<T>);
+    linear_input_gradient<T>(shape, gldot.data(), packed.data(), Write::kOver, gfdot_out.data());
+    linear_input_gradient<T>(shape, gl.data(), packeddot.data(), Write::kAdd, gfdot_out.data());
     check("gfdot", n, K, F, difference(gfdot_out, gfdot), tolerance, worst_error<T>);
 
     // Adjointness: <gl, f W^T> = <gl W, f> = <gl^T f, W>.
     std::vector<T> plain(n * K), gpure(K * F), unwanted(K);
-    linear_forward<T>(n, F, K, f.data(), packed.data(), nullptr, plain.data());
-    linear_backward<T>(n, F, K, gl.data(), packed.data(), f.data(), gf_again.data(), gpure.data(), unwanted.data());
+    linear_forward<T>(shape, f.data(), packed.data(), nullptr, plain.data());
+    linear_weight_gradient<T>(shape, gl.data(), f.data(), gpure.data(), unwanted.data());
     const double inner = dot(gl, plain), size = std::sqrt(dot(gl, gl) * dot(plain, plain)) + 1e-30;
     double unused = 0;
     check("adjoint f", n, K, F, std::fabs(inner - dot(gf_out, f)) / size, tolerance, unused);
@@ -151,6 +152,7 @@ static double loss_of(const std::vector<double>& logits, const std::vector<int64
 
 // The tangents of the whole chain against central differences, in double.
 static void test_differences(int64_t n, int64_t K, int64_t F) {
+    const LinearShape shape = {n, F, K};
     auto f = random_values<double>(n * F), w = random_values<double>(K * F, 0.1), b = random_values<double>(K);
     auto fd = random_values<double>(n * F), wd = random_values<double>(K * F, 0.1), bd = random_values<double>(K);
     std::vector<int64_t> labels(n);
@@ -166,21 +168,23 @@ static void test_differences(int64_t n, int64_t K, int64_t F) {
         for (size_t i = 0; i < b.size(); ++i) be[i] += e * bd[i];
         std::vector<double> logits(n * K);
         gl[side].resize(n * K), gf[side].resize(n * F), gw[side].assign(K * F, 0);
-        linear_forward(n, F, K, fe.data(), we.data(), be.data(), logits.data());
+        linear_forward(shape, fe.data(), we.data(), be.data(), logits.data());
         loss[side] = loss_of(logits, labels, K, scale);
         loss_gradient(n, K, logits.data(), labels.data(), scale, gl[side].data());
         std::vector<double> gb(K);
-        linear_backward(n, F, K, gl[side].data(), we.data(), fe.data(), gf[side].data(), gw[side].data(), gb.data());
+        linear_input_gradient(shape, gl[side].data(), we.data(), Write::kOver, gf[side].data());
+        linear_weight_gradient(shape, gl[side].data(), fe.data(), gw[side].data(), gb.data());
     }
     std::vector<double> logits(n * K), logitsdot(n * K), g(n * K), gdot(n * K), unwanted(n * F), gfdot(n * F),
         gwdot(K * F), gb(K);
-    linear_forward(n, F, K, f.data(), w.data(), b.data(), logits.data());
-    linear_forward_tangent(n, F, K, f.data(), fd.data(), w.data(), wd.data(), bd.data(), logitsdot.data());
+    linear_forward(shape, f.data(), w.data(), b.data(), logits.data());
+    linear_forward_tangent(shape, f.data(), fd.data(), w.data(), wd.data(), bd.data(), logitsdot.data());
     loss_gradient(n, K, logits.data(), labels.data(), scale, g.data());
     loss_gradient_tangent(n, K, logits.data(), logitsdot.data(), scale, gdot.data());
-    linear_backward_tangent(n, F, K, g.data(), gdot.data(), w.data(), wd.data(), gfdot.data());
-    linear_backward(n, F, K, gdot.data(), w.data(), f.data(), unwanted.data(), gwdot.data(), gb.data());
-    linear_backward(n, F, K, g.data(), w.data(), fd.data(), unwanted.data(), gwdot.data(), gb.data());
+    linear_input_gradient(shape, gdot.data(), w.data(), Write::kOver, gfdot.data());
+    linear_input_gradient(shape, g.data(), wd.data(), Write::kAdd, gfdot.data());
+    linear_weight_gradient(shape, gdot.data(), f.data(), gwdot.data(), gb.data());
+    linear_weight_gradient(shape, g.data(), fd.data(), gwdot.data(), gb.data());
     auto quotient = [&](std::vector<double>* v) {
         std::vector<double> q(v[0].size());
         for (size_t i = 0; i < q.size(); ++i) q[i] = (v[1][i] - v[0][i]) / (2 * step);
@@ -260,6 +264,7 @@ static void bench(const char* name) {
     std::printf("%s (GFLOP/s; softmax in ns a logit)\n", name);
     for (auto& s : shapes) {
         const int64_t n = s[0], K = s[1], F = s[2];
+        const LinearShape shape = {n, F, K};
         auto align = [](std::vector<T>& v) {
             return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) / 64 * 64);
         };
@@ -270,13 +275,11 @@ static void bench(const char* name) {
         std::vector<int64_t> labels(n);
         for (int64_t m = 0; m < n; ++m) labels[m] = m % K;
         const double flops = 2e-9 * n * K * F;
-        T* none = nullptr;
-        const double a = best_seconds([&] { linear_forward<T>(n, F, K, f, w, bias.data(), logits.data()); });
-        const double b = best_seconds([&] { linear_backward<T>(n, F, K, gl.data(), w, f, gf, none, none); });
-        const double c = best_seconds([&] { linear_backward<T>(n, F, K, gl.data(), w, f, gf, gw, gb.data()); });
+        const double a = best_seconds([&] { linear_forward<T>(shape, f, w, bias.data(), logits.data()); });
+        const double b = best_seconds([&] { linear_input_gradient<T>(shape, gl.data(), w, Write::kOver, gf); });
+        const double c = best_seconds([&] { linear_weight_gradient<T>(shape, gl.data(), f, gw, gb.data()); });
         const double d =
-            best_seconds([&] { linear_forward_tangent<T>(n, F, K, f, gf, w, gw, bias.data(), ldot.data()); });
-        const double e = best_seconds([&] { linear_backward_tangent<T>(n, F, K, gl.data(), gl.data(), w, w, f); });
+            best_seconds([&] { linear_forward_tangent<T>(shape, f, gf, w, gw, bias.data(), ldot.data()); });
         logits = random_values<T>(n * K, 4);
         const double x =
             best_seconds([&] { loss_gradient<T>(n, K, logits.data(), labels.data(), T(0.1), out.data()); });
@@ -284,11 +287,10 @@ static void bench(const char* name) {
             best_seconds([&] { loss_gradient_tangent<T>(n, K, logits.data(), ldot.data(), T(0.1), out.data()); });
         const double p = best_seconds([&] { pack_linear_weights<T>(K, F / 16, 4, 4, w, gw); });
         std::printf(
-            "  n %3d K %3d F %4d: forward %6.1f  gf %6.1f  gf and gw %6.1f  forward tangent %6.1f  backward tangent "
-            "%6.1f  "
-            "softmax %.1f  tangent %.1f  pack %.1f us\n",
-            (int)n, (int)K, (int)F, flops / a, flops / b, 2 * flops / c, 2 * flops / d, 2 * flops / e,
-            x / (n * K) * 1e9, y / (n * K) * 1e9, p * 1e6);
+            "  n %3d K %3d F %4d: forward %6.1f  gf %6.1f  gw %6.1f  forward tangent %6.1f  softmax %.1f  "
+            "tangent %.1f  pack %.1f us\n",
+            (int)n, (int)K, (int)F, flops / a, flops / b, flops / c, 2 * flops / d, x / (n * K) * 1e9,
+            y / (n * K) * 1e9, p * 1e6);
     }
 }
 

@@ -30,7 +30,10 @@ struct Block {
     T z, zdot, gamma, beta, gammadot, betadot, mean, var, gp, gpdot;
 };
 template <class T>
-using Data = Block<vector<T>>;
+struct Data : Block<vector<T>> {
+    NormInput<T> in() const { return {this->z.data(), this->gamma.data(), this->beta.data()}; }
+    NormInput<T> dot() const { return {this->zdot.data(), this->gammadot.data(), this->betadot.data()}; }
+};
 
 template <class T>
 Data<T> random_data(const BlockShape& s, unsigned seed) {
@@ -136,23 +139,20 @@ Results<T> compute(const BlockShape& s, const Data<T>& d) {
     Results<T> o;
     o.p.resize(pooled_size(s));
     o.stats.resize(stats_size(s));
-    forward(s, d.z.data(), d.gamma.data(), d.beta.data(), d.mean.data(), d.var.data(), o.p.data(), o.stats.data());
+    forward(s, d.in(), d.mean.data(), d.var.data(), o.p.data(), o.stats.data());
     o.gz.resize(map_size(s));
     o.ggamma.resize(affine_size(s));
     o.gbeta.resize(affine_size(s));
     vector<T> scratch(backward_scratch_size(s));
-    backward(s, d.z.data(), d.gamma.data(), d.beta.data(), o.stats.data(), d.gp.data(), o.gz.data(), o.ggamma.data(),
-             o.gbeta.data(), scratch.data());
+    backward(s, d.in(), o.stats.data(), d.gp.data(), o.gz.data(), o.ggamma.data(), o.gbeta.data(), scratch.data());
     o.pdot.resize(pooled_size(s));
     o.tangent_stats.resize(tangent_stats_size(s));
-    forward_tangent(s, d.z.data(), d.zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(), d.betadot.data(),
-                    o.stats.data(), o.pdot.data(), o.tangent_stats.data());
+    forward_tangent(s, d.in(), d.dot(), o.stats.data(), o.pdot.data(), o.tangent_stats.data());
     o.gz2.resize(map_size(s));
     o.gzdot.resize(map_size(s));
     vector<T> more(backward_tangent_scratch_size(s));
-    backward_tangent(s, d.z.data(), d.zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(), d.betadot.data(),
-                     o.stats.data(), o.tangent_stats.data(), d.gp.data(), d.gpdot.data(), o.gz2.data(), o.gzdot.data(),
-                     more.data());
+    backward_tangent<T>(s, d.in(), d.dot(), {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
+                        {o.gz2.data(), o.gzdot.data()}, more.data());
     return o;
 }
 
@@ -241,21 +241,21 @@ static void check(const BlockShape& s, unsigned seed) {
         auto z = d.z;
         auto ggamma = o.ggamma, gbeta = o.gbeta;
         vector<double> scratch(backward_scratch_size(s));
-        backward(s, z.data(), d.gamma.data(), d.beta.data(), o.stats.data(), d.gp.data(), z.data(), ggamma.data(),
-                 gbeta.data(), scratch.data());
+        backward<double>(s, {z.data(), d.gamma.data(), d.beta.data()}, o.stats.data(), d.gp.data(), z.data(),
+                         ggamma.data(), gbeta.data(), scratch.data());
         for (size_t i = 0; i < ggamma.size(); ++i) ggamma[i] -= o.ggamma[i], gbeta[i] -= o.gbeta[i];
         expect(s, "added ggamma", 2, error(ggamma, o.ggamma), 1e-13);
         expect(s, "added gbeta", 2, error(gbeta, o.gbeta), 1e-13);
         expect(s, "in place", 2, error(z, o.gz), 0);
-        backward<double>(s, d.z.data(), d.gamma.data(), d.beta.data(), o.stats.data(), d.gp.data(), z.data(), nullptr,
-                         nullptr, scratch.data());
+        backward<double>(s, d.in(), o.stats.data(), d.gp.data(), z.data(), nullptr, nullptr, scratch.data());
         expect(s, "no parameter gradients", 2, error(z, o.gz), 0);
         z = d.z;
         auto zdot = d.zdot;
         vector<double> more(backward_tangent_scratch_size(s));
-        backward_tangent(s, z.data(), zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(), d.betadot.data(),
-                         o.stats.data(), o.tangent_stats.data(), d.gp.data(), d.gpdot.data(), z.data(), zdot.data(),
-                         more.data());
+        backward_tangent<double>(s, {z.data(), d.gamma.data(), d.beta.data()},
+                                 {zdot.data(), d.gammadot.data(), d.betadot.data()},
+                                 {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
+                                 {z.data(), zdot.data()}, more.data());
         expect(s, "tangent in place", 2, error(z, o.gz2), 0);
         expect(s, "tangent in place", 2, error(zdot, o.gzdot), 0);
     }
@@ -264,10 +264,9 @@ static void check(const BlockShape& s, unsigned seed) {
 // Float against double on the same (float) inputs; kinks decided differently are left out by their tiny share.
 static void check_float(const BlockShape& s, double* errors) {
     const auto d = random_data<float>(s, 5);
-    Data<double> e;
     auto widen = [](const vector<float>& v) { return vector<double>(v.begin(), v.end()); };
-    e = {widen(d.z),       widen(d.zdot), widen(d.gamma), widen(d.beta), widen(d.gammadot),
-         widen(d.betadot), widen(d.mean), widen(d.var),   widen(d.gp),   widen(d.gpdot)};
+    const Data<double> e{{widen(d.z), widen(d.zdot), widen(d.gamma), widen(d.beta), widen(d.gammadot), widen(d.betadot),
+                          widen(d.mean), widen(d.var), widen(d.gp), widen(d.gpdot)}};
     const auto a = compute(s, d);
     const auto b = compute(s, e);
     auto typical = [](const vector<float>& got, const vector<double>& expected) {  // root mean square, relative
@@ -419,9 +418,7 @@ void bench(BlockShape s) {
     auto o = compute(s, d);
     vector<T> scratch(backward_tangent_scratch_size(s));
     const double n = static_cast<double>(map_size(s));
-    const double a = best_ns([&] {
-        forward(s, d.z.data(), d.gamma.data(), d.beta.data(), d.mean.data(), d.var.data(), o.p.data(), o.stats.data());
-    });
+    const double a = best_ns([&] { forward(s, d.in(), d.mean.data(), d.var.data(), o.p.data(), o.stats.data()); });
     const double m = best_ns([&] {
         choose_vector<T>(s.channels, [&](auto v) {
             fill_stats<T, typename decltype(v)::type>(s, d.z.data(), d.gamma.data(), d.beta.data(), d.mean.data(),
@@ -429,35 +426,32 @@ void bench(BlockShape s) {
         });
     });
     const double b = best_ns([&] {
-        backward(s, d.z.data(), d.gamma.data(), d.beta.data(), o.stats.data(), d.gp.data(), o.gz.data(),
-                 o.ggamma.data(), o.gbeta.data(), scratch.data());
+        backward(s, d.in(), o.stats.data(), d.gp.data(), o.gz.data(), o.ggamma.data(), o.gbeta.data(), scratch.data());
     });
-    const double t = best_ns([&] {
-        forward_tangent(s, d.z.data(), d.zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(),
-                        d.betadot.data(), o.stats.data(), o.pdot.data(), o.tangent_stats.data());
-    });
+    const double t =
+        best_ns([&] { forward_tangent(s, d.in(), d.dot(), o.stats.data(), o.pdot.data(), o.tangent_stats.data()); });
     vector<T> z = d.z, zdot = d.zdot;
     double v = 1e30, w = 1e30;  // in place
     for (int i = 0; i < 300; ++i) {
         z = d.z;
         zdot = d.zdot;
         const auto t0 = std::chrono::steady_clock::now();
-        backward_tangent(s, z.data(), zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(), d.betadot.data(),
-                         o.stats.data(), o.tangent_stats.data(), d.gp.data(), d.gpdot.data(), z.data(), zdot.data(),
-                         scratch.data());
+        backward_tangent<T>(s, {z.data(), d.gamma.data(), d.beta.data()},
+                            {zdot.data(), d.gammadot.data(), d.betadot.data()},
+                            {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
+                            {z.data(), zdot.data()}, scratch.data());
         const auto t1 = std::chrono::steady_clock::now();
         z = d.z;
         const auto t2 = std::chrono::steady_clock::now();
-        backward(s, z.data(), d.gamma.data(), d.beta.data(), o.stats.data(), d.gp.data(), z.data(), o.ggamma.data(),
-                 o.gbeta.data(), scratch.data());
+        backward<T>(s, {z.data(), d.gamma.data(), d.beta.data()}, o.stats.data(), d.gp.data(), z.data(),
+                    o.ggamma.data(), o.gbeta.data(), scratch.data());
         const auto t3 = std::chrono::steady_clock::now();
         v = std::min(v, std::chrono::duration<double, std::nano>(t1 - t0).count());
         w = std::min(w, std::chrono::duration<double, std::nano>(t3 - t2).count());
     }
     const double u = best_ns([&] {
-        backward_tangent(s, d.z.data(), d.zdot.data(), d.gamma.data(), d.beta.data(), d.gammadot.data(),
-                         d.betadot.data(), o.stats.data(), o.tangent_stats.data(), d.gp.data(), d.gpdot.data(),
-                         o.gz2.data(), o.gzdot.data(), scratch.data());
+        backward_tangent<T>(s, d.in(), d.dot(), {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
+                            {o.gz2.data(), o.gzdot.data()}, scratch.data());
     });
     std::printf(
         "%-36s %-6s ns/element: forward %.3f (stats %.3f) backward %.3f (in place %.3f) tangent %.3f "

@@ -147,14 +147,13 @@ void whole(const WinogradShape& s, double bound, Errors* worst) {
     transform_weights<T>(w, ci, co, forward, nullptr);
     transform_weights<T>(w, ci, co, nullptr, backward);
     transform_input<T>(s, x, v);
-    multiply<T>(tiles, ci, co, v, forward, m, false);
+    multiply<T>(tiles, ci, co, v, forward, m);
     transform_output<T>(s, m, bias, y);
     const double forward_error = distance(y.data, y0.data, y.size);
     check(forward_error, bound, "forward", s);
 
     transform_output_adjoint<T>(s, gy, gm);
-    multiply<T>(tiles, co, ci, gm, backward, gv, false, 0, 17);
-    multiply<T>(tiles, co, ci, gm, backward, gv, false, 17, 36);
+    multiply<T>(tiles, co, ci, gm, backward, gv);
     transform_input_adjoint<T>(s, gv, gx);
     const double input_error = distance(gx.data, gx0.data, gx.size);
     check(input_error, bound, "input gradient", s);
@@ -173,7 +172,7 @@ void whole(const WinogradShape& s, double bound, Errors* worst) {
         const int64_t image = s.images - 1, offset = image * s.height * s.width;
         Buffer<T> v1(planes_size<T>(one.tiles(), ci)), m1(planes_size<T>(one.tiles(), co)), y1(s.height * s.width * co);
         transform_input<T>(one, x + offset * ci, v1);
-        multiply<T>(one.tiles(), ci, co, v1, forward, m1, false);
+        multiply<T>(one.tiles(), ci, co, v1, forward, m1);
         transform_output<T>(one, m1, bias, y1);
         if (std::memcmp(y1, y + offset * co, sizeof(T) * size_t(y1.size))) check(1, 0, "run of images", s);
     }
@@ -211,8 +210,8 @@ void adjoints(const WinogradShape& s) {
 
     // Products: <v U, gm> = <v, gm U^T> = <U, v^T gm>, where U is read off as the product of single rows.
     transform_weights<T>(w, ci, co, forward, backward);
-    multiply<T>(tiles, ci, co, v, forward, m2, false);
-    multiply<T>(tiles, co, ci, gm, backward, v2, false);
+    multiply<T>(tiles, ci, co, v, forward, m2);
+    multiply<T>(tiles, co, ci, gm, backward, v2);
     scale = std::sqrt(planes_dot<T>(m2, m2, tiles, co) * planes_dot<T>(gm, gm, tiles, co));
     const double left = planes_dot<T>(m2, gm, tiles, co);
     near(left, planes_dot<T>(v, v2, tiles, ci), scale, "products", s);
@@ -224,9 +223,9 @@ void adjoints(const WinogradShape& s) {
         for (int64_t i = 0; i < ci; ++i) identity[p * plane_size<T>(ci, ci) + i * padded_stride<T>(ci) + i] = 1;
     }
     u.fill(0);
-    multiply<T>(ci, ci, co, identity, forward, u, true);
+    multiply<T>(ci, ci, co, identity, forward, u);
     near(left, planes_dot<T>(u, du2, ci, co), scale, "weight products", s);
-    multiply<T>(tiles, ci, co, v, forward, m2, true);
+    for (int p = 0; p < 36; ++p) multiply_plane<T>(p, tiles, ci, co, v, forward, m2, Write::kAdd);
     near(2 * left, planes_dot<T>(m2, gm, tiles, co), scale, "accumulated products", s);
 
     gw.fill(0);
@@ -258,11 +257,11 @@ void products(int64_t rows, int64_t k, int64_t n, double bound) {
             for (int64_t j = 0; j < n; ++j) expected[i * n + j] += double(a[i * k + p]) * double(b[p * n + j]);
         }
     }
-    multiply_packed<T>(rows, k, n, a, k, packed, c, n, false);
+    multiply_packed<T>(rows, k, n, {a, k}, packed, {c, n}, Write::kOver);
     check(distance(c.data, expected.data, c.size), bound, "multiply_packed", s);
     if (rows % 8 == 0) {
         c2.fill(0);
-        multiply_transposed<T>(k, rows, n, at, rows, b, n, c2, n);
+        multiply_transposed<T>(k, rows, n, {at, rows}, {b, n}, {c2, n});
         check(distance(c2.data, expected.data, c.size), bound, "multiply_transposed", s);
     }
 }
@@ -292,7 +291,7 @@ void bench(WinogradShape s) {
     const double weights = best_of([&] { transform_weights<T>(w, ci, co, forward, backward); });
     const double weights_adjoint = best_of([&] { transform_weights_adjoint<T>(ci, co, du, gw); });
     const double input = best_of([&] { transform_input<T>(s, x, v); });
-    const double product = best_of([&] { multiply<T>(tiles, ci, co, v, forward, m, false); });
+    const double product = best_of([&] { multiply<T>(tiles, ci, co, v, forward, m); });
     const double output = best_of([&] { transform_output<T>(s, m, x, y); });
     const double output_adjoint = best_of([&] { transform_output_adjoint<T>(s, y, m); });
     const double weight_product = best_of([&] { accumulate_weight_products<T>(tiles, ci, co, v, m, du); });

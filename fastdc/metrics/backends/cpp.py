@@ -18,7 +18,7 @@ _kept: list[torch.UntypedStorage] = []
 
 def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Every reason why tensors on this device, of this dtype, cannot be served."""
-    missing = [f"fastdc._C is not there ({compiled.state('cpp')})"] if compiled.extension is None else []
+    missing: list[str] = [f"fastdc._C is not there ({compiled.state('cpp')})"] if compiled.extension is None else []
     return [*missing, *against_device(device, "cpu"), *against_dtype(dtype)]
 
 
@@ -33,9 +33,10 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))
     cotangent = _empty(synthetic.shape, synthetic.dtype)
     tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
-    given, result = [_array(value) for value in (synthetic, real, tiles)], [_array(value) for value in (distance, cotangent)]
     assert compiled.extension is not None
-    compiled.extension.layerwise_distance(*given, metric, *result, threads=torch.get_num_threads())
+    compiled.extension.layerwise_distance(
+        _array(synthetic), _array(real), _array(tiles), metric, _array(distance), _array(cotangent), threads=torch.get_num_threads()
+    )
     return distance, cotangent
 
 

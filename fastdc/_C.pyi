@@ -1,0 +1,121 @@
+"""Compiled CPU code of fastdc (csrc/bindings*.cpp). Arrays are read and written where they lie: contiguous, aligned, of one dtype."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32] | NDArray[np.float64]
+_Elements = _Floats | NDArray[np.float16] | NDArray[np.uint16]  # uint16 stands for bfloat16
+_Integers = NDArray[np.int64]
+
+METRICS: tuple[str, ...]
+NORMS: tuple[str, ...]
+ACTIVATIONS: tuple[str, ...]
+POOLINGS: tuple[str, ...]
+MOST_BLOCKS: int
+
+def layerwise_distance(
+    synthetic: _Elements,
+    real: _Elements,
+    tiles: _Integers,
+    metric: str,
+    distance: _Floats,
+    cotangent: _Elements,
+    *,
+    threads: int,
+) -> None:
+    """Writes distance [C] and cotangent [C, P] of the gradients synthetic and real [C, P], cut into tiles [T, 3]."""
+
+def usable_instruction_sets() -> list[str]:
+    """Instruction sets that this processor runs, the widest first."""
+
+def select_instruction_set(name: str) -> None:
+    """Use this instruction set from now on, for tests and comparisons."""
+
+class Layers:
+    """What every block is made of, by the names in NORMS, ACTIVATIONS and POOLINGS."""
+
+    def __init__(self, *, norm: str, activation: str, pooling: str, groups: int = 1) -> None:
+        """Groups are those of a group norm."""
+
+class Block:
+    """Where the parameters of a block begin in theta, and the statistics of a batch norm."""
+
+    def __init__(
+        self,
+        *,
+        weight: int,
+        bias: int | None = None,
+        gamma: int | None = None,
+        beta: int | None = None,
+        mean: _Floats | None = None,
+        variance: _Floats | None = None,
+    ) -> None:
+        """Statistics [features] are kept alive, not copied."""
+
+class Sgd:
+    """Options of stochastic gradient descent."""
+
+    def __init__(self, *, batch: int, lr: float, momentum: float, weight_decay: float) -> None:
+        """The last batch of an epoch may be smaller."""
+
+class Distillation:
+    """Shares [N, K] that training is to keep, and how many of the K classes each group has."""
+
+    def __init__(self, *, shares: _Floats, groups: Sequence[int], temperature: float) -> None:
+        """The shares of an image sum to 1 within each group."""
+
+class ConvNet:
+    """The structure of a ConvNet, and where its parameters lie in theta [parameters]."""
+
+    def __init__(
+        self,
+        *,
+        image: tuple[int, int, int],
+        padding: int,
+        features: int,
+        classes: int,
+        layers: Layers,
+        blocks: Sequence[Block],
+        classifier: tuple[int, int | None],
+        parameters: int,
+    ) -> None:
+        """The image is (channels, height, width), the padding the first convolution's, the classifier's (weight, bias) begin there."""
+
+    def class_gradients(
+        self, theta: _Floats, images: _Floats, labels: _Integers, gradients: _Floats, *, record: _Floats | None = None, threads: int
+    ) -> None:
+        """Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is given."""
+
+    def image_gradients(
+        self,
+        theta: _Floats,
+        images: _Floats,
+        cotangent: _Floats,
+        labels: _Integers,
+        gradients: _Floats,
+        *,
+        record: _Floats | None = None,
+        threads: int,
+    ) -> None:
+        """Writes d/d images of <cotangent [C, P], class gradients>, class c being labels[c], from the record where one is given."""
+
+    def record_size(self, classes: int, each: int, *, of_double: bool) -> int:
+        """Elements of the record of images [classes, each, ...] in float32 or float64."""
+
+    def train(
+        self,
+        theta: _Floats,
+        images: _Floats,
+        labels: _Integers,
+        order: _Integers,
+        *,
+        sgd: Sgd,
+        distillation: Distillation | None = None,
+        threads: int,
+    ) -> None:
+        """Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N]."""
+
+    def logits(self, theta: _Floats, images: _Floats, logits: _Floats, *, threads: int) -> None:
+        """Writes the logits [N, K] of images [N, ...]."""
