@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -108,7 +107,9 @@ class Tiles(Formation):
     def _tile(self, size: tuple[int, ...]) -> tuple[int, int]:
         height, width = (side // self.options.factor for side in size)
         if not height or not width:
-            raise UsageError(f"tiles of factor {self.options.factor} leave nothing of images of {size[0]}x{size[1]}; give a smaller factor.")
+            raise UsageError(
+                f"tiles of factor {self.options.factor} leave nothing of images of {size[0]}x{size[1]}; give a smaller factor."
+            )
         return height, width
 
     def _apart(self, stored: Tensor) -> Tensor:
