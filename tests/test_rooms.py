@@ -11,7 +11,7 @@ PACKAGE = Path(fastdc.__file__).parent
 # Data flows from left to right and from line to line; each room knows those before it and none after it.
 # fmt: off
 ROOMS = (
-    "errors", "options", "runtime", "runs", "parallel", "data",
+    "_C", "errors", "options", "runtime", "runs", "parallel", "data",
     "kernels", "metrics", "models", "engines", "training",
     "recipe", "condensed", "coresets", "loop", "callbacks",
     "_match", "_condense", "_evaluate", "experiments", "cli", "__main__",
