@@ -42,16 +42,6 @@ def call(**changes: Any) -> dict[str, Any]:
     return given
 
 
-<<<<<<< HEAD
-=======
-def run_apart(code: str, timeout: int) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, for what may crash or hang; with the fastdc that this process has."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[2])])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
-
-
->>>>>>> h-cpp
 def read_only(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
