@@ -186,6 +186,6 @@ class LargestResult(TorchDispatchMode):
 
 def run_apart(code: str, timeout: int) -> subprocess.CompletedProcess[str]:
     """In a process of its own, for what may crash or hang; with the fastdc that this process has."""
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[1])])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[2])])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
