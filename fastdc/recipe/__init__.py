@@ -14,7 +14,7 @@ from fastdc.recipe.batches import BATCHES, Batches
 from fastdc.recipe.formations import FORMATIONS, Formation
 from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match import MATCHES, Match
-from fastdc.recipe.pool import POOLS, Pool
+from fastdc.recipe.pools import POOLS, Pool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.recipe import Recipe
 from fastdc.recipe.recipes import CHOICES, RECIPES, check_choices, check_method, in_full, recipe_named, trains_networks

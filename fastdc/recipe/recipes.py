@@ -12,7 +12,7 @@ from fastdc.recipe.augmentations import AUGMENTATIONS
 from fastdc.recipe.batches import BATCHES
 from fastdc.recipe.formations import FORMATIONS
 from fastdc.recipe.match import MATCHES
-from fastdc.recipe.pool import POOLS
+from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
@@ -76,7 +76,7 @@ def in_full(recipe: Recipe) -> Recipe:
 
 def trains_networks(recipe: Recipe) -> bool:
     """Whether networks are trained between two steps, so that `model_epochs` has a meaning."""
-    return POOLS.entry(recipe.pool).trains(POOLS.options(recipe.pool))
+    return POOLS.entry(recipe.pools).trains(POOLS.options(recipe.pools))
 
 
 def _with_choices(recipe: Recipe, choices: dict[str, Any]) -> Recipe:
