@@ -61,7 +61,7 @@ def digits_problem(
 
 
 def pool_of(learner: Match) -> Pool:
-    spec = learner.problem.recipe.pools
+    spec = learner.problem.recipe.pool
     return POOLS.make(spec, learner.problem)
 
 

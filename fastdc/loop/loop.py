@@ -80,7 +80,7 @@ class Condensation:
         batches = BATCHES.make(recipe.batches, self.sampler)
         problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation, self._groups())
         self.match = MATCHES.make(recipe.match, problem)
-        self.pool = POOLS.make(recipe.pools, problem)
+        self.pool = POOLS.make(recipe.pool, problem)
         everything = ClassGroup.of(range(real.num_classes), family.device)
         self.groups = [everything] if self.match.needs_all_classes else problem.groups
         stored = self.formation.encode(self._initial_images())

@@ -76,7 +76,7 @@ def in_full(recipe: Recipe) -> Recipe:
 
 def trains_networks(recipe: Recipe) -> bool:
     """Whether networks are trained between two steps, so that `model_epochs` has a meaning."""
-    return POOLS.entry(recipe.pools).trains(POOLS.options(recipe.pools))
+    return POOLS.entry(recipe.pool).trains(POOLS.options(recipe.pool))
 
 
 def _with_choices(recipe: Recipe, choices: dict[str, Any]) -> Recipe:
