@@ -194,7 +194,7 @@ def test_matching_of_paths_has_the_gradient_of_finite_differences(method: str, s
     assert loss.shape == ()
     for seed in range(3):
         move = torch.randn(state.stored.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        size = 1e-4
+        size = 1e-6 if distance == "l1" else 1e-4  # a longer step meets kinks
         slope = (loss_at(state.stored + size * move)[0] - loss_at(state.stored - size * move)[0]) / (2 * size)
         error = (gradient * move).sum() - 20 * slope  # the gradient is multiplied by the number of images
         assert abs(error) < UNROLLED_FINITE_DIFFERENCES * gradient.norm()

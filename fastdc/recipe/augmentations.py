@@ -99,9 +99,10 @@ class Siamese(Augmentation):
         seeds = torch.randint(1 << 31, (len(names),), generator=generator).tolist()
 
         def apply(images: Tensor) -> Tensor:
+            height, width = images.shape[-2:]
             for name, seed in zip(names, seeds, strict=True):
                 operation = OPERATIONS[name]
-                numbers = operation.draw(1, *images.shape[-2:], torch.Generator().manual_seed(seed))
+                numbers = operation.draw(1, height, width, torch.Generator().manual_seed(seed))
                 images = operation.apply(images, to_device(numbers, device))
             return images
 
