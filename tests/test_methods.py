@@ -383,7 +383,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, parameter_matching"),
+        ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, dm, parameter_matching"),
         ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: networks, train"),
         ({"match": "gradient"}, "unknown match 'gradient'. Did you mean 'gradients'"),
         ({"match": "gradients:unroll=3"}, "match 'gradients' takes no options; 'gradients:unroll=3' gives unroll"),
