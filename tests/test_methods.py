@@ -389,7 +389,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
         ({"match": "gradients:unroll=3"}, "match 'gradients' takes no options; 'gradients:unroll=3' gives unroll"),
         ({"pool": "fresh:train=reel"}, "unknown train 'reel'.*none, synthetic"),
         ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
-        ({"augmentation": "siamese"}, "unknown augmentation 'siamese'.*none"),
+        ({"augmentation": "blurred"}, "unknown augmentation 'blurred'.*none, siamese"),
         ({"formation": 3}, "formation is 3; expected one of plain"),
         ({"method": "dd:unrol=3"}, "unknown option of 'dd' 'unrol'. Did you mean 'unroll'"),
         ({"method": "dd:unroll=0"}, "unroll is 0; expected a whole number of 1 or more"),
