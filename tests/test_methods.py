@@ -497,7 +497,7 @@ def test_what_a_match_learns_must_stay_finite(drift: None) -> None:
 def test_adding_what_cannot_be_a_match_is_refused(drift: None) -> None:
     MATCHES.add("drift", Drift)  # again, as a notebook does
     for name, cls, match in (
-        ("gradients", Drift, "'gradients' is a match of fastdc; choose another name than gradients, dd"),
+        ("gradients", Drift, "'gradients' is a match of fastdc; choose another name than gradients, features, dd"),
         ("my match", Drift, "the name of a match is 'my match'; expected a word"),
         ("mine", 3, "match 'mine' is 3; expected a class whose Options is a frozen dataclass"),
         ("mine", type("Mine", (Drift,), {"Options": dict}), "expected a class whose Options is a frozen dataclass"),
