@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tolerances import FLOAT64_CLOSED_FORM, FLOAT64_ENGINES
 
 import fastdc
-from fastdc.metrics.operator import METRICS
+from fastdc.metrics import METRICS
 from fastdc.models import build
 from fastdc.options.specs import format_spec, parse_options, split_spec
 from fastdc.runtime.seeding import derive_seed, make_generator
