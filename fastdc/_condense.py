@@ -65,8 +65,9 @@ def condense(
             or NHW | a map-style torch Dataset of (image, label).
         ipc: images per class.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
-            "curriculum"; with options of its parts as in "dd:unroll=20,networks=fixed"; or a `fastdc.Recipe`. What is given beside
-            it replaces that part of the recipe; None anywhere below means what the recipe says, in brackets for dc.
+            "curriculum"; "dm", distribution matching; with options of its parts as in "dd:unroll=20,networks=fixed"; or a
+            `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere below means what the recipe
+            says, in brackets for dc.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
         iterations: K, the number of random networks (1000).
         matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc

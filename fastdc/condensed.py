@@ -75,7 +75,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
         stored, labels = stored.detach(), labels.detach()
-        images = _decoded(stored, self.formation)  # [N, channels, H, W]
+        images = _decoded(stored, self.formation) if stored.dim() == 4 and stored.dtype.is_floating_point else stored
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
             raise DataError(
                 f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
@@ -246,8 +246,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
 
 
 def _decoded(stored: Tensor, formation: str) -> Tensor:
-    """The images of what is stored [S, ...], those of an item one after another; what has no items as it is."""
-    return FORMATIONS.make(formation).decode(stored[None])[0] if stored.dim() else stored
+    """The images of what is stored [S, ...], those of an item one after another."""
+    return FORMATIONS.make(formation).decode(stored[None])[0]
 
 
 def _read_pt(path: Path) -> tuple[list[Any], Any]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from helpers import NETWORKS, VARIANTS, chunked, make_pair, needs_extension, relative, run_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tolerances import FLOAT32_ENGINES, FLOAT32_TRAINING, FLOAT64_ENGINES, FLOAT64_STEP
+from tolerances import FLOAT32_ENGINES, FLOAT32_STEPS, FLOAT32_TRAINING, FLOAT64_ENGINES, FLOAT64_STEP
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -305,3 +305,25 @@ def test_auto_takes_an_engine_and_a_refusal_lists_every_reason(monkeypatch: pyte
     assert resolve_engine("auto", module) == "reference"
     with pytest.raises(fastdc.UsageError, match=r"cannot serve MLP: torch: it is Monday, it rains"):
         resolve_engine("torch:memory=8", module)
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch", pytest.param("native", marks=needs_extension)])
+def test_steps_of_a_training_keep_their_momentum_exactly(engine: str) -> None:
+    """At a small learning rate, where the weights would round away what a step moves them by."""
+    torch.manual_seed(0)
+    module = build("convnet:width=16,activation=sigmoid", 1, 10, (8, 8))
+    images, labels, sgd = torch.randn(20, 1, 8, 8), torch.arange(20) % 10, Sgd(1, 1e-3, 0.9, 5e-4)
+    plain = build("convnet:width=16,activation=sigmoid", 1, 10, (8, 8)).double()
+    plain.load_state_dict(module.state_dict())
+    optimizer = torch.optim.SGD(plain.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)
+    made = make_engine(engine, module)
+    theta = made.layout.flatten(module)
+    start, training = theta.clone(), made.training(theta, sgd)
+    for _ in range(100):
+        training.step(images, labels)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images.double()), labels).backward()
+        optimizer.step()
+    assert relative(theta - start, made.layout.flatten(plain) - start) < FLOAT32_STEPS
+    velocity = torch.cat([optimizer.state[weight]["momentum_buffer"].flatten() for weight in plain.parameters()])
+    assert relative(training.velocity, velocity) < FLOAT32_STEPS

@@ -391,6 +391,8 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
         ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
         ({"augmentation": "blurred"}, "unknown augmentation 'blurred'.*none, siamese"),
         ({"formation": 3}, "formation is 3; expected one of plain"),
+        ({"pool": ["fresh"]}, r"pool is \['fresh'\]; expected one of fresh"),
+        ({"distance": ["l1"]}, r"metric is \['l1'\]; expected one of cosine"),
         ({"method": "dd:unrol=3"}, "unknown option of 'dd' 'unrol'. Did you mean 'unroll'"),
         ({"method": "dd:unroll=0"}, "unroll is 0; expected a whole number of 1 or more"),
         ({"method": "dd:unroll=few"}, "unroll=few in 'dd:unroll=few' is not a whole number"),

@@ -8,14 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import relative
-from tolerances import FLOAT64_CLOSED_FORM, FLOAT64_ENGINES, GOLDEN_RUN
+from tolerances import FLOAT32_ENGINES, FLOAT64_CLOSED_FORM, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastdc
 from fastdc.data import ClassSampler
 from fastdc.engines import make_engine
-from fastdc.errors import UsageError
+from fastdc.errors import DataError, UsageError
 from fastdc.models import build
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe import AUGMENTATIONS, FORMATIONS, ClassGroup
@@ -211,7 +211,7 @@ def test_a_network_without_a_linear_layer_has_no_features() -> None:
     def network(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         return nn.Sequential(nn.Conv2d(channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
-    with pytest.raises(UsageError, match=r"Sequential has no nn\.Linear, whose input would be the features; choose a network that has one"):
+    with pytest.raises(UsageError, match=r"Sequential calls no nn\.Linear, whose input would be the features; choose a network that does"):
         fastdc.condense("digits", ipc=1, method="dm", model=network, iterations=1, progress=False)
 
 
@@ -232,3 +232,31 @@ def test_three_steps_of_dm_equal_a_plain_script(engine: str) -> None:
         velocity = 0.5 * velocity + torch.autograd.grad(loss, leaf)[0]
         images = images - velocity
     assert relative(found - start, images.flatten(0, 1) - start) < GOLDEN_RUN
+
+
+class HeadFirst(nn.Module):
+    """Its layers are called in another order than they are registered in, and one is not called."""
+
+    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.head = nn.Linear(5, num_classes)
+        self.body = nn.Linear(channels * image_size[0] * image_size[1], 5)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images.flatten(1)).tanh())
+
+
+@pytest.mark.parametrize("engine", ["reference", "torch"])
+def test_features_are_those_of_the_last_linear_layer_that_is_called(engine: str) -> None:
+    module, images = HeadFirst(1, 10, (8, 8)), torch.randn(3, 1, 8, 8)
+    made = make_engine(engine, module)
+    assert relative(made.features(made.layout.flatten(module), images), module.body(images.flatten(1)).tanh().detach()) < FLOAT32_ENGINES
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.zeros(2, 64), torch.zeros(1, 8, 8)], ids=["uint8", "rows", "one"]
+)
+def test_what_is_no_set_of_images_is_refused_before_it_is_decoded(images: Tensor) -> None:
+    with pytest.raises(DataError, match=r"expected float \[N, channels, H, W\]"):
+        fastdc.CondensedDataset(images, torch.tensor([0, 1]), formation="tiles", mean=[0], std=[1], class_names=["a", "b"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tolerances import NORMALISED
 
 from fastdc.data import ClassSampler, ImageData
+from fastdc.errors import UsageError
 from fastdc.recipe.groups import class_groups
 
 
@@ -110,6 +111,11 @@ def test_classes_that_have_enough_are_drawn_at_once():
     images = sampler.draw(range(3), 5, "test", 0)
     assert images.shape == (3, 5, 1, 1, 2)
     assert numbers(images).tolist() == drawn(sampler, 5)
+
+
+def test_classes_that_give_different_numbers_are_refused_together():
+    with pytest.raises(UsageError, match=r"some of these classes have fewer than 5 images; draw .* a group at a time"):
+        ClassSampler(numbered([5, 3]), 0).draw(range(2), 5, "test")
 
 
 @pytest.mark.parametrize(

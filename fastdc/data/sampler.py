@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData
+from fastdc.errors import UsageError
 from fastdc.runtime.seeding import make_generator
 
 
@@ -43,8 +44,15 @@ class ClassSampler:
         return [self._some(self._members[number], count, make_generator(self.seed, *key, number)) for number in classes]
 
     def draw(self, classes: Iterable[int], count: int, *key: str | int) -> Tensor:
-        """Normalised images [G, B, channels, H, W] of classes that have equally many, or `count` or more; as `indices` draws them."""
-        index = torch.stack(self.indices(classes, count, *key))  # [G, B]
+        """Normalised images [G, B, channels, H, W] of classes that have equally many, or `count` or more; as `indices` draws them.
+
+        Raises:
+            UsageError: classes that give different numbers.
+        """
+        positions = self.indices(classes, count, *key)
+        if len({len(some) for some in positions}) > 1:
+            raise UsageError(f"some of these classes have fewer than {count} images; draw those that give equally many, a group at a time.")
+        index = torch.stack(positions)  # [G, B]
         images = self.data.normalised(index.flatten(), self.dtype, self.device)
         return images.unflatten(0, index.shape)
 

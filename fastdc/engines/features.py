@@ -1,4 +1,4 @@
-"""Features: what the last linear layer of a network reads."""
+"""Features: what the last linear layer that a network calls reads."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from fastdc.errors import UsageError
 
 
 def features_of(module: nn.Module, weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """What the last nn.Linear of a module with these weights reads for images [N, channels, H, W]: [N, F].
+    """What the last nn.Linear that a module with these weights calls reads for images [N, channels, H, W]: [N, F].
 
     Raises:
-        UsageError: a module without nn.Linear, or whose last one does not read one row for each image.
+        UsageError: a module that calls no nn.Linear, or whose last one does not read one row for each image.
     """
-    linear = next((part for part in reversed(list(module.modules())) if isinstance(part, nn.Linear)), None)
-    if linear is None:
-        raise UsageError(f"{type(module).__name__} has no nn.Linear, whose input would be the features; choose a network that has one.")
     read: list[Tensor] = []
-    handle = linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    handles = [part.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])) for part in layers]
     try:
         functional_call(module, weights, (images,))
     finally:
-        handle.remove()
-    if len(read) != 1 or len(read[0]) != len(images):
+        for handle in handles:
+            handle.remove()
+    if not read:
+        raise UsageError(f"{type(module).__name__} calls no nn.Linear, whose input would be the features; choose a network that does.")
+    if len(read[-1]) != len(images):
         raise UsageError(f"the last nn.Linear of {type(module).__name__} does not read one row for each image; choose another network.")
-    return read[0].flatten(1)
+    return read[-1].flatten(1)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
 _DTYPES = (torch.float32, torch.float64)
 _RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
+_LONG_STEP = 2.0**20  # so long that the weights it starts from do not round what it moves them by
 _thread = threading.local()
 
 
@@ -32,7 +33,7 @@ class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
-    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian.
+    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian and features.
     """
 
     name: ClassVar[str] = "native"
@@ -194,7 +195,7 @@ class NativeEngine(Engine):
 
 
 class _NativeTraining(Training):
-    """Whole runs in C++; a step of its own is one of SGD without momentum, to which the velocity is added."""
+    """Whole runs in C++; a step of its own takes the gradient from one long step of SGD on a copy of the weights."""
 
     def __init__(self, engine: NativeEngine, theta: Tensor, sgd: Sgd) -> None:
         super().__init__(engine.module, theta, sgd)
@@ -216,11 +217,11 @@ class _NativeTraining(Training):
         self.velocity.zero_()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        sgd, before = self.sgd, self.theta.clone()
-        one = dataclasses.replace(sgd, epochs=1, batch=len(images), momentum=0.0)
-        self._engine.train_in_order(self.theta, images, labels, one, torch.arange(len(images))[None], distillation)
-        self.theta.sub_(self.velocity, alpha=sgd.lr * sgd.momentum)
-        torch.sub(before, self.theta, out=self.velocity).div_(sgd.lr)
+        sgd, moved = self.sgd, self.theta.clone()
+        one = dataclasses.replace(sgd, epochs=1, batch=len(images), momentum=0.0, lr=_LONG_STEP)
+        self._engine.train_in_order(moved, images, labels, one, torch.arange(len(images))[None], distillation)
+        self.velocity.mul_(sgd.momentum).add_(torch.sub(self.theta, moved), alpha=1 / _LONG_STEP)
+        self.theta.sub_(self.velocity, alpha=sgd.lr)
 
 
 def _memory_for(size: int, like: Tensor) -> np.ndarray:

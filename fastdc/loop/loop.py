@@ -39,7 +39,8 @@ from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.runtime.versions import versions
 
 _MOMENTUM_IMAGES = 0.5
-_STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken
+_STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
+_STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
 _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
 _GRADIENTS = 3  # of a class that are held at once: the real one, the synthetic one and its cotangent
 _BYTES = 4  # of a float32
@@ -94,8 +95,10 @@ class Condensation:
         state, run, total = self.state, self.run, self.recipe.iterations
         if run is not None:
             config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
-            run.record_config(config, {"fingerprint": self.real.fingerprint, **versions()}, grows="iterations")
-            run.restore(lambda path: load_checkpoint(path, state))
+            origin = {"fingerprint": self.real.fingerprint, **versions()}
+            run.check_config(config, origin, grows="iterations")
+            run.restore(lambda path: load_checkpoint(path, state))  # before anything is written
+            run.record_config(config, origin, grows="iterations")
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
         stop = StopRequest()
@@ -162,7 +165,9 @@ class Condensation:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
         if batch_norms(self.engine.module):
             assert self.state.theta is not None
-            index = torch.cat(self.sampler.indices(range(self.real.num_classes), _STATISTICS_IMAGES, "statistics", *self.state.moment))
+            classes = range(self.real.num_classes)
+            each = max(1, min(_STATISTICS_IMAGES, _STATISTICS_IMAGES_IN_ALL // len(classes)))
+            index = torch.cat(self.sampler.indices(classes, each, "statistics", *self.state.moment))
             images = self.sampler.data.normalised(index, self.sampler.dtype, self.sampler.device)
             self.engine.freeze_statistics(self.state.theta, images)
 

@@ -139,6 +139,6 @@ def definition_of(name: str) -> Definition:
     Raises:
         UsageError: an unknown name.
     """
-    if name not in METRICS:
+    if not isinstance(name, str) or name not in METRICS:
         raise unknown_name("metric", name, METRICS)
     return METRICS[name]

@@ -95,6 +95,11 @@ class ParameterLayout:
             )
         return found
 
+    @property
+    def matrices(self) -> tuple[Parameter, ...]:
+        """`seen()`, as version 0.1 calls it."""
+        return self.seen()
+
     def segments(self, rows: str = "all") -> tuple[int, ...]:
         """The offset, rows and row_length of each parameter that a distance looks at, one after another: what a backend is told."""
         return tuple(value for p in self.seen(rows) for value in (p.offset, p.rows, p.row_length))

@@ -70,7 +70,7 @@ class Registry(Generic[E]):
             UsageError: an unknown name.
         """
         name = split_spec(spec)[0] if isinstance(spec, str) else spec
-        if name not in self._entries:
+        if not isinstance(name, str) or name not in self._entries:
             raise unknown_name(self.kind, name, self._entries)
         return self._entries[name]
 

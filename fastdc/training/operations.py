@@ -121,6 +121,13 @@ def _no_move(numbers: Tensor) -> Tensor:
     return torch.zeros(len(numbers), 2, 1, dtype=torch.float64, device=numbers.device)
 
 
+def _taken(flat: Tensor, index: Tensor) -> Tensor:
+    """The elements of flat [N, channels, HW] at index [N or 1, HW]; by whatever adds up gradients in one order on their device."""
+    if flat.is_cuda and len(index) == 1:
+        return flat[..., index[0]]
+    return flat.gather(-1, index[:, None].expand(flat.shape))
+
+
 def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
     """Each pixel from where the matrix says, bilinearly between the four around it; zero from outside.
 
@@ -140,7 +147,7 @@ def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
         weight = (1 - (source - at).abs()).prod(1) * ((at >= 0) & (at < sides[:, None])).all(1)  # [N or 1, HW]
         column, row = at.unbind(1)
         index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()  # [N or 1, HW]
-        part = flat.gather(-1, index[:, None].expand(flat.shape)) * weight[:, None].to(images.dtype)
+        part = _taken(flat, index) * weight[:, None].to(images.dtype)
         total = part if total is None else total + part
     assert total is not None
     return total.unflatten(-1, (height, width))

@@ -32,7 +32,8 @@ def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
         reasons += [*on_device, *_missing_tools(os.environ.get("CC"), os.environ.get("PATH"))]
         if not on_device:
             reasons += _too_old(device, dtype)
-    return [*reasons, *against_dtype(dtype)]
+    reasons += against_dtype(dtype)
+    return reasons or _import_failure()
 
 
 def metrics() -> tuple[str, ...]:
@@ -50,6 +51,16 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     # Triton launches on the current device, which need not be the gradients'.
     with torch.cuda.device(synthetic.device) if synthetic.is_cuda else contextlib.nullcontext():
         return kernel.layerwise_distance(synthetic, real, tiles, metric)
+
+
+@functools.cache
+def _import_failure() -> list[str]:
+    """Why the kernel cannot be imported, if it cannot: a Triton that is there may still be of no use."""
+    try:
+        from fastdc.kernels import layerwise_distance  # noqa: F401
+    except Exception as error:  # whatever a broken installation raises
+        return [f"Triton cannot be imported ({' '.join(str(error).split())})"]
+    return []
 
 
 @functools.cache
