@@ -22,6 +22,7 @@ import fastdc
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
+from fastdc.engines.base import Training
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
 from fastdc.experiments.search.parallel_trials import do_trials
@@ -142,10 +143,10 @@ def test_steps_on_the_whole_set(
 ) -> None:
     seen = []
 
-    def train(_: Any, theta: Any, images: Any, labels: Any, sgd: Any, *rest: Any, **__: Any) -> None:
-        seen.append((len(images), round(sgd.lr, 6)))
+    def step(training: Training, images: Any, *_: Any) -> None:
+        seen.append((len(images), round(training.sgd.lr, 6)))
 
-    monkeypatch.setattr("fastdc.engines.TorchEngine.train", train)
+    monkeypatch.setattr(Training, "step", step)
     runner, one = make_runner(tmp_path, digits, stopped_after=stopped_after), Trial("mlp:width=8", (subject,))
     runner.path(one).mkdir()
     runner.do(one)
