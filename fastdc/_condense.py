@@ -37,6 +37,8 @@ def condense(
     model_epochs: int | None = None,
     init: str | None = None,
     lr_images: float | None = None,
+    optimizer: str | None = None,
+    schedule: str | None = None,
     lr_model: float | None = None,
     batch_real: int | None = None,
     distance: str | None = None,
@@ -75,7 +77,9 @@ def condense(
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
             (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above).
         init: "noise", standard normal; or "real", copies of random real images, different ones within a class ("noise").
-        lr_images: learning rate of the images (0.1).
+        lr_images: learning rate of what is stored, which is the images unless a formation says otherwise (0.1).
+        optimizer: "sgd" with momentum, or "adam", with which a value moves by about `lr_images` in a step ("sgd:momentum=0.5").
+        schedule: how `lr_images` falls over the run: "constant", "linear" or "cosine", to zero ("constant").
         lr_model: learning rate of the network (0.01); not of dd, which learns its step sizes.
         batch_real: real images of each class in a matching step; a class that has fewer gives all it has (256).
         distance: a name in `fastdc.metrics.METRICS` ("layerwise_cosine"); "l1:rows=convolutions" looks at the convolutions alone; dd
@@ -123,6 +127,8 @@ def condense(
         model_epochs=model_epochs,
         init=init,
         lr_images=lr_images,
+        optimizer=optimizer,
+        schedule=schedule,
         lr_model=lr_model,
         batch_real=batch_real,
         distance=distance,

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.errors import DataError, MissingFileError
-from fastdc.recipe import FORMATIONS
+from fastdc.recipe.formation import FORMATIONS, Scale
 from fastdc.runs.files import load_tensors, save_tensors, write_atomically, write_error
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KIND = "condensed dataset"
 
+_FITTED = "formation."  # what begins the names of these tensors in a file
 _GRID_SIDE = 64  # pixels at least that an image takes in the picture, by whole repetition of its pixels
 
 
@@ -43,6 +44,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         std: per channel, what was divided by.
         class_names: one name per class.
         formation: how what is stored becomes images, a name in `fastdc.recipe.FORMATIONS` with its options.
+        fitted: what the formation took from the real images, as `Formation.fit` gives it.
         provenance: where the images come from, as plain types: configuration, seed, dataset, version, metrics.
 
     Raises:
@@ -64,9 +66,10 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         std: Sequence[float],
         class_names: Sequence[str],
         formation: str = "plain",
+        fitted: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        self.formation = FORMATIONS.in_full(formation)
+        self.formation, self.fitted = FORMATIONS.in_full(formation), dict(fitted or {})
         if not isinstance(class_names, Sequence):
             raise DataError(f"class_names is {class_names!r}; expected a list of names, one per class.")
         self.mean, self.std = _numbers("mean", mean), _numbers("std", std)
@@ -75,7 +78,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
         stored, labels = stored.detach(), labels.detach()
-        images = _decoded(stored, self.formation) if stored.dim() == 4 and stored.dtype.is_floating_point else stored
+        images = self._decoded(stored) if stored.dim() == 4 and stored.dtype.is_floating_point else stored
         if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
             raise DataError(
                 f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
@@ -91,7 +94,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         each = len(images) // len(stored)  # images that a stored item becomes
         self.stored = stored[order].float().contiguous()  # [S, ...]
         self._stored_labels = labels[order]  # [S]
-        self.images = _decoded(self.stored, self.formation)  # [N, channels, H, W]
+        self.images = self._decoded(self.stored)  # [N, channels, H, W]
         self.labels = self._stored_labels.repeat_interleave(each)  # [N]
         self.class_names = tuple(map(str, class_names))
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -107,6 +110,10 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         shape = "x".join(map(str, self.images.shape[1:]))
         held = f" in the storage of {len(self.stored)} ({self.formation})" if len(self.stored) != len(self) else ""
         return f"CondensedDataset({len(self)} images {shape}{held} of {self.num_classes} classes, {scale})"
+
+    def _decoded(self, stored: Tensor) -> Tensor:
+        """The images of what is stored [S, ...], those of an item one after another."""
+        return FORMATIONS.make(self.formation, Scale(self.mean, self.std), self.fitted).decode(stored[None])[0]
 
     @property
     def num_classes(self) -> int:
@@ -140,7 +147,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         """
         content = {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
         content["formation"] = self.formation
-        save_tensors(Path(path), KIND, {"images": self.stored, "labels": self._stored_labels}, content)
+        fitted = {_FITTED + name: values for name, values in self.fitted.items()}
+        save_tensors(Path(path), KIND, {"images": self.stored, "labels": self._stored_labels, **fitted}, content)
 
     @classmethod
     def load(cls, path: str | Path) -> CondensedDataset:
@@ -151,7 +159,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             DataError: a file of another kind or version, cut short or altered.
         """
         tensors, content = load_tensors(Path(path), KIND)
-        return cls(tensors["images"], tensors["labels"], **content)
+        fitted = {name.removeprefix(_FITTED): values for name, values in tensors.items() if name.startswith(_FITTED)}
+        return cls(tensors["images"], tensors["labels"], fitted=fitted, **content)
 
     def grid(self) -> Image:
         """The picture of the paper's figure 2: a row per class; at one image per class, rows of ten classes.
@@ -243,11 +252,6 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         buffer = io.BytesIO()
         torch.save({"data": [[self.images, self.labels]], "accs_all_exps": {}}, buffer)
         write_atomically(Path(path), buffer.getvalue())
-
-
-def _decoded(stored: Tensor, formation: str) -> Tensor:
-    """The images of what is stored [S, ...], those of an item one after another."""
-    return FORMATIONS.make(formation).decode(stored[None])[0]
 
 
 def _read_pt(path: Path) -> tuple[list[Any], Any]:

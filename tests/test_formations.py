@@ -57,7 +57,7 @@ def test_a_set_shows_what_its_formation_decodes() -> None:
 def test_a_plain_set_stores_its_images() -> None:
     images = torch.zeros(2, 1, 4, 4)
     condensed = fastdc.CondensedDataset(images, torch.tensor([1, 0]), **MEANS)
-    assert (condensed.formation, condensed.storage_bytes) == ("plain", images.nbytes)
+    assert (condensed.formation, condensed.storage_bytes) == ("plain:clamp=false", images.nbytes)
     assert torch.equal(condensed.stored, condensed.images)
     assert "storage" not in repr(condensed)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +20,11 @@ import fastdc
 from fastdc.data import ClassSampler
 from fastdc.engines import make_engine
 from fastdc.errors import DataError, UsageError
+from fastdc.loop.events import IterationDone
 from fastdc.models import build
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import AUGMENTATIONS, FORMATIONS, ClassGroup
+from fastdc.recipe import AUGMENTATIONS, FORMATIONS, OPTIMIZERS, ClassGroup, Formation, Optimizer
+from fastdc.recipe.formation import Scale, fitted_formation
 from fastdc.runtime.seeding import derive_seed
 from fastdc.training.operations import OPERATIONS
 
@@ -139,10 +145,23 @@ def test_an_unknown_operation_or_mode_is_refused(spec: str, text: str) -> None:
 
 # Formations
 
+SCALE = Scale((0.5, 0.25), (0.25, 0.5))
+
+
+def formation_of(spec: str, scale: Scale = SCALE, **fitted: Tensor) -> Formation:
+    return FORMATIONS.make(spec, scale, fitted)
+
+
+def assert_adjoint(formation: Formation, stored: Tensor) -> None:
+    images = formation.decode(stored)
+    gradient = normal(*images.shape, seed=1)
+    both = (images * gradient).sum(), (stored * formation.adjoint(gradient)).sum()
+    assert abs(both[0] - both[1]) < FLOAT64_CLOSED_FORM * stored.norm() * gradient.norm()
+
 
 @pytest.mark.parametrize(("factor", "size"), [(1, (5, 5)), (2, (8, 8)), (2, (8, 12)), (2, (7, 9)), (3, (9, 9)), (3, (8, 10)), (4, (8, 8))])
 def test_tiles_decode_to_enlarged_parts_of_what_is_stored(factor: int, size: tuple[int, int]) -> None:
-    formation, stored = FORMATIONS.make(f"tiles:factor={factor}"), normal(3, 2, 2, *size)
+    formation, stored = formation_of(f"tiles:factor={factor}"), normal(3, 2, 2, *size)
     images = formation.decode(stored)  # [3, 2 * factor^2, 2, H, W]
     assert images.shape == (3, 2 * factor**2, 2, *size)
     height, width = (side // factor for side in size)
@@ -150,17 +169,13 @@ def test_tiles_decode_to_enlarged_parts_of_what_is_stored(factor: int, size: tup
         tile = stored[:, item, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
         enlarged = F.interpolate(tile, size, mode="bilinear", align_corners=False)
         assert relative(images[:, item * factor**2 + row * factor + column], enlarged) < FLOAT64_CLOSED_FORM
-    gradient = normal(*images.shape, seed=1)
-    assert (
-        abs((images * gradient).sum() - (stored * formation.adjoint(gradient)).sum())
-        < FLOAT64_CLOSED_FORM * stored.norm() * gradient.norm()
-    )
+    assert_adjoint(formation, stored)
 
 
 def test_tiles_of_smooth_images_come_back_nearly_as_they_were() -> None:
     y, x = torch.meshgrid(*[torch.linspace(0, 1, 32, dtype=torch.float64)] * 2, indexing="ij")
     images = torch.stack([x, y, x * y, 1 - x])[None, :, None]  # [1, 4, 1, 32, 32]
-    formation = FORMATIONS.make("tiles")
+    formation = formation_of("tiles")
     stored = formation.encode(images)
     assert stored.shape == (1, 1, 1, 32, 32)
     assert (formation.decode(stored) - images).abs().max() < 0.05
@@ -169,7 +184,7 @@ def test_tiles_of_smooth_images_come_back_nearly_as_they_were() -> None:
 def test_a_set_of_tiles_says_what_it_stores_and_what_it_trains_as() -> None:
     options = {"model": "convnet:width=8", "iterations": 2, "batch_real": 8, "matching_steps": 2, "model_epochs": 1, "progress": False}
     condensed = fastdc.condense("digits", ipc=1, formation="tiles", init="real", **options)
-    assert repr(condensed).startswith("CondensedDataset(40 images 1x8x8 in the storage of 10 (tiles:factor=2)")
+    assert repr(condensed).startswith("CondensedDataset(40 images 1x8x8 in the storage of 10 (tiles:factor=2,clamp=false)")
     assert condensed.storage_bytes == 10 * 64 * 4
     assert condensed.labels.tolist() == [c for c in range(10) for _ in range(4)]
 
@@ -179,6 +194,190 @@ def test_tiles_of_more_images_than_a_class_has_are_refused_with_the_most_that_th
         fastdc.condense("digits", ipc=50, formation="tiles", init="real", progress=False)
     with pytest.raises(UsageError, match="tiles of factor 9 leave nothing of images of 8x8; give a smaller factor"):
         fastdc.condense("digits", ipc=1, formation="tiles:factor=9", progress=False)
+
+
+def cosine(side: int, frequency: int) -> Tensor:
+    """One wave of the orthonormal discrete cosine transform, [side]."""
+    wave = torch.tensor([math.cos(math.pi * frequency * (2 * x + 1) / (2 * side)) for x in range(side)], dtype=torch.float64)
+    return wave / wave.norm()
+
+
+@pytest.mark.parametrize(("images", "size"), [(1, (4, 4)), (4, (4, 6)), (3, (5, 7)), (16, (4, 6)), (24, (4, 6))])
+def test_frequency_decodes_to_sums_of_the_cosines_that_are_kept(images: int, size: tuple[int, int]) -> None:
+    height, width = size
+    keep = height * width // images
+    kept = torch.randperm(height * width, generator=torch.Generator().manual_seed(0))[:keep].sort().values
+    formation, stored = formation_of(f"frequency:images={images},clamp=false", frequencies=kept), normal(3, 2, 2, *size)
+    decoded = formation.decode(stored)
+    assert decoded.shape == (3, 2 * images, 2, *size)
+    waves = torch.stack([torch.outer(cosine(height, k // width), cosine(width, k % width)) for k in kept.tolist()])  # [K, H, W]
+    for item, place in itertools.product(range(2), range(images)):
+        weights = stored.flatten(-2)[:, item, :, place * keep : (place + 1) * keep]  # [C, channels, K]
+        assert relative(decoded[:, item * images + place], torch.einsum("cik,khw->cihw", weights, waves)) < FLOAT64_CLOSED_FORM
+    assert_adjoint(formation, stored)
+    used = formation.encode(decoded).flatten(-2)[..., : images * keep]
+    assert relative(used, stored.flatten(-2)[..., : images * keep]) < FLOAT64_CLOSED_FORM
+    assert not formation.encode(decoded).flatten(-2)[..., images * keep :].any()
+
+
+def test_frequency_keeps_what_varies_most_among_the_real_images() -> None:
+    train, _ = fastdc.load_dataset("digits")
+    down = torch.stack([cosine(8, k) for k in range(8)])
+    variance = (down @ train.normalised(slice(None), torch.float64)[:, 0] @ down.T).var(0).flatten()
+    kept = fitted_formation("frequency:images=5", train).fitted["frequencies"]
+    assert len(kept) == 12
+    assert set(kept.tolist()) == set(variance.argsort(descending=True)[:12].tolist())
+    assert kept.tolist() == sorted(kept.tolist())
+
+
+def test_frequency_cuts_pixels_at_0_and_1_and_lets_gradients_past_the_cut() -> None:
+    kept = torch.arange(16)
+    cut, free = (formation_of(f"frequency:images=1,clamp={clamp}", frequencies=kept) for clamp in ("true", "false"))
+    stored = 3 * normal(2, 3, 2, 4, 4)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(2, 1, 1) for values in (SCALE.mean, SCALE.std))
+    pixels = free.decode(stored) * std + mean
+    assert ((pixels < 0) | (pixels > 1)).any()
+    assert relative(cut.decode(stored) * std + mean, pixels.clamp(0, 1)) < FLOAT64_CLOSED_FORM
+    gradient = normal(2, 3, 2, 4, 4, seed=1)
+    assert torch.equal(cut.adjoint(gradient), free.adjoint(gradient))
+
+
+@pytest.mark.parametrize("spec", ["plain", "tiles"])
+def test_pixels_that_are_stored_come_back_to_0_and_1_where_it_is_asked_for(spec: str) -> None:
+    stored = 3 * normal(2, 3, 2, 4, 4)
+    free, clamped = stored.clone(), stored.clone()
+    formation_of(spec).settle(free)
+    formation_of(f"{spec}:clamp=true").settle(clamped)
+    assert torch.equal(free, stored)
+    mean, std = (torch.tensor(values, dtype=torch.float64).view(2, 1, 1) for values in (SCALE.mean, SCALE.std))
+    assert relative(clamped * std + mean, (stored * std + mean).clamp(0, 1)) < FLOAT64_CLOSED_FORM
+
+
+def test_a_run_clamps_what_is_stored_after_each_network() -> None:
+    options = {"model": "convnet:width=8", "iterations": 1, "matching_steps": 2, "model_epochs": 1, "batch_real": 8, "progress": False}
+    pixels = [
+        condensed.images * condensed.std[0] + condensed.mean[0]
+        for clamp in ("true", "false")
+        for condensed in [fastdc.condense("digits", ipc=1, formation=f"plain:clamp={clamp}", **options)]
+    ]
+    assert relative(pixels[0], pixels[1].clamp(0, 1)) < FLOAT32_ENGINES
+    assert pixels[1].min() < 0
+
+
+def test_a_set_of_frequencies_keeps_what_it_needs_in_its_file(tmp_path: Path) -> None:
+    options = {"model": "convnet:width=8", "iterations": 2, "batch_real": 8, "matching_steps": 2, "model_epochs": 1, "progress": False}
+    condensed = fastdc.condense("digits", ipc=2, formation="frequency:images=5", init="real", **options)
+    assert repr(condensed).startswith("CondensedDataset(100 images 1x8x8 in the storage of 20 (frequency:images=5,clamp=true)")
+    assert condensed.storage_bytes == 20 * 64 * 4
+    assert condensed.labels.tolist() == [c for c in range(10) for _ in range(10)]
+    assert condensed.images.min() >= (0 - condensed.mean[0]) / condensed.std[0] - 1e-6
+    condensed.save(tmp_path / "set.safetensors")
+    again = fastdc.CondensedDataset.load(tmp_path / "set.safetensors")
+    for name in ("images", "stored", "labels"):
+        assert torch.equal(getattr(again, name), getattr(condensed, name))
+    assert again.formation == condensed.formation
+
+
+@pytest.mark.parametrize(
+    ("fitted", "text"),
+    [
+        ({}, "lacks 'frequencies'"),
+        ({"frequencies": torch.arange(20)}, r"frequencies \[20\] do not fit 4 images in the storage of one of 64 values; .* 16 of them"),
+        ({"frequencies": torch.tensor([0, 64])}, "from 0 to 63"),
+        ({"frequencies": torch.tensor([-1, 3])}, "from 0 to 63"),
+        ({"frequencies": torch.tensor([0.5])}, "expected int64"),
+    ],
+)
+def test_frequencies_that_do_not_fit_are_refused(fitted: dict[str, Tensor], text: str) -> None:
+    content = {"mean": [0.5], "std": [0.5], "class_names": ["a", "b"], "formation": "frequency:images=4"}
+    with pytest.raises(DataError, match=text):
+        fastdc.CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), fitted=fitted, **content)
+    content = {**content, "mean": [0.5, 0.5], "std": [0.5, 0.5]}
+    with pytest.raises(DataError, match="1 channels, mean has 2"):
+        fastdc.CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), fitted={"frequencies": torch.arange(16)}, **content)
+
+
+def test_more_images_than_frequencies_are_refused() -> None:
+    with pytest.raises(UsageError, match="images=65 leaves no frequency of images of 8x8; give fewer images"):
+        fastdc.condense("digits", ipc=1, formation="frequency:images=65", progress=False)
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize(
+    ("spec", "plain"),
+    [
+        ("sgd:momentum=0.7", lambda leaf: torch.optim.SGD([leaf], 0.1, momentum=0.7)),
+        ("sgd", lambda leaf: torch.optim.SGD([leaf], 0.1, momentum=0.5)),
+        ("adam", lambda leaf: torch.optim.Adam([leaf], 0.1, eps=0)),
+        ("adam:beta1=0.5,beta2=0.9,decay=0.01", lambda leaf: torch.optim.AdamW([leaf], 0.1, (0.5, 0.9), eps=0, weight_decay=0.01)),
+    ],
+)
+def test_an_optimizer_moves_as_that_of_torch(spec: str, plain: Callable[[Tensor], torch.optim.Optimizer]) -> None:
+    optimizer, stored, leaf = OPTIMIZERS.make(spec), normal(3, 4), normal(3, 4).requires_grad_()
+    moments, other = {name: torch.zeros_like(stored) for name in optimizer.moments}, plain(leaf)
+    for count in range(4):
+        gradient = normal(3, 4, seed=count + 1)
+        optimizer.step(stored, gradient, moments, 0.1, count)
+        leaf.grad = gradient
+        other.step()
+    assert relative(stored, leaf.detach()) < FLOAT64_CLOSED_FORM
+
+
+def test_adam_stays_where_there_is_no_gradient() -> None:
+    optimizer, stored = OPTIMIZERS.make("adam"), torch.ones(3)
+    optimizer.step(stored, torch.zeros(3), {name: torch.zeros(3) for name in optimizer.moments}, 0.1, 0)
+    assert torch.equal(stored, torch.ones(3))
+
+
+@pytest.mark.parametrize(("schedule", "factors"), [("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25]), ("cosine", None)])
+def test_the_learning_rate_falls_as_the_schedule_says(schedule: str, factors: list[float] | None) -> None:
+    """With gradients that do not depend on the images, each step moves them by its rate."""
+    rates: list[float] = []
+
+    class Watched(Optimizer):
+        def step(self, stored: Tensor, gradient: Tensor, moments: Mapping[str, Tensor], rate: float, count: int) -> None:
+            rates.append(rate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OPTIMIZERS, "_entries", {**OPTIMIZERS._entries, "watched": Watched})
+        options = {"model": "mlp:width=8", "iterations": 2, "matching_steps": 2, "batch_real": 4, "progress": False}
+        fastdc.condense("digits", 1, optimizer="watched", schedule=schedule, lr_images=0.2, model_epochs=1, **options)
+    expected = factors or [(1 + math.cos(math.pi * share)) / 2 for share in (0, 0.25, 0.5, 0.75)]
+    assert rates == pytest.approx([0.2 * factor for factor in expected])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"optimizer": "rmsprop"}, "unknown optimizer 'rmsprop'"),
+        ({"optimizer": "sgd:momentum=1"}, "momentum is 1.0; expected a number from 0 to below 1"),
+        ({"optimizer": "adam:beta2=-0.1"}, "beta2 is -0.1"),
+        ({"optimizer": "adam:decay=-1"}, "decay is -1.0; expected 0 or more"),
+        ({"schedule": "step"}, "unknown schedule 'step'"),
+    ],
+)
+def test_an_optimizer_or_schedule_that_cannot_be_used_is_refused(options: dict[str, str], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        fastdc.condense("digits", ipc=1, progress=False, **options)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"schedule": "linear"}, {"formation": "frequency:images=4"}])
+def test_a_stopped_run_with_any_optimizer_and_schedule_ends_in_the_same_bits(options: dict[str, str], tmp_path: Path) -> None:
+    small = {"model": "mlp:width=8", "iterations": 3, "matching_steps": 2, "model_epochs": 1, "batch_real": 4, "progress": False}
+    straight = fastdc.condense("digits", 1, **small, **options)
+
+    def stop(event: object) -> None:
+        if isinstance(event, IterationDone) and event.iteration == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fastdc.condense("digits", 1, **small, **options, out=tmp_path, callbacks=[stop])
+    again = fastdc.condense("digits", 1, **small, **options, out=tmp_path)
+    assert torch.equal(again.stored, straight.stored)
+    with pytest.raises(UsageError, match="iterations") if "schedule" in options else contextlib.nullcontext():
+        fastdc.condense("digits", 1, **{**small, "iterations": 4}, **options, out=tmp_path)
 
 
 # Features

@@ -582,7 +582,7 @@ def test_a_run_without_a_folder_returns_what_one_with_a_folder_does(whole: Path)
 def assert_good(path: Path) -> None:
     state = read_state(path)
     assert state.stored.isfinite().all()
-    assert state.velocity.isfinite().all()
+    assert state.moments["velocity"].isfinite().all()
 
 
 def test_a_learning_rate_far_too_large_stops_the_run_with_advice(tmp_path: Path) -> None:

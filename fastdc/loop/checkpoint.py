@@ -21,12 +21,11 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
     """
     tensors = {
         "stored": state.stored,
-        "velocity": state.velocity,
         "losses": torch.tensor(state.losses, dtype=torch.float64),
     }
     if state.theta is not None:
         tensors["theta"] = state.theta
-    for group, values in (("path", state.path), ("learned", state.learned)):
+    for group, values in (("moments", state.moments), ("path", state.path), ("learned", state.learned)):
         tensors |= {f"{group}.{name}": value for name, value in values.items()}
     save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes})
 
@@ -45,11 +44,11 @@ def load_checkpoint(path: Path, state: State) -> int:
             f"{path} holds images of shape {list(tensors['stored'].shape)}; this run has {list(state.stored.shape)}: use another folder."
         )
     device = state.stored.device
-    state.stored, state.velocity = tensors["stored"].to(device), tensors["velocity"].to(device)
+    state.stored = tensors["stored"].to(device)
     state.theta = tensors["theta"].to(device) if "theta" in tensors else None
-    state.path, state.learned = (
+    state.moments, state.path, state.learned = (
         {name.removeprefix(group): value.to(device) for name, value in tensors.items() if name.startswith(group)}
-        for group in ("path.", "learned.")
+        for group in ("moments.", "path.", "learned.")
     )
     state.iteration, state.step, state.losses = content["iteration"], content["step"], tensors["losses"].item()
     return content["metrics_bytes"]

@@ -47,7 +47,12 @@ class CondenseConfig:
     init: str | None = None
     """What the images start from: noise, or copies of real ones; for dc noise."""
     lr_images: float | None = None
-    """The learning rate of the images; for dc 0.1."""
+    """The learning rate of what is stored; for dc 0.1."""
+    optimizer: str | None = None
+    """How what is stored moves against its gradient; for dc sgd:momentum=0.5. With adam the learning rate is about what a value moves by
+    in a step."""
+    schedule: str | None = None
+    """How the learning rate of what is stored falls over the run: constant, linear or cosine, to zero; for dc constant."""
     lr_model: float | None = None
     """The learning rate of the network; for dc 0.01."""
     batch_real: int | None = None

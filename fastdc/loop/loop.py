@@ -29,7 +29,8 @@ from fastdc.loop.config import CondenseConfig, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import HostCopy, memory_share
-from fastdc.recipe import AUGMENTATIONS, BATCHES, FORMATIONS, MATCHES, POOLS, ClassGroup, Problem
+from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
+from fastdc.recipe.formation import fitted_formation
 from fastdc.recipe.groups import class_groups
 from fastdc.recipe.state import State
 from fastdc.runs.folder import RunFolder
@@ -38,7 +39,6 @@ from fastdc.runs.signals import StopRequest
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.runtime.versions import versions
 
-_MOMENTUM_IMAGES = 0.5
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
 _STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
 _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
@@ -75,7 +75,8 @@ class Condensation:
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
-        self.formation = FORMATIONS.make(recipe.formation)
+        self.formation = fitted_formation(recipe.formation, real)
+        self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)
         batches = BATCHES.make(recipe.batches, self.sampler)
@@ -85,7 +86,8 @@ class Condensation:
         everything = ClassGroup.of(range(real.num_classes), family.device)
         self.groups = [everything] if self.match.needs_all_classes else problem.groups
         stored = self.formation.encode(self._initial_images())
-        self.state = State(stored, torch.zeros_like(stored), learned=self.match.learned())
+        moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
+        self.state = State(stored, moments, learned=self.match.learned())
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
@@ -96,9 +98,10 @@ class Condensation:
         if run is not None:
             config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
             origin = {"fingerprint": self.real.fingerprint, **versions()}
-            run.check_config(config, origin, grows="iterations")
+            grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
+            run.check_config(config, origin, grows)
             run.restore(lambda path: load_checkpoint(path, state))  # before anything is written
-            run.record_config(config, origin, grows="iterations")
+            run.record_config(config, origin, grows)
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
         stop = StopRequest()
@@ -138,6 +141,7 @@ class Condensation:
             if state.theta is not None:
                 checked["a weight of the network, trained on the images of all classes,"] = state.theta
         else:
+            self.formation.settle(state.stored)
             state.theta, state.path, state.step, state.iteration = None, {}, 0, iteration
         finite = torch.cat([good, *(torch.isfinite(value).all()[None] for value in checked.values())])
         numbers = torch.cat([losses.sum().double()[None], finite.double()])
@@ -146,12 +150,13 @@ class Condensation:
     def _move(self, group: ClassGroup) -> Tensor:
         """Move what is stored of some classes; the losses [G] that this makes small, or for all classes at once a scalar."""
         state, formation = self.state, self.formation
-        stored, velocity = state.stored[group.slice], state.velocity[group.slice]
+        stored, moments = state.stored[group.slice], {name: values[group.slice] for name, values in state.moments.items()}
         change = self.augmentation.draw(group, *state.moment)
         images = change.apply(formation.decode(stored))  # [G, n, channels, H, W]
         losses, gradient = self.match.step(state, images, group)  # [G] or [], [G, n, channels, H, W]
-        velocity.mul_(_MOMENTUM_IMAGES).add_(formation.adjoint(change.adjoint(gradient)))
-        stored.sub_(velocity, alpha=self.recipe.lr_images)
+        count = state.iteration * self.steps + state.step
+        rate = self.recipe.lr_images * SCHEDULES[self.recipe.schedule](count / (self.recipe.iterations * self.steps))
+        self.optimizer.step(stored, formation.adjoint(change.adjoint(gradient)), moments, rate, count)
         return losses
 
     def _groups(self) -> list[ClassGroup]:
@@ -204,6 +209,7 @@ class Condensation:
             std=self.real.std,
             class_names=self.real.class_names,
             formation=self.recipe.formation,
+            fitted=self.formation.fitted,
             provenance={
                 "dataset": self.real.name,
                 "fingerprint": self.real.fingerprint,

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 from fastdc.errors import UsageError
 from fastdc.recipe.augmentations import AUGMENTATIONS, Augmentation
 from fastdc.recipe.batches import BATCHES, Batches
-from fastdc.recipe.formations import FORMATIONS, Formation
+from fastdc.recipe.formation import FORMATIONS, Formation
 from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match import MATCHES, Match
+from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
 from fastdc.recipe.pools import POOLS, Pool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.recipe import Recipe
@@ -26,13 +27,16 @@ __all__ = [
     "CHOICES",
     "FORMATIONS",
     "MATCHES",
+    "OPTIMIZERS",
     "POOLS",
     "RECIPES",
+    "SCHEDULES",
     "Augmentation",
     "Batches",
     "ClassGroup",
     "Formation",
     "Match",
+    "Optimizer",
     "Pool",
     "Problem",
     "Recipe",

@@ -36,6 +36,10 @@ class Recipe:
     """Images to start from: "noise", standard normal; or "real", copies of random real images."""
     lr_images: float = 0.1
     """Learning rate of what is stored."""
+    optimizer: str = "sgd"
+    """How what is stored moves against its gradient."""
+    schedule: str = "constant"
+    """How `lr_images` falls over the run: "constant", "linear" or "cosine", to zero."""
     lr_model: float = 0.01
     """Learning rate of the network."""
     batch_real: int = 256

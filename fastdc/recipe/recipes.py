@@ -10,8 +10,9 @@ from fastdc.options.registry import Registry
 from fastdc.options.specs import split_spec, with_options
 from fastdc.recipe.augmentations import AUGMENTATIONS
 from fastdc.recipe.batches import BATCHES
-from fastdc.recipe.formations import FORMATIONS
+from fastdc.recipe.formation import FORMATIONS
 from fastdc.recipe.match import MATCHES
+from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
 
@@ -59,9 +60,12 @@ def recipe_named(method: str) -> Recipe:
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Raise a UsageError unless each choice names a known part with options that it takes."""
+    """Raise a UsageError unless each choice names a known part with options that it takes, and optimizer and schedule are known."""
     for choice, registry in CHOICES.items():
         registry.options(getattr(recipe, choice))
+    OPTIMIZERS.options(recipe.optimizer)
+    if recipe.schedule not in SCHEDULES:
+        raise unknown_name("schedule", recipe.schedule, SCHEDULES)
 
 
 def check_method(method: str) -> None:
@@ -70,8 +74,9 @@ def check_method(method: str) -> None:
 
 
 def in_full(recipe: Recipe) -> Recipe:
-    """The recipe with every option of its choices written out."""
-    return _with_choices(recipe, {choice: registry.in_full(getattr(recipe, choice)) for choice, registry in CHOICES.items()})
+    """The recipe with every option of its choices, and of its optimizer, written out."""
+    parts = {**CHOICES, "optimizer": OPTIMIZERS}
+    return _with_choices(recipe, {part: registry.in_full(getattr(recipe, part)) for part, registry in parts.items()})
 
 
 def trains_networks(recipe: Recipe) -> bool:

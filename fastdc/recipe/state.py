@@ -18,7 +18,7 @@ class State:
     """
 
     stored: Tensor  # [C, ipc, ...], what is learned; the recipe's formation makes images of it
-    velocity: Tensor  # [C, ipc, ...], its momentum
+    moments: dict[str, Tensor]  # [C, ipc, ...] each, of its optimizer
     theta: Tensor | None = None  # [P]
     iteration: int = 0
     step: int = 0

@@ -1,10 +1,8 @@
-"""How what is stored and learned becomes images."""
+"""Several smaller images in the storage of one (Kim et al., ICML 2022)."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,66 +10,22 @@ from torch import Tensor
 
 from fastdc.errors import UsageError
 from fastdc.options.checks import check_count
-from fastdc.options.registry import NoOptions, Registry
-
-
-class Formation(ABC):
-    """A linear map from what is stored to images, item by item, with its adjoint.
-
-    Args:
-        options: of the entry.
-    """
-
-    Options: ClassVar[type] = NoOptions
-
-    def __init__(self, options: Any = None) -> None:
-        self.options = options
-
-    @property
-    def images_each(self) -> int:
-        """The images that a stored item becomes."""
-        return 1
-
-    @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """What to store [C, ipc, ...] so that images [C, ipc * images_each, channels, H, W] come out of it, as nearly as can be."""
-
-    @abstractmethod
-    def decode(self, stored: Tensor) -> Tensor:
-        """The images [C, ipc * images_each, channels, H, W] that are trained on and shown; those of an item one after another."""
-
-    @abstractmethod
-    def adjoint(self, gradient: Tensor) -> Tensor:
-        """From the gradient by the images [C, n, channels, H, W] to that by what is stored [C, ipc, ...]."""
-
-
-class Plain(Formation):
-    """`plain`: the images themselves are stored."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The images."""
-        return images
-
-    def decode(self, stored: Tensor) -> Tensor:
-        """What is stored."""
-        return stored
-
-    def adjoint(self, gradient: Tensor) -> Tensor:
-        """The gradient."""
-        return gradient
+from fastdc.recipe.formation.base import PixelFormation
 
 
 @dataclass(frozen=True)
 class TilesOptions:
-    """Options of `tiles`: factor, how many smaller images lie along each side of a stored one."""
+    """Options of `tiles`: factor, how many smaller images lie along each side of a stored one; and clamp, whether pixels are brought
+    back to 0..1 after each iteration."""
 
     factor: int = 2
+    clamp: bool = False
 
     def __post_init__(self) -> None:
         check_count("factor", self.factor)
 
 
-class Tiles(Formation):
+class Tiles(PixelFormation):
     """`tiles`: a stored image of H x W holds factor x factor smaller ones, each brought to H x W bilinearly (Kim et al., ICML 2022).
 
     Along each side, with U [H, h] the bilinear enlargement of h = H / factor pixels and x a tile, an image is U x U^T; so the adjoint is
@@ -130,6 +84,3 @@ def _enlargement(size: int, whole: int, like: Tensor) -> Tensor:
     """The bilinear enlargement of `size` pixels to `whole`, [whole, size]."""
     unit = torch.eye(size, dtype=like.dtype, device=like.device)
     return F.interpolate(unit[None], whole, mode="linear", align_corners=False)[0].T
-
-
-FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles": Tiles})

@@ -1,0 +1,24 @@
+"""How what is stored and learned becomes images; an entry of `FORMATIONS` each."""
+
+from __future__ import annotations
+
+from fastdc.data import ImageData
+from fastdc.options.registry import Registry
+from fastdc.recipe.formation.base import Formation, Scale
+from fastdc.recipe.formation.frequency import Frequency
+from fastdc.recipe.formation.plain import Plain
+from fastdc.recipe.formation.tiles import Tiles
+
+__all__ = ["FORMATIONS", "Formation", "Scale", "fitted_formation"]
+
+FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles": Tiles, "frequency": Frequency})
+
+
+def fitted_formation(spec: str, real: ImageData) -> Formation:
+    """The formation that a spec names, with what it takes from the real images.
+
+    Raises:
+        UsageError: an unknown formation, or one that leaves nothing of such images.
+    """
+    fitted = FORMATIONS.entry(spec).fit(real, FORMATIONS.options(spec))
+    return FORMATIONS.make(spec, Scale(tuple(real.mean), tuple(real.std)), fitted)
