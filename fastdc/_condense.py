@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
+from fastdc.loop.plan import planned_iterations
 from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
+from fastdc.options.checks import seconds_of
 from fastdc.parallel.devices import resolve_device
 from fastdc.recipe import RECIPES, Recipe
 from fastdc.runs.folder import open_run
@@ -31,8 +34,9 @@ def condense(
     ipc: int,
     *,
     method: str | Recipe = "dc",
-    model: str | ModelFactory = "convnet",
+    model: str | ModelFactory | None = None,
     iterations: int | None = None,
+    budget: str | None = None,
     matching_steps: int | None = None,
     model_epochs: int | None = None,
     init: str | None = None,
@@ -70,8 +74,10 @@ def condense(
             "curriculum"; "dm", distribution matching; with options of its parts as in "dd:unroll=20,networks=fixed"; or a
             `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere below means what the recipe
             says, in brackets for dc.
-        model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module.
+        model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module ("convnet").
         iterations: K, the number of random networks (1000).
+        budget: the time to take, as "90s", "30min" or "2h", in place of `iterations`: as many are planned as fit into it, from the
+            time of a few steps. What was planned stands in the provenance, and in the folder `out`, where a later call takes it from.
         matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc
             (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above).
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
@@ -112,17 +118,19 @@ def condense(
         >>> condensed.images.shape
         torch.Size([10, 1, 8, 8])
     """
+    began = time.monotonic()
     recipe = method if isinstance(method, Recipe) else None
     given = CondenseConfig(
         ipc=ipc,
         method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
-        model=describe(model),
+        model=describe(model) if model is not None else None,
         match=match,
         pool=pool,
         batches=batches,
         augmentation=augmentation,
         formation=formation,
         iterations=iterations,
+        budget=budget,
         matching_steps=matching_steps,
         model_epochs=model_epochs,
         init=init,
@@ -144,10 +152,15 @@ def condense(
     where = resolve_device(device)
     real = as_image_data(data)
     check_every_class(real)
-    family = NetworkFamily(model, real.channels, real.num_classes, real.image_size, where)
+    assert config.model is not None
+    family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
     config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
+        if budget is not None:
+            known = run.recorded("iterations") if run is not None else None
+            iterations = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
+            config = dataclasses.replace(config, iterations=iterations)
         return Condensation(config, real, family, run, callbacks, progress).result()

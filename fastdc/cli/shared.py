@@ -37,6 +37,7 @@ class Protocol:
     def of(cls, command: Any) -> Protocol:
         """The options of a command that have these names; a model that has to be tested as another (`evaluation_model`) is exchanged."""
         given = {field.name: getattr(command, field.name) for field in dataclasses.fields(cls)}
+        given["model"] = given["model"] or "convnet"
         tested = evaluation_model(given["model"])
         if tested != given["model"]:
             print(f"tested with {tested} in the place of {given['model']}: a few images are too few to train a batch norm", flush=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.metrics import Metric
-from fastdc.options.checks import check_count, check_rate
+from fastdc.options.checks import check_count, check_duration, check_rate
 from fastdc.recipe import Recipe, check_choices, in_full, recipe_named, trains_networks
 from fastdc.runtime.seeding import check_seed
 from fastdc.training.schedule import paper_schedule
@@ -22,8 +22,8 @@ class CondenseConfig:
 
     ipc: int
     """The number of images to learn per class."""
-    model: str = "convnet"
-    """The network to learn the images with, with its options, as in convnet:width=64,norm=batch."""
+    model: str | None = None
+    """The network to learn the images with, with its options, as in convnet:width=64,norm=batch; for dc convnet."""
     method: str = "dc"
     """The recipe, with options of its parts, as in dd:unroll=20. Each option below replaces that part of it; without it, it is as the
     recipe says. The default dc is gradient matching."""
@@ -40,6 +40,8 @@ class CondenseConfig:
     """How what is stored becomes images."""
     iterations: int | None = None
     """The number of networks to match on, one after another; for dc 1000."""
+    budget: str | None = None
+    """The time to take, such as 90s, 30min or 2h, in place of iterations: as many as fit into it, from the time of a few steps."""
     matching_steps: int | None = None
     """The number of matching steps with each network; for dc what the paper takes for this ipc."""
     model_epochs: int | None = None
@@ -84,6 +86,10 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     base = recipe if recipe is not None else recipe_named(config.method)
     given = {name: value for name in _RECIPE_FIELDS if (value := getattr(config, name)) is not None}
     full = dataclasses.replace(base, **given)
+    if config.budget is not None:
+        check_duration("budget", config.budget)
+        if config.iterations is not None:
+            raise UsageError(f"iterations is {config.iterations} and budget {config.budget!r}; give one of them.")
     for name in ("iterations", "batch_real", "matching_steps", "model_epochs"):
         check_count(name, getattr(full, name), optional=name in ("matching_steps", "model_epochs"))
     for name in ("lr_images", "lr_model"):

@@ -123,6 +123,10 @@ class Condensation:
                     )
         return self._finish()
 
+    def take_step(self) -> None:
+        """One step, and a wait for its numbers."""
+        self._matching_step().numbers.read()
+
     def _matching_step(self) -> _Outcome:
         """One step of the match, then what the pool does between two steps of one network."""
         state = self.state

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 import torch
 
 from fastdc.errors import UsageError
 
+_UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_UNITS)})")
 _LARGEST_RATE = torch.finfo(torch.float32).max
 
 
@@ -21,3 +26,20 @@ def check_rate(name: str, value: object) -> None:
     """Raise a UsageError unless `value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_RATE:
         raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")
+
+
+def check_duration(name: str, value: object) -> None:
+    """Raise a UsageError unless `value` is a time above 0 that `seconds_of` can read."""
+    if not isinstance(value, str) or not _DURATION.fullmatch(value) or not 0 < seconds_of(value) < math.inf:
+        raise UsageError(f"{name} is {value!r}; expected a time such as '90s', '30min' or '2h'.")
+
+
+def seconds_of(duration: str) -> float:
+    """The seconds of a time that `check_duration` lets pass.
+
+    >>> seconds_of("90s"), seconds_of("1.5h")
+    (90.0, 5400.0)
+    """
+    found = _DURATION.fullmatch(duration)
+    assert found is not None
+    return float(found[1]) * _UNITS[found[2]]

@@ -26,6 +26,8 @@ class Recipe:
     """What is done to the images of both sides."""
     formation: str = "plain"
     """How what is stored becomes images."""
+    model: str = "convnet"
+    """The network to learn with."""
     iterations: int = 1000
     """Networks, one after another."""
     matching_steps: int | None = None

@@ -77,6 +77,13 @@ class RunFolder:
             text = ", ".join(f"{key} ({found.get(key)!r} there, {config.get(key)!r} now)" for key in differing)
             raise UsageError(f"{self.path} holds a run that differs in {text}; use its arguments to continue it, or another folder.")
 
+    def recorded(self, field: str) -> Any:
+        """What config.json says of a field; None where there is no such file, or it cannot be read."""
+        try:
+            return json.loads(self._config.read_text())["config"][field]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def restore(self, load: Callable[[Path], int]) -> None:
         """Let `load` read the checkpoint, where there is one; drop metrics that are newer than it.
 
