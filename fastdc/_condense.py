@@ -74,7 +74,8 @@ def condense(
             (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above).
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
             (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above).
-        init: "noise", standard normal; or "real", copies of random real images, different ones within a class ("noise").
+        init: "noise", standard normal; or copies of real images, different ones within a class: "real", random ones, or "kmeans",
+            those nearest to the centres of the k-means of their class ("noise").
         lr_images: learning rate of the images (0.1).
         lr_model: learning rate of the network (0.01); not of dd, which learns its step sizes.
         batch_real: real images of each class in a matching step; a class that has fewer gives all it has (256).

@@ -13,7 +13,7 @@ from fastdc.recipe import Recipe, check_choices, in_full, recipe_named, trains_n
 from fastdc.runtime.seeding import check_seed
 from fastdc.training.schedule import paper_schedule
 
-INITS = ("noise", "real")
+INITS = ("noise", "real", "kmeans")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CondenseConfig:
     model_epochs: int | None = None
     """For how many epochs to train the network between two matching steps; for dc what the paper takes for this ipc."""
     init: str | None = None
-    """What the images start from: noise, or copies of real ones; for dc noise."""
+    """What the images start from: noise, or copies of real ones, random ones or those nearest to the centres of k-means; for dc noise."""
     lr_images: float | None = None
     """The learning rate of the images; for dc 0.1."""
     lr_model: float | None = None

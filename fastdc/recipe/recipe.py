@@ -33,7 +33,8 @@ class Recipe:
     model_epochs: int | None = None
     """Epochs of training the network between two steps; None: their number for the images per class, where the pool trains."""
     init: str = "noise"
-    """Images to start from: "noise", standard normal; or "real", copies of random real images."""
+    """Images to start from: "noise", standard normal; or copies of real images, "real", random ones, or "kmeans", those nearest to the
+    centres of the k-means of their class."""
     lr_images: float = 0.1
     """Learning rate of what is stored."""
     lr_model: float = 0.01
