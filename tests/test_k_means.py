@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -67,6 +68,7 @@ def test_points_are_drawn_with_the_square_of_their_distance() -> None:
 
 def test_points_that_are_all_alike_are_taken_once_each() -> None:
     assert sorted(medoids(torch.ones(6, 3), 6, generator()).tolist()) == list(range(6))
+    assert sorted(module._spread(torch.ones(6, 3), 6, generator()).tolist()) == list(range(6))
     assert len(set(medoids(torch.ones(600, 3), 40, generator()).tolist())) == 40
 
 
@@ -83,14 +85,18 @@ def test_the_coreset_takes_an_image_of_each_group_of_a_class() -> None:
 
 
 def test_medoids_tell_more_of_their_class_than_random_images() -> None:
-    """By the nearest of a hundred images: 96% by the medoids, 89% to 94% by random ones of ten seeds."""
+    """By the nearest of a hundred images: 95.1% by the medoids, 91.5% by random ones, the mean of ten seeds each."""
     test = fastdc.load_dataset("digits")[1]
 
-    def accuracy(chosen: CondensedDataset) -> float:
+    def accuracy(choose: Callable[..., CondensedDataset], seed: int) -> float:
+        chosen = choose("digits", 10, seed=seed)
         distances = torch.cdist(test.normalised(slice(None)).flatten(1), chosen.images.flatten(1))
         return (chosen.labels[distances.argmin(1)] == test.labels).float().mean().item()
 
-    assert accuracy(fastdc.coresets.kmeans("digits", 10)) > max(accuracy(fastdc.coresets.random("digits", 10, seed=s)) for s in range(10))
+    by_medoids, by_random = (
+        sum(accuracy(choose, seed) for seed in range(10)) / 10 for choose in (fastdc.coresets.kmeans, fastdc.coresets.random)
+    )
+    assert by_medoids > by_random + 0.02
 
 
 @pytest.mark.parametrize(("formation", "each"), [("plain", 1), ("tiles", 4)])
