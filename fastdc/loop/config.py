@@ -90,7 +90,8 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     steps, epochs = paper_schedule(config.ipc)
     if not trains_networks(full) and full.model_epochs is not None:
         raise UsageError(
-            f"model_epochs is {full.model_epochs}, but pool {full.pool!r} trains no network between matching steps; leave it out."
+            f"model_epochs is {full.model_epochs}, but pool {full.pool!r} trains no network on the images between matching steps; "
+            "leave it out."
         )
     full = dataclasses.replace(
         in_full(full),

@@ -21,3 +21,9 @@ def check_rate(name: str, value: object) -> None:
     """Raise a UsageError unless `value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LARGEST_RATE:
         raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise a UsageError unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value!r}; expected a number from 0 to 1.")

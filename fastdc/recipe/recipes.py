@@ -75,7 +75,7 @@ def in_full(recipe: Recipe) -> Recipe:
 
 
 def trains_networks(recipe: Recipe) -> bool:
-    """Whether networks are trained between two steps, so that `model_epochs` has a meaning."""
+    """Whether networks are trained on the images between two steps, so that `model_epochs` has a meaning."""
     return POOLS.entry(recipe.pool).trains(POOLS.options(recipe.pool))
 
 
