@@ -107,4 +107,5 @@ def recipe_of(config: CondenseConfig) -> Recipe:
     return Recipe(**{name: getattr(config, name) for name in _RECIPE_FIELDS})
 
 
-_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+# All but the protocol of its evaluation, which decides no image.
+_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "protocol")

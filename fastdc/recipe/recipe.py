@@ -43,3 +43,5 @@ class Recipe:
     """Real images of each class in a step."""
     distance: str = "layerwise_cosine"
     """Of two gradients, or of two paths: a metric, perhaps with a choice of rows, as "l1:rows=convolutions"."""
+    protocol: str = "dc"
+    """By which its images are evaluated, unless another is asked for."""

@@ -14,6 +14,7 @@ from fastdc.recipe.formations import FORMATIONS
 from fastdc.recipe.match import MATCHES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
+from fastdc.training.protocols import PROTOCOLS
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
 CHOICES: dict[str, Registry] = {  # type: ignore[type-arg]
@@ -31,7 +32,7 @@ RECIPES: dict[str, Recipe] = {
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
-    "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0),
+    "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
 }
 
 
@@ -59,9 +60,10 @@ def recipe_named(method: str) -> Recipe:
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Raise a UsageError unless each choice names a known part with options that it takes."""
+    """Raise a UsageError unless each choice names a known part, and the protocol a known one, with options that it takes."""
     for choice, registry in CHOICES.items():
         registry.options(getattr(recipe, choice))
+    PROTOCOLS.options(recipe.protocol)
 
 
 def check_method(method: str) -> None:
