@@ -296,16 +296,29 @@ Distilled<T> distilled_of(const ConvNetPlan& plan, int64_t count, const Distilla
             static_cast<T>(temperature)};
 }
 
-void train_on(const Network& network, py::array& theta, const py::array& images, const py::array& labels,
-              const py::array& order, const SgdOptions& sgd, const Distillation* distillation, int threads) {
+// The classes int64 [count] of as many images, or their shares of the classes [count, K].
+template <class T>
+Labels<T> labels_of(const ConvNetPlan& plan, int64_t count, const py::array& labels) {
+    if (labels.ndim() == 2) {
+        check_input<T>("labels", labels, {count, plan.classes});
+        return {nullptr, in<T>(labels)};
+    }
+    check_labels(labels, count, plan.classes);
+    return {in<int64_t>(labels)};
+}
+
+void train_on(const Network& network, py::array& theta, py::array& velocity, const py::array& images,
+              const py::array& labels, const py::array& order, const SgdOptions& sgd, const Distillation* distillation,
+              int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
         const int64_t count = first_of("images", images, 4), epochs = first_of("order", order, 2);
         check_common<T>(network, theta, threads);
         check_output<T>("theta", theta, {plan.parameters});
+        check_output<T>("velocity", velocity, {plan.parameters});
         check_input<T>("images", images, {count, plan.channels, plan.height, plan.width});
-        check_labels(labels, count, plan.classes);
+        const Labels<T> label = labels_of<T>(plan, count, labels);
         check_input<int64_t>("order", order, {epochs, count});
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (sgd.batch < 1) refuse("batch", std::to_string(sgd.batch), "1 or more");
@@ -313,8 +326,8 @@ void train_on(const Network& network, py::array& theta, const py::array& images,
             refuse("norm", "batch", "one whose statistics do not change in training");
         const Distilled<T> distilled = distilled_of<T>(plan, count, distillation);
         const T* from = in<T>(images);
-        const auto *label = in<int64_t>(labels), *index = in<int64_t>(order);
-        T* weights = out<T>(theta);
+        const auto* index = in<int64_t>(order);
+        const Moving<T> weights = {out<T>(theta), out<T>(velocity)};
         const py::gil_scoped_release release;
         train<T>(plan, weights, {from, label, count}, {index, epochs}, distilled, sgd, threads);
     });
@@ -385,9 +398,11 @@ void bind_convnet(py::module_& module) {
              "class_gradients where one is given.")
         .def("record_size", &record_size_of, py::arg("classes"), py::arg("each"), py::kw_only(), py::arg("of_double"),
              "Elements of the record of images [classes, each, ...] in float32 or float64.")
-        .def("train", &train_on, array("theta"), array("images"), array("labels"), array("order"), py::kw_only(),
-             py::arg("sgd"), py::arg("distillation") = py::none(), py::arg("threads"),
-             "Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N].")
+        .def("train", &train_on, array("theta"), array("velocity"), array("images"), array("labels"), array("order"),
+             py::kw_only(), py::arg("sgd"), py::arg("distillation") = py::none(), py::arg("threads"),
+             "Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] "
+             "in "
+             "the order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].");
 }

@@ -107,15 +107,19 @@ class ConvNet:
     def train(
         self,
         theta: _Floats,
+        velocity: _Floats,
         images: _Floats,
-        labels: _Integers,
+        labels: _Integers | _Floats,
         order: _Integers,
         *,
         sgd: Sgd,
         distillation: Distillation | None = None,
         threads: int,
     ) -> None:
-        """Trains theta [P] in place on batches of images [N, ...] in the order [epochs, N]."""
+        """Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] in the order [epochs, N].
+
+        Labels are classes [N], or shares of the K classes [N, K].
+        """
 
     def logits(self, theta: _Floats, images: _Floats, logits: _Floats, *, threads: int) -> None:
         """Writes the logits [N, K] of images [N, ...]."""

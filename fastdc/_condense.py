@@ -82,7 +82,8 @@ def condense(
             (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above).
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
             (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above).
-        init: "noise", standard normal; or "real", copies of random real images, different ones within a class ("noise").
+        init: "noise", standard normal; or copies of real images, different ones within a class: "real", random ones, or "kmeans",
+            those nearest to the centres of the k-means of their class ("noise").
         lr_images: learning rate of what is stored, which is the images unless a formation says otherwise (0.1).
         optimizer: "sgd" with momentum, or "adam", with which a value moves by about `lr_images` in a step ("sgd:momentum=0.5").
         schedule: how `lr_images` falls over the run: "constant", "linear" or "cosine", to zero ("constant").

@@ -1,10 +1,10 @@
-"""The paper's evaluation: train fresh networks on the condensed images alone, test them on real ones."""
+"""Evaluation: train fresh networks on the condensed images alone, by a protocol, and test them on real ones."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -18,18 +18,18 @@ from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
 from fastdc.options.checks import check_count
+from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.parallel.threads import one_thread_each
+from fastdc.recipe import RECIPES, Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
-from fastdc.training.augment import crop_scale_or_rotate
 from fastdc.training.by_batch import accuracy
 from fastdc.training.evaluation import Evaluation
-from fastdc.training.schedule import paper_training
+from fastdc.training.protocols import PROTOCOLS, Protocol
 
-_AUGMENTED = ("mnist",)  # the sets that the paper evaluates with augmentation, and for longer
-_EPOCHS, _EPOCHS_AUGMENTED = 300, 1000
+AUTO = "auto"
 
 
 @isolated()
@@ -37,6 +37,7 @@ def evaluate(
     condensed: CondensedDataset,
     test: Any,
     *,
+    protocol: str = AUTO,
     model: str | ModelFactory = "convnet",
     networks: int = 20,
     epochs: int | None = None,
@@ -47,24 +48,29 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh random networks on the condensed images alone and test each once, after its last epoch.
 
-    SGD with learning rate 0.01, a tenth of it in the second half of the epochs, momentum 0.9, weight decay 5e-4, batch 256
-    (Zhao et al., ICLR 2021). On MNIST each image is cropped, scaled or rotated at random when it is drawn; on other sets
-    there is no augmentation. On the CPU the networks are trained side by side, one thread each.
+    By SGD with momentum 0.9 and weight decay 5e-4, from a learning rate of 0.01 on; the protocol says all else. Accuracies compare
+    under one protocol alone. On the CPU the networks are trained side by side, one thread each.
 
     Args:
         condensed: the images to train on.
         test: the test set: the name of a dataset | ImageData | (images, labels) | a map-style torch Dataset. It is
             normalised by the condensed set's mean and std.
+        protocol: "dc" (Zhao et al., ICLR 2021): 300 epochs without augmentation, in batches of 256, a tenth of the learning rate in
+            their second half; on MNIST 1000 epochs, each image cropped, scaled or rotated. "dsa" (Zhao & Bilen, ICML 2021): 1000
+            epochs, each batch changed by one operation. "idc" (Kim et al., ICML 2022): 1000 epochs in batches of 64, changed by several
+            operations and CutMix, a fifth of the learning rate after two thirds of them and again after five sixths. With options, as
+            in "dsa:operations=color+crop", where a mirrored image is another one. "auto": that of the recipe which the images were
+            learned by; "dc" for other images.
         model: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
         networks: how many to train.
-        epochs: of training. None: the paper's, 300, and 1000 on MNIST.
+        epochs: of training. None: those of the protocol.
         seed: decides initial weights, order of batches and augmentation.
         engine: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: show a progress bar when stderr is a terminal.
 
     Returns:
-        One test accuracy per network, with their mean and standard deviation.
+        One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs.
 
     Raises:
         UsageError: an argument that cannot be used.
@@ -84,27 +90,49 @@ def evaluate(
     data = as_image_data(test, split="test", num_classes=condensed.num_classes)
     _check_fit(condensed, data)
     family = NetworkFamily(model, data.channels, condensed.num_classes, data.image_size, where)
-    trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0)), seed, epochs)
+    spec = PROTOCOLS.in_full(protocol_for(condensed, protocol))
+    trained: Protocol = PROTOCOLS.make(spec, data.name)
+    epochs = trained.epochs if epochs is None else epochs
+    trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0)), seed, trained, epochs)
     with progress_bar(networks, "evaluating", "network", shown=progress) as bar:
         accuracies = []
         for accuracy in trial.accuracies(networks):
             accuracies.append(accuracy)
             bar.update()
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
-    return Evaluation(tuple(accuracies))
+    return Evaluation(tuple(accuracies), spec, epochs)
+
+
+def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
+    """A protocol that is asked for; for "auto" that of the recipe which a set was learned by, as its provenance says."""
+    if protocol != AUTO:
+        return protocol
+    config = condensed.provenance.get("config")
+    config = config if isinstance(config, Mapping) else {}
+    name, _ = split_spec(str(config.get("method")))
+    found = RECIPES[name].protocol if name in RECIPES else Recipe.protocol
+    augmentation, options = split_spec(str(config.get("augmentation")))
+    if (found, augmentation) == ("dsa", "siamese") and "operations" in options:  # networks see what the images were learned under
+        return with_options(found, operations=options["operations"])
+    return found
 
 
 class _Trial:
     """The training and testing of network after network under one protocol."""
 
     def __init__(
-        self, condensed: CondensedDataset, test: ImageData, family: NetworkFamily, engine: str, seed: int, epochs: int | None
+        self,
+        condensed: CondensedDataset,
+        test: ImageData,
+        family: NetworkFamily,
+        engine: str,
+        seed: int,
+        protocol: Protocol,
+        epochs: int,
     ) -> None:
         self.condensed, self.family, self.engine, self.seed = condensed, family, engine, seed
         self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
-        augmented = test.name in _AUGMENTED
-        self.augment = crop_scale_or_rotate if augmented else None
-        self.phases = paper_training(epochs if epochs is not None else _EPOCHS_AUGMENTED if augmented else _EPOCHS)
+        self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
         self._over = False
 

@@ -181,6 +181,45 @@ def test_distillation_adds_its_term_to_the_loss(name: str, spec: str) -> None:
     assert relative(found, engine.layout.flatten(module)) > 1e-4
 
 
+ENGINES_THAT_TRAIN = ["reference", "torch", "torch:memory=1", pytest.param("native", marks=needs_extension)]
+
+
+@pytest.mark.parametrize("name", ENGINES_THAT_TRAIN)
+def test_soft_labels_are_shares_of_the_first_classes(name: str) -> None:
+    torch.manual_seed(3)
+    module = build("convnet:width=8", 1, 10, (28, 28)).double()
+    engine = make_engine(name, module)
+    images, shares = torch.randn(20, 1, 28, 28).double(), torch.randn(20, 6).double().softmax(1)
+    found, expected = engine.layout.flatten(module), engine.layout.flatten(module)
+    engine.training(found, Sgd(1, 0.1)).step(images, shares)
+    leaf = expected.clone().requires_grad_()
+    logs = functional_call(module.eval(), engine.layout.views(leaf), (images,)).log_softmax(1)
+    expected -= 0.1 * torch.autograd.grad(-(shares * logs[:, :6]).sum(1).mean(), leaf)[0]
+    assert relative(found, expected) < FLOAT64_STEP
+    assert relative(found, engine.layout.flatten(module)) > 1e-4
+
+
+@pytest.mark.parametrize("name", ENGINES_THAT_TRAIN)
+def test_shares_of_one_class_train_as_its_number_does(name: str) -> None:
+    torch.manual_seed(3)
+    module = build("convnet:width=8", 1, 10, (28, 28)).double()
+    engine = make_engine(name, module)
+    images, labels, start = torch.randn(20, 1, 28, 28).double(), torch.arange(20) % 10, engine.layout.flatten(module)
+    thetas = [start.clone(), start.clone()]
+    for theta, known in zip(thetas, (labels, F.one_hot(labels, 10).double()), strict=True):
+        engine.train(theta, images, known, Sgd(2, 0.1, 0.9, 5e-4, batch=7), torch.Generator().manual_seed(0))
+    assert relative(thetas[1] - start, thetas[0] - start) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("name", ENGINES_THAT_TRAIN)
+def test_shares_of_more_classes_than_there_are_get_a_sentence(name: str) -> None:
+    module = build("convnet:width=8", 1, 10, (28, 28))
+    engine = make_engine(name, module)
+    training = engine.training(engine.layout.flatten(module), Sgd(1, 0.1))
+    with pytest.raises(fastdc.UsageError, match="labels are shares of 11 classes; expected at most 10, which the network knows"):
+        training.step(torch.randn(2, 1, 28, 28), torch.ones(2, 11) / 11)
+
+
 def test_distillation_of_numbers_made_by_hand() -> None:
     # Logits of 2 log 3 and 0 at temperature 2 are shares of 3/4 and 1/4; equal ones are halves: cross-entropy log 2.
     kept = Distillation(torch.tensor([[2 * math.log(3), 0.0, 5.0], [0.0, 0.0, -1.0]], dtype=torch.float64), (2, 1))

@@ -291,25 +291,32 @@ def pictures() -> Tensor:
     return torch.randn(300, 3, 12, 16, generator=torch.Generator().manual_seed(0))
 
 
+def changed(pictures: Tensor, seed: int = 0) -> Tensor:
+    labels = torch.arange(len(pictures))
+    result, same = crop_scale_or_rotate(pictures, labels, make_generator(seed))
+    assert torch.equal(same, labels)
+    return result
+
+
 @pytest.fixture
 def matrices(monkeypatch: pytest.MonkeyPatch, pictures: Tensor) -> Tensor:
     """The maps from output to input positions that were drawn for the pictures, [N, 2, 3] in pixels from the centre."""
     drawn: list[Tensor] = []
     original = F.affine_grid
     monkeypatch.setattr(F, "affine_grid", lambda theta, *args, **options: drawn.append(theta) or original(theta, *args, **options))
-    crop_scale_or_rotate(pictures, make_generator(0))
+    changed(pictures)
     pixels = torch.tensor([16 / 2, 12 / 2])  # of a unit of x, of y
     linear = drawn[0][:, :, :2] * pixels[:, None] / pixels
     return torch.cat([linear, drawn[0][:, :, 2:] * pixels[:, None]], 2)
 
 
 def test_augmentation_keeps_shape_and_dtype_and_is_decided_by_the_generator(pictures: Tensor) -> None:
-    first = crop_scale_or_rotate(pictures, make_generator(0))
+    first = changed(pictures)
     assert first.shape == pictures.shape
     assert first.dtype == pictures.dtype
-    assert torch.equal(first, crop_scale_or_rotate(pictures, make_generator(0)))
-    assert not torch.equal(first, crop_scale_or_rotate(pictures, make_generator(1)))
-    assert crop_scale_or_rotate(pictures[:1].double(), make_generator(0)).dtype == torch.float64
+    assert torch.equal(first, changed(pictures))
+    assert not torch.equal(first, changed(pictures, seed=1))
+    assert changed(pictures[:1].double()).dtype == torch.float64
 
 
 def kinds(matrices: Tensor) -> Tensor:
@@ -354,7 +361,7 @@ def test_rotations_are_true_ones_by_up_to_45_degrees_either_way(matrices: Tensor
 
 
 def test_a_crop_is_a_shift_with_the_darkest_value_around(pictures: Tensor, matrices: Tensor) -> None:
-    result = crop_scale_or_rotate(pictures, make_generator(0))
+    result = changed(pictures)
     for i in kinds(matrices)[:, 0].nonzero().flatten().tolist():
         x, y = matrices[i, :, 2].round().int().tolist()
         padded = F.pad(pictures[i], (4, 4, 4, 4), value=pictures[i].min().item())
@@ -364,11 +371,11 @@ def test_a_crop_is_a_shift_with_the_darkest_value_around(pictures: Tensor, matri
 def test_augmentation_whose_limits_are_nothing_changes_nothing(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("_PAD", "_SCALE", "_ROTATION"):
         monkeypatch.setattr(augment, limit, 0)
-    torch.testing.assert_close(crop_scale_or_rotate(pictures, make_generator(0)), pictures, atol=AUGMENTED_IMAGES, rtol=0)
+    torch.testing.assert_close(changed(pictures), pictures, atol=AUGMENTED_IMAGES, rtol=0)
 
 
 def test_augmentation_does_not_touch_what_it_is_given(pictures: Tensor) -> None:
     before, state = pictures.clone(), torch.get_rng_state()
-    crop_scale_or_rotate(pictures, make_generator(0))
+    changed(pictures)
     assert torch.equal(pictures, before)
     assert torch.equal(torch.get_rng_state(), state)

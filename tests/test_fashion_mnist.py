@@ -26,12 +26,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_coresets(name: str, cache: Path, tmp_path: Path) -> None:
-    flags = [] if name == "random" else ["--model", MODEL, "--epochs", "1", "--cache", str(cache)]
+    flags = [] if name in ("random", "kmeans") else ["--model", MODEL, "--epochs", "1", "--cache", str(cache)]
     command = ["select", "--coreset", name, "--dataset", "fashion-mnist", "--ipc", "2", "--out", str(tmp_path), "--quiet"]
     assert main([*command, *flags]) == 0
     chosen = CondensedDataset.load(tmp_path / "condensed.safetensors")
     train, _ = fastdc.load_dataset("fashion-mnist")
-    options = {} if name == "random" else {"model": MODEL, "epochs": 1, "cache": cache, "progress": False}
+    options = {} if name in ("random", "kmeans") else {"model": MODEL, "epochs": 1, "cache": cache, "progress": False}
     assert torch.equal(chosen.images, SELECTIONS[name](train, 2, **options).images)
     assert chosen.labels.tolist() == [c for c in range(10) for _ in range(2)]
     for image, label in chosen:

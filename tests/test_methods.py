@@ -384,10 +384,10 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
     ("options", "match"),
     [
         ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, dm, parameter_matching"),
-        ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: networks, train"),
+        ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: .*networks, train"),
         ({"match": "gradient"}, "unknown match 'gradient'. Did you mean 'gradients'"),
         ({"match": "gradients:unroll=3"}, "match 'gradients' takes no options; 'gradients:unroll=3' gives unroll"),
-        ({"pool": "fresh:train=reel"}, "unknown train 'reel'.*none, synthetic"),
+        ({"pool": "fresh:train=reel"}, "unknown train 'reel'. Did you mean 'real'.*none, real, synthetic"),
         ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
         ({"augmentation": "blurred"}, "unknown augmentation 'blurred'.*none, siamese"),
         ({"formation": 3}, "formation is 3; expected one of plain"),
@@ -403,7 +403,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
         ({"method": "curriculum:compare=weights"}, "unknown compare 'weights'.*displacement, parameters"),
         (
             {"method": "dd", "model_epochs": 5},
-            "model_epochs is 5, but pool 'fresh' trains no network between matching steps; leave it out",
+            "model_epochs is 5, but pool 'fresh' trains no network on the images between matching steps; leave it out",
         ),
         ({"method": 3}, "method is 3; expected one of curriculum, dc"),
     ],

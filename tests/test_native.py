@@ -26,6 +26,7 @@ from fastdc.engines import Distillation, NativeEngine, ReferenceEngine, Sgd, Tor
 from fastdc.errors import UsageError
 from fastdc.models import build, parts
 from fastdc.runtime import compiled
+from fastdc.training.augment import training_augmentation
 
 pytestmark = needs_extension
 
@@ -259,6 +260,42 @@ def test_distilled_training_keeps_what_the_torch_engine_keeps(groups: tuple[int,
     assert (relative(thetas[2] - theta, thetas[1] - theta) > 1e-3) == (groups != (1,))  # one class alone is always certain
 
 
+def soft_labels(count: int, classes: int) -> Tensor:
+    return torch.randn(count, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).softmax(1)
+
+
+@pytest.mark.parametrize("distilled", [False, True], ids=["plain", "distilled"])
+@pytest.mark.parametrize("labels", [torch.arange(51) % 7, soft_labels(51, 7), soft_labels(51, 4), 3 * soft_labels(51, 7)])
+@pytest.mark.parametrize("augment", [None, training_augmentation(["color", "crop/scale"], "image", cutmix=0.5)], ids=["", "augmented"])
+def test_training_is_the_torch_engines_with_soft_labels_distillation_and_augmentation(
+    labels: Tensor, augment: Any, distilled: bool
+) -> None:
+    module, theta = make("convnet:width=8", (1, 9, 9), 7)
+    images = torch.randn(51, 1, 9, 9, dtype=torch.float64)
+    kept = Distillation(5 * torch.randn(51, 3, dtype=torch.float64), (1, 2), 2.5) if distilled else None
+    generators, thetas = [torch.Generator().manual_seed(7) for _ in range(3)], [theta.clone() for _ in range(3)]
+    for engine, generator, weights in zip(
+        (NativeEngine(module), TorchEngine(module), ReferenceEngine(module)), generators, thetas, strict=True
+    ):
+        engine.train(weights, images, labels, Sgd(3, 0.05, 0.9, 1e-2, 20), generator, augment, kept)
+    for generator, weights in zip(generators[1:], thetas[1:], strict=True):
+        assert torch.equal(generators[0].get_state(), generator.get_state())
+        assert relative(thetas[0] - theta, weights - theta) < NATIVE_FLOAT64
+
+
+def test_a_run_is_its_steps_one_after_another() -> None:
+    module, theta = make("convnet:width=8", SMALL, 3, torch.float32)
+    images, labels, engine = torch.randn(50, *SMALL), torch.arange(50) % 3, NativeEngine(module)
+    whole, single = theta.clone(), theta.clone()
+    engine.train(whole, images, labels, SGD, torch.Generator().manual_seed(1))
+    engine.train(single, images, labels, SGD, torch.Generator().manual_seed(1), augment=lambda *batch: batch[:2])
+    assert torch.equal(whole, single)
+    whole, single, order = theta.clone(), theta.clone(), torch.arange(50)  # a step is of one batch, however small those of a run are
+    engine.training(whole, SGD).step(images, labels)
+    engine.train_in_order(single, torch.zeros_like(single), images, labels, Sgd(1, 0.05, 0.9, 1e-2, 50), order[None], None)
+    assert torch.equal(whole, single)
+
+
 # What is not a number, and other unusual inputs
 
 
@@ -356,17 +393,6 @@ def test_images_that_are_not_of_the_modules_size_are_refused(size: tuple[int, in
 
 
 # What the torch engine does for it
-
-
-def test_augmented_training_is_the_torch_engines() -> None:
-    module, theta = make("convnet:width=8", SMALL, 3)
-    images, labels = torch.randn(9, *SMALL, dtype=torch.float64), torch.arange(9) % 3
-    thetas = [theta.clone(), theta.clone()]
-    for engine, weights in zip((NativeEngine(module), TorchEngine(module)), thetas, strict=True):
-        noise = lambda x, generator: x + torch.rand(x.shape, generator=generator, dtype=x.dtype)  # noqa: E731
-        engine.train(weights, images, labels, SGD, torch.Generator().manual_seed(1), augment=noise)
-    assert torch.equal(*thetas)
-    assert not torch.equal(thetas[0], theta)
 
 
 def test_batch_norm_is_trained_by_the_torch_engine_and_its_frozen_statistics_are_used() -> None:

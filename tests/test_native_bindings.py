@@ -78,6 +78,7 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
             "gradients": nan(images.shape, np.nan, dtype),
         },
         "train": {"images": flat, "labels": labels.repeat(EACH), "order": np.array([[5, 4, 3, 2, 1, 0], [0, 2, 4, 1, 3, 5]])}
+        | {"velocity": np.zeros(parameters, dtype)}
         | {"batch": 4, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01},
         "logits": {"images": flat, "logits": nan((CLASSES * EACH, CLASSES), np.nan, dtype)},
     }[job] | {"theta": theta, "threads": 1}
@@ -89,6 +90,10 @@ JOBS = ("class_gradients", "image_gradients", "train", "logits")
 
 def output_of(job: str) -> str:
     return {"train": "theta", "logits": "logits"}.get(job, "gradients")
+
+
+def is_input(job: str, key: str) -> bool:
+    return key not in (output_of(job), "velocity")
 
 
 def call(job: str, network: Any = None, **changes: Any) -> dict[str, Any]:
@@ -254,7 +259,9 @@ for job in JOBS:
     if job == "image_gradients":
         cases += [("cotangent", what, value) for what, value in wrong(CLASSES, P).items()]
     if job == "train":
-        cases += [("theta", "read only", read_only(f(P)))]
+        cases += [("theta", "read only", read_only(f(P))), ("velocity", "read only", read_only(f(P)))]
+        cases += [("velocity", what, value) for what, value in wrong(P).items()]
+        cases += [("labels", f"soft, {what}", value) for what, value in wrong(CLASSES * EACH, CLASSES).items() if value.ndim == 2]
         cases += [("labels", what, value.repeat(EACH) if what == "of int32" else value) for what, value in BAD_LABELS.items()]
         cases += [("labels", f"with {value}", np.array([0, 1, 2, 0, 1, value])) for value in OUTSIDE]
         cases += [("order", f"with {value}", np.array([[0, 1, 2, 3, 4, value]])) for value in (-1, 6, BIG, -(2**63), 2**63 - 1)]
@@ -298,9 +305,9 @@ def test_nothing_to_do_is_done(dtype: Any) -> None:
     theta, none = np.ones(P, dtype), np.zeros((0, 4, *IMAGE), dtype)
     sgd = compiled.extension.Sgd(batch=4, lr=1, momentum=1, weight_decay=1)
     network.logits(theta, none[:, 0], np.zeros((0, CLASSES), dtype), threads=2)
-    network.train(theta, none[:, 0], whole(0), whole(3, 0), sgd=sgd, threads=2)
+    network.train(theta, np.ones(P, dtype), none[:, 0], whole(0), whole(3, 0), sgd=sgd, threads=2)
     flat = np.zeros(FLAT, dtype)
-    network.train(theta, flat, whole(len(flat)), whole(0, len(flat)), sgd=sgd, threads=2)
+    network.train(theta, np.ones(P, dtype), flat, whole(len(flat)), whole(0, len(flat)), sgd=sgd, threads=2)
     assert (theta == 1).all()
 
 
@@ -337,6 +344,22 @@ def test_a_batch_larger_than_the_data_is_all_of_them(batch: int) -> None:
     np.testing.assert_array_equal(call("train", batch=batch)["theta"], call("train", batch=6)["theta"])
 
 
+def test_shares_of_one_class_are_that_class() -> None:
+    soft = np.eye(CLASSES, dtype=np.float32)[arguments("train")["labels"]]
+    np.testing.assert_allclose(call("train", labels=soft)["theta"], call("train")["theta"], rtol=1e-6)
+    assert np.abs(call("train", labels=soft[::-1].copy())["theta"] - call("train")["theta"]).max() > 1e-3
+
+
+def test_training_goes_on_from_the_velocity_that_it_is_given() -> None:
+    order = arguments("train")["order"]
+    first = call("train", order=order[:1])
+    second = call("train", order=order[1:], theta=first["theta"], velocity=first["velocity"])
+    whole_run = call("train")
+    for name in ("theta", "velocity"):
+        np.testing.assert_array_equal(second[name], whole_run[name])
+    assert (whole_run["velocity"] != 0).any()
+
+
 def test_positions_may_come_twice_or_not_at_all() -> None:
     found = call("train", order=np.full((2, 6), 3))["theta"]
     images = np.repeat(arguments("train")["images"][3:4], 6, 0)
@@ -370,7 +393,7 @@ def test_inputs_that_are_unusual_and_right_are_taken(view: Callable[[np.ndarray]
             if job == "train" and norm == "batch":
                 continue
             given = arguments(job, parameters=parameters)
-            inputs = {key: view(each) for key, each in given.items() if isinstance(each, np.ndarray) and key != output_of(job)}
+            inputs = {key: view(each) for key, each in given.items() if isinstance(each, np.ndarray) and is_input(job, key)}
             moved = network | ({name: [view(each) for each in network[name]] for name in ("mean", "variance")} if norm == BATCH else {})
             found = call(job, make(moved), **{**given, **inputs})[output_of(job)]
             expected = call(job, make(network), **arguments(job, parameters=parameters))[output_of(job)]

@@ -54,4 +54,5 @@ EQUAL_GRADIENTS = 1e-5  # distance of equal gradients in float32, where the epsi
 MAPS_MEAN = 1e-5  # of a map after instance norm: 9.7e-8
 MAPS_VARIANCE = 1e-2  # of the same, which the norm's epsilon makes smaller: 7.2e-5
 AUGMENTED_POSITIONS = 1e-5  # pixels, or shares of a turn or scale: 2.4e-7
+AUGMENTED_SHARES = 1e-12  # shares of soft labels against those of the pixels: 0
 AUGMENTED_IMAGES = 1e-5  # crops and untouched images by interpolation: 4.3e-6

@@ -118,7 +118,7 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
         const int64_t c = task / parts, part = task % parts;
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         const T* images = data.images + (c * each + begin) * image_size(plan);
-        gradient_of<T>(kernel, plan, {theta, packed}, {images, labels + c, nullptr, end - begin, scale}, {},
+        gradient_of<T>(kernel, plan, {theta, packed}, {images, {labels + c}, nullptr, end - begin, scale}, {},
                        record ? record + place_in_record<T>(plan, parts, each, task) : nullptr,
                        parts > 1 ? partial + task * size : out + c * size);
     });
@@ -148,7 +148,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
         const int64_t begin = begin_of(part, parts, each), end = begin_of(part + 1, parts, each);
         const int64_t offset = (c * each + begin) * image_size(plan);
         kernel.image_gradients(plan, {theta, packed}, {along(c), direction},
-                               {data.images + offset, labels + c, nullptr, end - begin, scale},
+                               {data.images + offset, {labels + c}, nullptr, end - begin, scale},
                                record ? record + place_in_record<T>(plan, parts, each, c * parts + part) : nullptr,
                                out + offset, workspace);
     };
@@ -175,28 +175,26 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
 }
 
 template <class T>
-void train(const ConvNetPlan& plan, T* theta, const LabelledImages<T>& data, const Order& order,
+void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
     const int64_t count = data.count, size = plan.parameters, packed_size = kernel.packed_size(plan);
-    T* packed = shared_buffer().at_least<T>(packed_size + (1 + kMostParts) * size);
-    T* velocity = packed + packed_size;
-    T* partial = velocity + size;  // [parts, P]
-    std::memset(velocity, 0, static_cast<size_t>(size) * sizeof(T));
+    T* packed = shared_buffer().at_least<T>(packed_size + kMostParts * size);
+    T* partial = packed + packed_size;  // [parts, P]
     for (int64_t epoch = 0; epoch < order.epochs; ++epoch) {
         for (int64_t first = 0; first < count; first += sgd.batch) {
             const int64_t* index = order.index + epoch * count + first;
             const int64_t batch = std::min(sgd.batch, count - first), parts = parts_of(1, batch);
             const T scale = T(1) / static_cast<T>(batch);
-            pack_weights<T>(kernel, plan, theta, packed, threads);
+            pack_weights<T>(kernel, plan, weights.theta, packed, threads);
             parallel_for(parts, threads, [&](int64_t part) {
                 const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
-                gradient_of<T>(kernel, plan, {theta, packed},
+                gradient_of<T>(kernel, plan, {weights.theta, packed},
                                {data.images, data.labels, index + begin, end - begin, scale}, distilled, nullptr,
                                partial + part * size);
             });
             over_parameters(size, threads, [&](Range elements) {
-                kernel.update({partial, parts, size}, elements, sgd, velocity, theta);
+                kernel.update({partial, parts, size}, elements, sgd, weights.velocity, weights.theta);
             });
         }
     }
@@ -222,8 +220,8 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
                                      int);                                                                          \
     template void image_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*, \
                                      T*, T*, int);                                                                  \
-    template void train<T>(const ConvNetPlan&, T*, const LabelledImages<T>&, const Order&, const Distilled<T>&,     \
-                           const SgdOptions&, int);                                                                 \
+    template void train<T>(const ConvNetPlan&, const Moving<T>&, const LabelledImages<T>&, const Order&,            \
+                           const Distilled<T>&, const SgdOptions&, int);                                            \
     template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)

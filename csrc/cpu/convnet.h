@@ -8,7 +8,8 @@
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
 //                                                                                                         [C, n, ...]
-//     train             SGD with momentum and weight decay over batches in a given order, with distillation theta [P]
+//     train             SGD with momentum and weight decay over batches in a given order, with soft labels and
+//                       distillation                                                            theta, velocity [P]
 //     logits            of images                                                                              [N, K]
 //
 // The passes forward and back of class_gradients are also the first half of image_gradients. A record keeps what they
@@ -63,12 +64,26 @@ struct ClassImages {
     int64_t classes, each;
 };
 
-// Images [N, channels, height, width] and the class of each.
+// The class of each image [N]; or, where its labels are soft, its shares of the classes [N, K] and no class.
+template <class T>
+struct Labels {
+    const int64_t* classes;
+    const T* shares = nullptr;
+};
+
+// Images [N, channels, height, width] with their labels.
 template <class T>
 struct LabelledImages {
     const T* images;
-    const int64_t* labels;
+    Labels<T> labels;
     int64_t count;
+};
+
+// Weights while they are trained, and the velocity of their momentum, [P] each.
+template <class T>
+struct Moving {
+    T* theta;
+    T* velocity;
 };
 
 // The order in which images are drawn: their positions, [epochs, N].
@@ -90,7 +105,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
                      const T* cotangent, T* record, T* out, int threads);
 
 template <class T>
-void train(const ConvNetPlan& plan, T* theta, const LabelledImages<T>& data, const Order& order,
+void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
 template <class T>
@@ -103,12 +118,12 @@ struct PackedTheta {
     const T* packed;
 };
 
-// Images that one thread works on. With an index, the i-th is images[index[i]] of class labels[index[i]]; without one
-// (null), it is images[i], and all are of class labels[0].
+// Images that one thread works on. With an index, the i-th is images[index[i]] with the labels at index[i]; without one
+// (null), it is images[i], and all are of the first class.
 template <class T>
 struct ImageRun {
     const T* images;
-    const int64_t* labels;
+    Labels<T> labels;
     const int64_t* index;
     int64_t count;
     T scale;  // of the loss of each

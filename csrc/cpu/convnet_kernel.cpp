@@ -206,9 +206,17 @@ void add_gradient(const ConvNetPlan& plan, const PackedTheta<T>& theta, const Im
         const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, where) : space.maps;
         const auto place = [&](int64_t i) { return run.index ? run.index[begin + i] : begin + i; };
         const auto image = [&](int64_t i) { return run.images + place(i) * image_size; };
-        for (int64_t i = 0; i < group; ++i) space.labels[i] = run.index ? run.labels[place(i)] : run.labels[0];
         forward_pass(weights, group, image, space, maps);
-        loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
+        if (run.labels.shares) {
+            for (int64_t i = 0; i < group; ++i) {
+                soft_loss_gradient<T>(plan.classes, maps.logits + i * plan.classes,
+                                      run.labels.shares + place(i) * plan.classes, run.scale,
+                                      maps.logits_gradient + i * plan.classes);
+            }
+        } else {
+            for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels.classes[run.index ? place(i) : 0];
+            loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
+        }
         for (int64_t i = 0; i < group && distilled.shares; ++i) {
             add_distillation_gradient(distilled.groups, distilled.classes, distilled.temperature,
                                       maps.logits + i * plan.classes, distilled.shares + place(i) * distilled.kept,
@@ -362,7 +370,7 @@ void image_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, const
         const auto image = [&](int64_t i) { return run.images + (begin + i) * image_size; };
         const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, Gradients::kApart) : space.maps;
         if (!record) {
-            for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels[0];
+            for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels.classes[0];
             forward_pass(weights, group, image, space, maps);
             loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
             backward_pass<T>(weights, group, nullptr, space, maps);

@@ -11,6 +11,10 @@
 //     packed  [K, F]        the same in the order of f
 //     bias    [K], logits and glogits [n, K], labels int64 [n] within 0 ... K - 1; any n and K
 //
+// With soft labels, shares q [n, K] of the classes:
+//     loss = scale * sum_m sum_k q[m, k] (log sum_l exp(logits[m, l]) - logits[m, k])
+//     glogits[m, k] = scale * (p[m, k] sum_l q[m, l] - q[m, k])
+//
 // A tangent (name "dot") is the derivative along a direction in all arguments:
 //     logitsdot = biasdot + fdot packed^T + f packeddot^T
 //     glogitsdot[m, k] = scale * p[m, k] * (logitsdot[m, k] - sum_l p[m, l] logitsdot[m, l])
@@ -310,6 +314,16 @@ void loss_gradient(int64_t n, int64_t classes, const T* logits, const int64_t* l
         for (int64_t k = 0; k < classes; ++k) glogits[k] *= factor;
         glogits[labels[m]] -= scale;
     }
+}
+
+// The same of one image with soft labels: see above.
+template <class T>
+void soft_loss_gradient(int64_t classes, const T* logits, const T* shares, T scale, T* glogits) {
+    const T sum = linear_exponentials(classes, logits, glogits);
+    T whole = 0;
+    for (int64_t k = 0; k < classes; ++k) whole += shares[k];
+    const T factor = scale * whole / sum;
+    for (int64_t k = 0; k < classes; ++k) glogits[k] = glogits[k] * factor - scale * shares[k];
 }
 
 // glogits += the gradient of the distillation of one image: see above. `classes` of each of `groups` groups.

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdc.engines.features import features_of
+from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
 
-# Images [N, channels, H, W] and the generator of the training -> images of the same shape
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+# Images [N, channels, H, W], their labels and the generator of the training -> images of the same shape, with labels; these and those
+# are int64 [N], or soft: shares of the first k classes, float [N, k]
+Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,11 @@ class Training(ABC):
 
         Args:
             images: normalised images [b, channels, H, W].
-            labels: int64 [b].
+            labels: int64 [b]; or soft, shares of the first k classes, float [b, k].
             distillation: the logits of an older network for these images; its term is added to the cross-entropy of each.
+
+        Raises:
+            UsageError: shares of more classes than the network knows.
         """
         with _train_mode(self.module):
             self._step(images, labels, distillation)
@@ -99,16 +104,21 @@ class Training(ABC):
 
         Args:
             images: normalised images [N, channels, H, W].
-            labels: int64 [N].
+            labels: int64 [N]; or soft, shares of the first k classes, float [N, k].
             generator: gives the order of the batches.
-            augment: changes the images of each batch before they are learned.
+            augment: changes the images of each batch, and their labels, before they are learned.
             distillation: the logits of an older network for the N images; its term is added to the cross-entropy of each.
+
+        Raises:
+            UsageError: shares of more classes than the network knows.
         """
         self.velocity.zero_()
         with _train_mode(self.module):
             for index in batches(len(images), self.sgd, generator, images.device):
-                batch = images[index] if augment is None else augment(images[index], generator)
-                self._step(batch, labels[index], distillation.at(index) if distillation is not None else None)
+                some, known = images[index], labels[index]
+                if augment is not None:
+                    some, known = augment(some, known, generator)
+                self._step(some, known, distillation.at(index) if distillation is not None else None)
         self.velocity.zero_()
 
     @abstractmethod
@@ -257,6 +267,24 @@ def batches(count: int, sgd: Sgd, generator: torch.Generator, device: torch.devi
     """The batches of all epochs as positions [<= batch] on `device`: every engine trains in this order."""
     for _ in range(sgd.epochs):
         yield from to_device(torch.randperm(count, generator=generator), device).split(sgd.batch)
+
+
+def shares_of_all(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Soft labels of the first k classes [N, k] as shares of all of them [N, num_classes].
+
+    Raises:
+        UsageError: shares of more classes than there are.
+    """
+    if labels.shape[1] > num_classes:
+        raise UsageError(f"labels are shares of {labels.shape[1]} classes; expected at most {num_classes}, which the network knows.")
+    return F.pad(labels.to(dtype), (0, num_classes - labels.shape[1]))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Of logits [N, num_classes] with labels int64 [N], or soft [N, k]."""
+    if labels.dim() == 2:
+        labels = shares_of_all(labels, logits.shape[1], logits.dtype)
+    return F.cross_entropy(logits, labels, reduction=reduction)
 
 
 def class_numbers(images: Tensor, classes: Tensor | None = None) -> Tensor:

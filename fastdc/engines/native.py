@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
 _PARTS = 4  # of a block: convolution, norm, activation, pooling
 _DTYPES = (torch.float32, torch.float64)
 _RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
-_LONG_STEP = 2.0**20  # so long that the weights it starts from do not round what it moves them by
 _thread = threading.local()
 
 
 class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
-    Exact but for rounding, and of the same bits for any number of threads. Training with augmentation, or of a batch norm, whose
-    statistics then follow each batch, is left to the torch engine, and so are products with the Hessian and features.
+    Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
+    batch, is left to the torch engine, and so are products with the Hessian and features.
     """
 
     name: ClassVar[str] = "native"
@@ -121,24 +120,29 @@ class NativeEngine(Engine):
         return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
 
     def train_in_order(
-        self, theta: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, order: Tensor, distillation: Distillation | None
+        self,
+        theta: Tensor,
+        velocity: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        order: Tensor,
+        distillation: Distillation | None,
     ) -> None:
-        """Train theta [P] in place, the momentum zero at its beginning, on batches of images in an order [epochs, N]."""
+        """Move theta [P] and the velocity of its momentum [P] on, by batches of images in an order [epochs, N]."""
         self._check_images(theta, images, 4)
+        if labels.dim() == 2:
+            labels = shares_of_all(labels, self._convnet.classifier.out_features, theta.dtype)
         weights = theta.contiguous()
         assert compiled.extension is not None
         self._network(images).train(
-            *(_array(tensor) for tensor in (weights, images, labels, order)),
+            *(_array(tensor) for tensor in (weights, velocity, images, labels, order)),
             sgd=compiled.extension.Sgd(batch=sgd.batch, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
             distillation=None if distillation is None else _as_kept(distillation, theta),
             threads=torch.get_num_threads(),
         )
         if weights is not theta:
             theta.copy_(weights)
-
-    def plain_training(self, theta: Tensor, sgd: Sgd) -> Training:
-        """By the torch engine: what takes augmentation between the batches."""
-        return self._torch.training(theta, sgd)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
@@ -195,7 +199,7 @@ class NativeEngine(Engine):
 
 
 class _NativeTraining(Training):
-    """Whole runs in C++; a step of its own takes the gradient from one long step of SGD on a copy of the weights."""
+    """Steps in C++; whole runs, too, where nothing is to be done to a batch between them."""
 
     def __init__(self, engine: NativeEngine, theta: Tensor, sgd: Sgd) -> None:
         super().__init__(engine.module, theta, sgd)
@@ -210,18 +214,16 @@ class _NativeTraining(Training):
         distillation: Distillation | None = None,
     ) -> None:
         if augment is not None:
-            self._engine.plain_training(self.theta, self.sgd).run(images, labels, generator, augment, distillation)
+            super().run(images, labels, generator, augment, distillation)
         elif self.sgd.epochs:
+            self.velocity.zero_()
             order = torch.stack([torch.randperm(len(images), generator=generator) for _ in range(self.sgd.epochs)])  # as `batches` draws
-            self._engine.train_in_order(self.theta, images, labels, self.sgd, order, distillation)
-        self.velocity.zero_()
+            self._engine.train_in_order(self.theta, self.velocity, images, labels, self.sgd, order, distillation)
+            self.velocity.zero_()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        sgd, moved = self.sgd, self.theta.clone()
-        one = dataclasses.replace(sgd, epochs=1, batch=len(images), momentum=0.0, lr=_LONG_STEP)
-        self._engine.train_in_order(moved, images, labels, one, torch.arange(len(images))[None], distillation)
-        self.velocity.mul_(sgd.momentum).add_(torch.sub(self.theta, moved), alpha=1 / _LONG_STEP)
-        self.theta.sub_(self.velocity, alpha=sgd.lr)
+        one, order = dataclasses.replace(self.sgd, batch=len(images)), torch.arange(len(images))[None]
+        self._engine.train_in_order(self.theta, self.velocity, images, labels, one, order, distillation)
 
 
 def _memory_for(size: int, like: Tensor) -> np.ndarray:

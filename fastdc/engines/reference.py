@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, weight_leaves
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy, weight_leaves
 from fastdc.metrics.definitions import METRICS, Metric
 from fastdc.metrics.layout import ParameterLayout, fewest_dimensions
 
@@ -81,7 +81,7 @@ class _PlainTraining(Training):
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         logits = functional_call(self.module, self._weights, (images,))
-        loss = F.cross_entropy(logits, labels)
+        loss = cross_entropy(logits, labels)
         if distillation is not None:
             loss = loss + distillation.loss(logits) / len(labels)
         self._optimizer.zero_grad()

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, weight_leaves
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy, weight_leaves
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
@@ -245,7 +245,7 @@ class _ChunkedTraining(Training):
         parts = []
         for part in _even_slices(len(images), most):
             logits = functional_call(self.module, self._weights, (images[part],))
-            loss = F.cross_entropy(logits, labels[part], reduction="sum")
+            loss = cross_entropy(logits, labels[part], reduction="sum")
             if distillation is not None:
                 loss = loss + distillation.at(part).loss(logits)
             parts.append(torch.autograd.grad(loss / len(images), list(self._weights.values())))

@@ -13,7 +13,7 @@ from fastdc.recipe import Recipe, check_choices, in_full, recipe_named, trains_n
 from fastdc.runtime.seeding import check_seed
 from fastdc.training.schedule import paper_schedule
 
-INITS = ("noise", "real")
+INITS = ("noise", "real", "kmeans")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class CondenseConfig:
     model_epochs: int | None = None
     """For how many epochs to train the network between two matching steps; for dc what the paper takes for this ipc."""
     init: str | None = None
-    """What the images start from: noise, or copies of real ones; for dc noise."""
+    """What the images start from: noise, or copies of real ones, random ones or those nearest to the centres of k-means; for dc noise."""
     lr_images: float | None = None
     """The learning rate of what is stored; for dc 0.1."""
     optimizer: str | None = None
@@ -101,7 +101,8 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     steps, epochs = paper_schedule(config.ipc)
     if not trains_networks(full) and full.model_epochs is not None:
         raise UsageError(
-            f"model_epochs is {full.model_epochs}, but pool {full.pool!r} trains no network between matching steps; leave it out."
+            f"model_epochs is {full.model_epochs}, but pool {full.pool!r} trains no network on the images between matching steps; "
+            "leave it out."
         )
     full = dataclasses.replace(
         in_full(full),
@@ -117,4 +118,5 @@ def recipe_of(config: CondenseConfig) -> Recipe:
     return Recipe(**{name: getattr(config, name) for name in _RECIPE_FIELDS})
 
 
-_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
+# All but the protocol of its evaluation, which decides no image.
+_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "protocol")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
+from fastdc.coresets.kmeans import kmeans
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
@@ -233,7 +234,7 @@ class Condensation:
         """The images to start from, [C, n, channels, H, W]."""
         config, real, each = self.config, self.real, self.formation.images_each
         count, fewest = config.ipc * each, int(real.class_counts.min())
-        if config.init == "real":
+        if config.init != "noise":
             if count > fewest:
                 smallest = real.class_names[int(real.class_counts.argmin())]
                 wanted = f"ipc is {config.ipc}" + (f", each of {each} images," if each > 1 else ",")
@@ -241,8 +242,11 @@ class Condensation:
                     f"{wanted} but class {smallest!r} has {fewest} images to start from; "
                     f"use an ipc of {fewest // each} or less, or init='noise'."
                 )
-            images = random_coreset(real, count, seed=config.seed).images
-            return images.unflatten(0, (real.num_classes, count)).to(self.family.device)
+            if config.init == "real":
+                chosen = random_coreset(real, count, seed=config.seed)
+            else:
+                chosen = kmeans(real, count, seed=config.seed, progress=self.progress)
+            return chosen.images.unflatten(0, (real.num_classes, count)).to(self.family.device)
         shape = (real.num_classes, count, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 

@@ -28,6 +28,12 @@ def check_rate(name: str, value: object) -> None:
         raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")
 
 
+def check_share(name: str, value: object) -> None:
+    """Raise a UsageError unless `value` is a number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UsageError(f"{name} is {value!r}; expected a number from 0 to 1.")
+
+
 def check_duration(name: str, value: object) -> None:
     """Raise a UsageError unless `value` is a time above 0 that `seconds_of` can read."""
     if not isinstance(value, str) or not _DURATION.fullmatch(value) or not 0 < seconds_of(value) < math.inf:

@@ -35,7 +35,8 @@ class Recipe:
     model_epochs: int | None = None
     """Epochs of training the network between two steps; None: their number for the images per class, where the pool trains."""
     init: str = "noise"
-    """Images to start from: "noise", standard normal; or "real", copies of random real images."""
+    """Images to start from: "noise", standard normal; or copies of real images, "real", random ones, or "kmeans", those nearest to the
+    centres of the k-means of their class."""
     lr_images: float = 0.1
     """Learning rate of what is stored."""
     optimizer: str = "sgd"
@@ -48,3 +49,5 @@ class Recipe:
     """Real images of each class in a step."""
     distance: str = "layerwise_cosine"
     """Of two gradients, or of two paths: a metric, perhaps with a choice of rows, as "l1:rows=convolutions"."""
+    protocol: str = "dc"
+    """By which its images are evaluated, unless another is asked for."""

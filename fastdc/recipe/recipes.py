@@ -15,6 +15,7 @@ from fastdc.recipe.match import MATCHES
 from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
+from fastdc.training.protocols import PROTOCOLS
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
 CHOICES: dict[str, Registry] = {  # type: ignore[type-arg]
@@ -32,7 +33,7 @@ RECIPES: dict[str, Recipe] = {
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
-    "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0),
+    "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
 }
 
 
@@ -60,12 +61,14 @@ def recipe_named(method: str) -> Recipe:
 
 
 def check_choices(recipe: Recipe) -> None:
-    """Raise a UsageError unless each choice names a known part with options that it takes, and optimizer and schedule are known."""
+    """Raise a UsageError unless each choice names a known part with options that it takes, and optimizer,
+    schedule and protocol are known."""
     for choice, registry in CHOICES.items():
         registry.options(getattr(recipe, choice))
     OPTIMIZERS.options(recipe.optimizer)
     if recipe.schedule not in SCHEDULES:
         raise unknown_name("schedule", recipe.schedule, SCHEDULES)
+    PROTOCOLS.options(recipe.protocol)
 
 
 def check_method(method: str) -> None:
@@ -80,7 +83,7 @@ def in_full(recipe: Recipe) -> Recipe:
 
 
 def trains_networks(recipe: Recipe) -> bool:
-    """Whether networks are trained between two steps, so that `model_epochs` has a meaning."""
+    """Whether networks are trained on the images between two steps, so that `model_epochs` has a meaning."""
     return POOLS.entry(recipe.pool).trains(POOLS.options(recipe.pool))
 
 

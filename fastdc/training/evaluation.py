@@ -11,11 +11,15 @@ import torch
 class Evaluation:
     """Test accuracies of several networks, each trained from scratch on the same images; fractions of 1, printed as percent.
 
+    `protocol` and `epochs` say how they were trained, where it was by a protocol of `fastdc.evaluate`.
+
     >>> print(Evaluation((0.5, 0.52)))
     51.0% +- 1.0 (2 networks)
     """
 
     accuracies: tuple[float, ...]
+    protocol: str | None = None
+    epochs: int | None = None
 
     @property
     def mean(self) -> float:

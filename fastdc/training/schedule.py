@@ -1,6 +1,8 @@
-"""The paper's schedules: loop lengths by images per class, and the SGD by which networks are trained to be tested."""
+"""Schedules: loop lengths by images per class, and the SGD by which networks are trained to be tested."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -8,7 +10,7 @@ from fastdc.engines import Sgd
 
 # ipc, matching steps per network, epochs of training the network between two of them
 _PAPER = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
-_LR, _LR_DROP, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.1, 0.9, 5e-4
+_LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4
 
 
 def paper_schedule(ipc: int) -> tuple[int, int]:
@@ -31,4 +33,20 @@ def paper_training(epochs: int) -> list[Sgd]:
     [(4, 0.01, 0.9), (3, 0.001, 0.9)]
     """
     later = epochs // 2
-    return [Sgd(count, lr, _MOMENTUM, _WEIGHT_DECAY) for count, lr in ((epochs - later, _LR), (later, _LR * _LR_DROP)) if count]
+    return _phases([(epochs - later, _LR), (later, _LR * 0.1)], batch=256)
+
+
+def idc_training(epochs: int) -> list[Sgd]:
+    """The phases of Kim et al. (ICML 2022): batch 64, a fifth of the learning rate after two thirds of the epochs, and again after five
+    sixths.
+
+    >>> [(sgd.epochs, round(sgd.lr, 4), sgd.batch) for sgd in idc_training(1000)]
+    [(666, 0.01, 64), (167, 0.002, 64), (167, 0.0004, 64)]
+    """
+    first, second = 2 * epochs // 3, 5 * epochs // 6
+    return _phases([(first, _LR), (second - first, _LR / 5), (epochs - second, _LR / 25)], batch=64)
+
+
+def _phases(rates: Iterable[tuple[int, float]], batch: int) -> list[Sgd]:
+    """SGD for some epochs at each learning rate."""
+    return [Sgd(epochs, lr, _MOMENTUM, _WEIGHT_DECAY, batch) for epochs, lr in rates if epochs]

@@ -1,0 +1,46 @@
+"""K-means: the images nearest to the centres of their class, which are as different as its images are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastdc.condensed import CondensedDataset
+from fastdc.coresets.choice import check_ipc, chosen_images
+from fastdc.coresets.features import pixel_features
+from fastdc.data import ClassSampler, as_image_data
+from fastdc.data.k_means import medoids
+from fastdc.runs.progress import progress_bar
+from fastdc.runtime.isolation import isolated
+from fastdc.runtime.seeding import check_seed, make_generator
+
+_SAMPLE = 8192  # images of a class, drawn at random, among which centres are sought where it has more
+
+
+@isolated()
+def kmeans(data: Any, ipc: int, *, seed: int = 0, progress: bool = True) -> CondensedDataset:
+    """Choose of each class the images nearest to the `ipc` centres of the k-means of its pixels.
+
+    Args:
+        data: as `fastdc.condense` takes it.
+        ipc: images per class.
+        seed: decides where the centres begin, and which images of a class of more than 8,192 are looked at.
+        progress: show a progress bar when stderr is a terminal.
+
+    Raises:
+        UsageError: ipc below 1, or above what a class has.
+        DataError: a class without an image.
+
+    Example:
+        >>> kmeans("digits", ipc=2).images.shape
+        torch.Size([20, 1, 8, 8])
+    """
+    real = as_image_data(data)
+    check_ipc(real, ipc)
+    check_seed(seed)
+    sampler, positions = ClassSampler(real, seed), []
+    with progress_bar(real.num_classes, "choosing by k-means", "class", shown=progress) as bar:
+        for number in range(real.num_classes):
+            (sample,) = sampler.indices([number], max(ipc, _SAMPLE), "k-means sample")
+            positions.append(sample[medoids(pixel_features(real, sample), ipc, make_generator(seed, "k-means", number))])
+            bar.update()
+    return chosen_images(real, positions, coreset="kmeans", ipc=ipc, seed=seed)

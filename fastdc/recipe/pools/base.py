@@ -1,0 +1,41 @@
+"""What a pool is: it says whose networks images are matched with, and what these learn between two steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from fastdc.options.registry import NoOptions
+from fastdc.recipe.problem import Problem
+from fastdc.recipe.state import State
+
+
+class Pool(ABC):
+    """Gives the weights of one network after another.
+
+    Args:
+        problem: configuration, engine, networks, real images.
+        options: of the entry.
+    """
+
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, problem: Problem, options: Any = None) -> None:
+        self.problem, self.options = problem, options
+
+    @classmethod
+    def trains(cls, options: Any) -> bool:
+        """Whether networks are trained on the images between two steps, for `model_epochs`."""
+        return False
+
+    @abstractmethod
+    def next(self, state: State) -> Tensor:
+        """The weights [P] to begin iteration `state.iteration` with; they are changed in place."""
+
+    def advance(self, state: State, images: Tensor) -> None:  # noqa: B027  nothing to do is the rule
+        """Move `state.theta` on between two steps; the images [C, n, channels, H, W] have been moved. By default it stays.
+
+        What it keeps from step to step with one network belongs into `state.path`.
+        """

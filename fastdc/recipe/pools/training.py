@@ -1,0 +1,92 @@
+"""What networks learn between two steps: nothing, the images, or some real images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdc.engines import Sgd
+from fastdc.engines.base import class_numbers
+from fastdc.errors import UsageError, unknown_name
+from fastdc.options.checks import check_count, check_share
+from fastdc.recipe.pools.base import Pool
+from fastdc.recipe.state import State
+from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training.by_batch import whole_batches
+
+_TRAIN = ("none", "synthetic", "real")
+_OF_REAL: dict[str, Any] = {"images": 500, "batch": 64, "momentum": 0.9, "weight_decay": 5e-4}  # options, with what they are by default
+_VELOCITY = "velocity of the network"  # its name in the path of a state
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Options of pools that train networks at `lr_model` between two steps: train (none; synthetic, on the images, for
+    `model_epochs`; real, on real images); and with real alone images (how many are drawn for a step: 500), batch (64), momentum
+    (0.9, kept from step to step) and weight_decay (0.0005)."""
+
+    train: str = "none"
+    images: int | None = None
+    batch: int | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.train not in _TRAIN:
+            raise unknown_name("train", self.train, _TRAIN)
+        for name, default in _OF_REAL.items():
+            value = getattr(self, name)
+            if self.train != "real" and value is not None:
+                raise UsageError(f"{name} is {value!r}, but train={self.train} has no use for it; leave it out, or give train=real.")
+            if self.train == "real" and value is None:
+                object.__setattr__(self, name, default)
+        if self.train == "real":
+            check_count("images", self.images)
+            check_count("batch", self.batch)
+            check_share("momentum", self.momentum)
+            check_share("weight_decay", self.weight_decay)
+
+
+class TrainingPool(Pool):
+    """A pool whose networks are trained between two steps where its options, which are `TrainingOptions`, say so."""
+
+    @classmethod
+    def trains(cls, options: TrainingOptions) -> bool:
+        """Where they are trained on the images."""
+        return options.train == "synthetic"
+
+    def advance(self, state: State, images: Tensor) -> None:
+        """Train as the options say."""
+        if self.options.train == "synthetic":
+            self._learn_images(state, images)
+        elif self.options.train == "real":
+            self._learn_real_images(state)
+
+    def _learn_images(self, state: State, images: Tensor) -> None:
+        """Train on all images [C, n, channels, H, W], for `model_epochs`."""
+        recipe, theta = self.problem.recipe, state.theta
+        assert theta is not None
+        assert recipe.model_epochs is not None
+        seed, engine = self.problem.seed, self.problem.engine
+        labels = class_numbers(images).repeat_interleave(images.shape[1])
+        order = make_generator(seed, "training", *state.moment)
+        with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
+            engine.train(theta, images.flatten(0, 1), labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
+
+    def _learn_real_images(self, state: State) -> None:
+        """Train on some images of the set, each once, with the velocity that the steps before have left."""
+        options, seed, data, theta = self.options, self.problem.seed, self.problem.batches.sampler.data, state.theta
+        assert theta is not None
+        sgd = Sgd(1, self.problem.recipe.lr_model, options.momentum, options.weight_decay, options.batch)
+        training, fetch = self.problem.engine.training(theta, sgd), whole_batches(data, theta)
+        if _VELOCITY in state.path:
+            training.velocity.copy_(state.path[_VELOCITY])
+        drawn = torch.randperm(len(data), generator=make_generator(seed, "training images", *state.moment))[: options.images]
+        for number, index in enumerate(drawn.split(options.batch)):
+            batch = fetch(index)
+            with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment, number)):
+                training.step(batch.images, batch.labels)
+        state.path[_VELOCITY] = training.velocity

@@ -1,0 +1,141 @@
+"""Pools: what networks learn between two steps, against plain scripts in float64; and runs that were stopped in their middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import needs_extension, noise_data, relative
+from tolerances import FLOAT64_ENGINES
+from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+import fastdc
+from fastdc.callbacks import CheckpointWritten, Event
+from fastdc.data import ClassSampler, ImageData
+from fastdc.engines import make_engine
+from fastdc.errors import UsageError
+from fastdc.loop.config import CondenseConfig, recipe_of, resolved
+from fastdc.models.network import NetworkFamily
+from fastdc.recipe import POOLS, ClassGroup, Pool, Problem
+from fastdc.recipe.augmentations import NoAugmentation
+from fastdc.recipe.batches import RandomBatches
+from fastdc.recipe.state import State
+from fastdc.runs import folder as run
+from fastdc.runtime.seeding import make_generator
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
+MODEL = "convnet:width=8,activation=swish"
+SHORT: dict[str, Any] = {"ipc": 1, "model": "mlp:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 8, "progress": False}
+
+
+def pool_on(data: ImageData, spec: str, engine: str = "torch", **options: Any) -> tuple[Pool, State, nn.Module]:
+    """A pool in float64, the state with a network of it before its first step, and a module with the same weights."""
+    config = resolved(CondenseConfig(ipc=1, model=MODEL, pool=spec, seed=5, **options))
+    family = NetworkFamily(MODEL, data.channels, data.num_classes, data.image_size, torch.device("cpu"))
+    module, sampler = family.fresh(0).double(), ClassSampler(data, 5, torch.float64)
+    groups = [ClassGroup.of(range(data.num_classes))]
+    problem = Problem(recipe_of(config), 5, make_engine(engine, module), family, RandomBatches(sampler), NoAugmentation(5), groups)
+    pool = POOLS.make(spec, problem)
+    images = torch.zeros(data.num_classes, 1, data.channels, *data.image_size, dtype=torch.float64)
+    state = State(images, torch.zeros_like(images))
+    state.theta = pool.next(state).double()
+    plain = family.fresh(0).double()
+    problem.engine.layout.assign(plain, state.theta)
+    return pool, state, plain
+
+
+# Training on real images
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("images", [50, 1000])
+def test_training_on_real_images_is_that_of_torch_with_momentum_kept_from_step_to_step(engine: str, images: int) -> None:
+    data = noise_data([30, 50, 40])
+    spec = f"fresh:train=real,images={images},batch=16,momentum=0.8,weight_decay=0.01"
+    pool, state, plain = pool_on(data, spec, engine, lr_model=0.05)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.8, weight_decay=0.01)
+    for step in range(3):
+        drawn = torch.randperm(120, generator=make_generator(5, "training images", 0, step))[:images]
+        for index in drawn.split(16):
+            loss = F.cross_entropy(plain(data.normalised(index, torch.float64)), data.labels[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        pool.advance(state, state.stored)
+        state.step += 1
+    assert state.theta is not None
+    assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
+def test_by_default_a_step_learns_500_images_in_batches_of_64_with_momentum_and_decay() -> None:
+    config = fastdc.condense("digits", pool="fresh:train=real", **{**SHORT, "iterations": 1}).provenance["config"]
+    assert config["pool"] == "fresh:train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,networks=random"
+    assert config["model_epochs"] is None
+
+
+def test_a_new_network_begins_without_the_velocity_of_the_one_before() -> None:
+    pool, state, _ = pool_on(noise_data([30, 50, 40]), "fresh:train=real,images=20")
+    first, images = state.theta.clone(), state.stored
+    pool.advance(state, images)
+    once, state.theta = state.theta, first
+    pool.advance(state, images)
+    assert not torch.equal(state.theta, once)
+    state.theta, state.path = pool.next(state).double(), {}  # as the loop does at the end of an iteration
+    pool.advance(state, images)
+    assert torch.equal(state.theta, once)
+
+
+# Runs that are stopped between two steps
+
+
+@pytest.mark.parametrize("pool", ["fresh:train=real,images=100"])
+def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
+
+    def stop(event: Event) -> None:
+        if isinstance(event, CheckpointWritten):
+            raise InterruptedError
+
+    expected = fastdc.condense("digits", pool=pool, out=tmp_path / "whole", **SHORT)
+    stops = 0
+    while not (tmp_path / "run" / "condensed.safetensors").exists():
+        try:
+            fastdc.condense("digits", pool=pool, out=tmp_path / "run", callbacks=[stop], **SHORT)
+        except InterruptedError:
+            stops += 1
+    assert stops == 9
+    for file in ("condensed.safetensors", "condensed.png"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert torch.isfinite(expected.images).all()
+
+
+# What cannot be used
+
+
+@pytest.mark.parametrize(
+    ("pool", "match"),
+    [
+        ("fresh:train=reel", "unknown train 'reel'. Did you mean 'real'.*none, real, synthetic"),
+        ("fresh:images=100", "images is 100, but train=none has no use for it; leave it out, or give train=real"),
+        ("fresh:train=synthetic,momentum=0.9", "momentum is 0.9, but train=synthetic has no use for it; leave it out, or give train=real"),
+        ("fresh:train=real,images=0", "images is 0; expected a whole number of 1 or more"),
+        ("fresh:train=real,batch=0", "batch is 0; expected a whole number of 1 or more"),
+        ("fresh:train=real,batch=few", "batch=few in .* is not a whole number"),
+        ("fresh:train=real,momentum=1.5", "momentum is 1.5; expected a number from 0 to 1"),
+        ("fresh:train=real,momentum=nan", "momentum is nan; expected a number from 0 to 1"),
+        ("fresh:train=real,weight_decay=-1", "weight_decay is -1.0; expected a number from 0 to 1"),
+    ],
+)
+def test_options_that_cannot_be_used(pool: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        fastdc.condense("digits", pool=pool, **SHORT)
+
+
+def test_epochs_on_the_images_have_no_meaning_where_real_ones_are_learned() -> None:
+    with pytest.raises(UsageError, match="model_epochs is 3, but pool 'fresh:train=real' trains no network on the images"):
+        fastdc.condense("digits", pool="fresh:train=real", model_epochs=3, **SHORT)
