@@ -99,6 +99,16 @@ def classes_in_reverse(engine: Engine, theta: Tensor, images: Tensor, **_: Tenso
     return [engine.class_gradients(theta, images, classes)]
 
 
+def pulled_back(output: str, gradients: str) -> Callable[..., list[Tensor]]:
+    """The gradient by the images of the sum of the squares of an output, halved."""
+
+    def job(engine: Engine, theta: Tensor, images: Tensor, **_: Tensor) -> list[Tensor]:
+        flat = images.flatten(0, 1)
+        return [getattr(engine, gradients)(theta, flat, getattr(engine, output)(theta, flat))]
+
+    return job
+
+
 def statistics(engine: Engine, **_: Tensor) -> list[Tensor]:
     return [value for norm in batch_norms(engine.module) for value in (norm.running_mean, norm.running_var)]
 
@@ -114,6 +124,9 @@ JOBS: dict[str, Callable[..., list[Tensor]]] = {
     "hessian_products": lambda engine, theta, images, vector, **_: [*engine.hessian_products(theta, images, vector)],
     "train": trained,
     "logits": lambda engine, theta, images, **_: [engine.logits(theta, images.flatten(0, 1))],
+    "features": lambda engine, theta, images, **_: [engine.features(theta, images.flatten(0, 1))],
+    "feature_gradients": pulled_back("features", "feature_gradients"),
+    "logit_gradients": pulled_back("logits", "logit_gradients"),
     "statistics": statistics,
 }
 

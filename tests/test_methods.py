@@ -34,7 +34,8 @@ from fastdc.runtime.seeding import make_generator
 
 SMOOTH = "convnet:width=8,activation=swish"
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 16, "progress": False}
-RUNS = ["dc", "dd:unroll=3", "dd:unroll=2,networks=fixed", "parameter_matching:unroll=2", "curriculum", "curriculum:unroll=2"]
+RUNS = ["dc", "dc:cross_entropy=0.5", "dd:unroll=3", "dd:unroll=2,networks=fixed"]
+RUNS += ["parameter_matching:unroll=2", "curriculum", "curriculum:unroll=2"]
 
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
 
@@ -384,9 +385,10 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
     ("options", "match"),
     [
         ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: curriculum, dc, dd, dm, parameter_matching"),
-        ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: .*networks, train"),
+        ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: .*cross_entropy.*networks, train"),
         ({"match": "gradient"}, "unknown match 'gradient'. Did you mean 'gradients'"),
-        ({"match": "gradients:unroll=3"}, "match 'gradients' takes no options; 'gradients:unroll=3' gives unroll"),
+        ({"match": "gradients:unroll=3"}, "unknown option of 'gradients' 'unroll'.*Known: cross_entropy"),
+        ({"batches": "random:unroll=3"}, "batches 'random' takes no options; 'random:unroll=3' gives unroll"),
         ({"pool": "fresh:train=reel"}, "unknown train 'reel'. Did you mean 'real'.*none, real, synthetic"),
         ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
         ({"augmentation": "blurred"}, "unknown augmentation 'blurred'.*none, siamese"),
@@ -499,7 +501,7 @@ def test_what_a_match_learns_must_stay_finite(drift: None) -> None:
 def test_adding_what_cannot_be_a_match_is_refused(drift: None) -> None:
     MATCHES.add("drift", Drift)  # again, as a notebook does
     for name, cls, match in (
-        ("gradients", Drift, "'gradients' is a match of fastdc; choose another name than gradients, features, dd"),
+        ("gradients", Drift, "'gradients' is a match of fastdc; choose another name than gradients, features, characteristic, dd"),
         ("my match", Drift, "the name of a match is 'my match'; expected a word"),
         ("mine", 3, "match 'mine' is 3; expected a class whose Options is a frozen dataclass"),
         ("mine", type("Mine", (Drift,), {"Options": dict}), "expected a class whose Options is a frozen dataclass"),

@@ -225,6 +225,11 @@ class Engine(ABC):
         images = images.detach().requires_grad_()
         return torch.autograd.grad(features_of(self.module, self.layout.views(theta), images), images, cotangent)[0]
 
+    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        """The gradient by images [N, channels, H, W] of <cotangent, logits(theta, images)>, cotangent [N, num_classes]."""
+        images = images.detach().requires_grad_()
+        return torch.autograd.grad(torch.func.functional_call(self.module, self.layout.views(theta), (images,)), images, cotangent)[0]
+
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The distance of the synthetic images' gradients from the real ones, and its gradient by the images.
 

@@ -116,6 +116,9 @@ class NativeEngine(Engine):
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
         return self._torch.feature_gradients(theta, images, cotangent)
 
+    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._torch.logit_gradients(theta, images, cotangent)
+
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
         return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
 

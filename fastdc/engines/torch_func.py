@@ -169,9 +169,16 @@ class TorchEngine(Engine):
         return torch.cat([super(TorchEngine, self).features(theta, part) for part in parts])
 
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._pulled_back(super().feature_gradients, theta, images, cotangent)
+
+    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._pulled_back(super().logit_gradients, theta, images, cotangent)
+
+    def _pulled_back(self, pull_back: Callable[..., Tensor], theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        """What `pull_back(theta, images, cotangent)` gives, a chunk of images after another."""
         most = self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
         parts = zip(_split(images, most), _split(cotangent, most), strict=True)
-        return torch.cat([super(TorchEngine, self).feature_gradients(theta, *part) for part in parts])
+        return torch.cat([pull_back(theta, *part) for part in parts])
 
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy summed over images [n, channels, H, W] of one class, or with a label each."""

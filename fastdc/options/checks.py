@@ -28,6 +28,14 @@ def check_rate(name: str, value: object) -> None:
         raise UsageError(f"{name} is {value!r}; expected a finite number above 0, small enough for float32.")
 
 
+def check_weight(name: str, value: object, *, optional: bool = False) -> None:
+    """Raise a UsageError unless `value` is a finite number of 0 or more, or None where that is allowed."""
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST_RATE:
+        raise UsageError(f"{name} is {value!r}; expected a finite number of 0 or more, small enough for float32.")
+
+
 def check_share(name: str, value: object) -> None:
     """Raise a UsageError unless `value` is a number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastdc.options.registry import Registry
 from fastdc.recipe.match.base import Match
+from fastdc.recipe.match.characteristic import CharacteristicMatching
 from fastdc.recipe.match.curriculum import Curriculum
 from fastdc.recipe.match.dd import DatasetDistillation
 from fastdc.recipe.match.features import FeatureMatching
@@ -17,6 +18,7 @@ MATCHES: Registry[Match] = Registry(
     {
         "gradients": GradientMatching,
         "features": FeatureMatching,
+        "characteristic": CharacteristicMatching,
         "dd": DatasetDistillation,
         "parameter_matching": ParameterMatching,
         "curriculum": Curriculum,

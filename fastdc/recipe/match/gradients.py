@@ -7,7 +7,9 @@ A matching step is four calls:
     distance, cotangent = layerwise_distance(synthetic, real, layout)      # [G], [G, P]
     gradient  = engine.image_gradients(theta, images, cotangent, classes)  # [G, n, channels, H, W]
 
-The last three are `engine.match`, so that an engine can share work between them.
+The last three are `engine.match`, so that an engine can share work between them. Both gradients are those of a mean over images, so
+that n and B may differ; `mse` and `l1` are sums over the elements that they see. With `l1:rows=convolutions` and `mse:rows=convolutions`
+this is the distance of IDC (Kim et al., ICML 2022).
 """
 
 from __future__ import annotations
@@ -15,14 +17,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from fastdc.recipe.groups import ClassGroup
-from fastdc.recipe.match.base import Match
+from fastdc.recipe.match.by_class import ClassMatch
 from fastdc.recipe.state import State
 
 
-class GradientMatching(Match):
+class GradientMatching(ClassMatch):
     """`gradients`: those of the synthetic images of a class and those of its real ones."""
 
-    def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
+    def compare(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the gradients, class by class, and its gradient by the images."""
         engine, theta = self.problem.engine, state.theta
         assert theta is not None
