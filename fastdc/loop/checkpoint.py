@@ -40,12 +40,12 @@ def load_checkpoint(path: Path, state: State) -> int:
     tensors, content = load_tensors(path, KIND)
     if "stored" not in tensors:
         raise DataError(f"{path} was written by version 0.1 of fastdc; finish its run with that version, or use another folder.")
-    if tensors["stored"].shape != state.stored.shape:
+    if tensors["stored"].numel() != state.stored.numel():
         raise DataError(
             f"{path} holds images of shape {list(tensors['stored'].shape)}; this run has {list(state.stored.shape)}: use another folder."
         )
     device = state.stored.device
-    state.stored, state.velocity = tensors["stored"].to(device), tensors["velocity"].to(device)
+    state.stored, state.velocity = (tensors[name].to(device).view_as(state.stored) for name in ("stored", "velocity"))
     state.theta = tensors["theta"].to(device) if "theta" in tensors else None
     state.path, state.learned = (
         {name.removeprefix(group): value.to(device) for name, value in tensors.items() if name.startswith(group)}

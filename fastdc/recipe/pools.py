@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fastdc.engines import Sgd
-from fastdc.engines.base import class_numbers
 from fastdc.errors import unknown_name
 from fastdc.options.registry import NoOptions, Registry
 from fastdc.recipe.problem import Problem
@@ -42,8 +41,11 @@ class Pool(ABC):
     def next(self, state: State) -> Tensor:
         """The weights [P] to begin iteration `state.iteration` with."""
 
-    def advance(self, state: State, images: Tensor) -> None:  # noqa: B027  nothing to do is the rule
-        """Move `state.theta` on between two steps; the images [C, n, channels, H, W] have been moved. By default it stays."""
+    def advance(self, state: State, images: Tensor, labels: Tensor) -> None:  # noqa: B027  nothing to do is the rule
+        """Move `state.theta` on between two steps; the images [N, channels, H, W], sorted by their labels [N], have been moved.
+
+        By default it stays.
+        """
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Fresh(Pool):
         """A fresh network, or the one that is fixed."""
         return self.problem.fresh_weights(state.iteration if self.options.networks == "random" else 0)
 
-    def advance(self, state: State, images: Tensor) -> None:
+    def advance(self, state: State, images: Tensor, labels: Tensor) -> None:
         """Train on the images, for `model_epochs`."""
         if self.options.train == "none":
             return
@@ -82,10 +84,9 @@ class Fresh(Pool):
         assert theta is not None
         assert recipe.model_epochs is not None
         seed, engine = self.problem.seed, self.problem.engine
-        labels = class_numbers(images).repeat_interleave(images.shape[1])
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
-            engine.train(theta, images.flatten(0, 1), labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
+            engine.train(theta, images, labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
 
 
 POOLS: Registry[Pool] = Registry("pool", {"fresh": Fresh})

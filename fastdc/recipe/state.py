@@ -17,8 +17,8 @@ class State:
     and `moment`.
     """
 
-    stored: Tensor  # [C, ipc, ...], what is learned; the recipe's formation makes images of it
-    velocity: Tensor  # [C, ipc, ...], its momentum
+    stored: Tensor  # [S, ...], what is learned, class by class; the recipe's formation makes images of it
+    velocity: Tensor  # [S, ...], its momentum
     theta: Tensor | None = None  # [P]
     iteration: int = 0
     step: int = 0
