@@ -21,6 +21,7 @@ from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
+from fastdc.options.ipc import checked_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
 from fastdc.recipe import RECIPES, Recipe
 from fastdc.runs.folder import open_run
@@ -31,7 +32,7 @@ from fastdc.runtime.seeding import derive_seed
 @isolated()
 def condense(
     data: Any,
-    ipc: int,
+    ipc: int | Sequence[int],
     *,
     method: str | Recipe = "dc",
     model: str | ModelFactory | None = None,
@@ -69,7 +70,8 @@ def condense(
     Args:
         data: the name of a dataset | ImageData | (images, labels), arrays or tensors, uint8 or float in 0..1, as NCHW, NHWC
             or NHW | a map-style torch Dataset of (image, label).
-        ipc: images per class.
+        ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. dd, parameter_matching and
+            curriculum need one number for all.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
             "curriculum"; "dm", distribution matching; with options of its parts as in "dd:unroll=20,networks=fixed"; or a
             `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere below means what the recipe
@@ -79,7 +81,7 @@ def condense(
         budget: the time to take, as "90s", "30min" or "2h", in place of `iterations`: as many are planned as fit into it, from the
             time of a few steps. What was planned stands in the provenance, and in the folder `out`, where a later call takes it from.
         matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc
-            (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above).
+            (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above; for a list by its mean).
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
             (1, 50, 25, 20, 15, 10) for the same ipc, interpolated linearly and rounded between them, 10 above).
         init: "noise", standard normal; or copies of real images, different ones within a class: "real", random ones, or "kmeans",
@@ -122,7 +124,7 @@ def condense(
     began = time.monotonic()
     recipe = method if isinstance(method, Recipe) else None
     given = CondenseConfig(
-        ipc=ipc,
+        ipc=checked_ipc(ipc),
         method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
         model=describe(model) if model is not None else None,
         match=match,
@@ -153,12 +155,13 @@ def condense(
     where = resolve_device(device)
     real = as_image_data(data)
     check_every_class(real)
+    numbers = of_each_class(config.ipc, real.num_classes)
     assert config.model is not None
     family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
-    config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where))
+    config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where), ipc=one_or_each(numbers))
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
         if budget is not None:
             known = run.recorded("iterations") if run is not None else None

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.errors import DataError, MissingFileError
+from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale
 from fastdc.runs.files import load_tensors, save_tensors, write_atomically, write_error
 
@@ -109,7 +110,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         scale = f"normalised by mean {_rounded(self.mean)}, std {_rounded(self.std)}" if self.normalised else "pixels in 0..1"
         shape = "x".join(map(str, self.images.shape[1:]))
         held = f" in the storage of {len(self.stored)} ({self.formation})" if len(self.stored) != len(self) else ""
-        return f"CondensedDataset({len(self)} images {shape}{held} of {self.num_classes} classes, {scale})"
+        each = "" if isinstance(self.ipc, int) else f", {least_to_most(self.ipc, ' to ')} of each"
+        return f"CondensedDataset({len(self)} images {shape}{held} of {self.num_classes} classes{each}, {scale})"
 
     def _decoded(self, stored: Tensor) -> Tensor:
         """The images of what is stored [S, ...], those of an item one after another."""
@@ -121,9 +123,9 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         return len(self.class_names)
 
     @property
-    def ipc(self) -> int:
-        """What is stored per class, in the number of images that `fastdc.condense` was asked for: of the class that has the most."""
-        return int(torch.bincount(self._stored_labels).max())
+    def ipc(self) -> int | tuple[int, ...]:
+        """What is stored per class, in the number of images that `fastdc.condense` was asked for; where classes differ, of each."""
+        return one_or_each(tuple(torch.bincount(self._stored_labels, minlength=self.num_classes).tolist()))
 
     @property
     def storage_bytes(self) -> int:

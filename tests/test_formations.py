@@ -47,7 +47,7 @@ def test_a_set_shows_what_its_formation_decodes() -> None:
     assert condensed.labels.tolist() == [0, 0, 1, 1, 1, 1]
     assert torch.equal(condensed.images[::2], condensed.stored)
     assert torch.equal(condensed.images[1::2], condensed.stored.flip(-1))
-    assert (len(condensed), condensed.ipc, condensed.storage_bytes) == (6, 2, 3 * 16 * 4)
+    assert (len(condensed), condensed.ipc, condensed.storage_bytes) == (6, (1, 2), 3 * 16 * 4)
     assert condensed[1][1] == 0
     assert repr(condensed).startswith("CondensedDataset(6 images 1x4x4 in the storage of 3 (mirrored) of 2 classes")
     assert condensed.to_pixels().shape == condensed.images.shape

@@ -241,7 +241,7 @@ def test_a_step_by_groups_of_classes_is_that_of_all_at_once(method: str, engine:
     groups = class_groups([8] * 10, 3)
     assert [len(group) for group in groups] == [3, 3, 3, 1]
     learner, state = digits_problem(method, engine=engine, groups=groups)
-    parts = [learner.step(state, state.stored[group.slice], group) for group in ([ALL] if learner.needs_all_classes else groups)]
+    parts = [learner.step(state, state.stored[group.classes], group) for group in ([ALL] if learner.needs_all_classes else groups)]
     assert relative(torch.stack([part.sum() for part, _ in parts]).sum(), losses.sum()) < UNROLLED_FLOAT64
     assert relative(torch.cat([part for _, part in parts]), gradient) < UNROLLED_FLOAT64
 

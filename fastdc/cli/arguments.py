@@ -109,6 +109,8 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
             flags.append(f"--{name}")
         elif isinstance(value, list) and fields[name].startswith("tuple"):
             flags += [f"--{name}", *map(str, value)]
+        elif isinstance(value, list) and "tuple" in fields[name]:  # or one number
+            flags += [f"--{name}", ",".join(map(str, value))]
         elif value is not False and value is not None:
             flags += [f"--{name}", str(value)]
     return flags

@@ -13,6 +13,7 @@ from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
+from fastdc.options.ipc import least_to_most
 from fastdc.runs.files import write_atomically
 
 
@@ -28,7 +29,7 @@ class Condense(CondenseConfig, Common):
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
     out: str | None = None
-    """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN."""
+    """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN, or runs/DATASET-ipcLEAST-MOST."""
     networks: int = 5
     """For the evaluation, which follows the condensation: how many networks to train on the learned images and test."""
     epochs: int | None = None
@@ -46,7 +47,7 @@ class Condense(CondenseConfig, Common):
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
         train, test = load_dataset(self.dataset, self.data_root)
-        out = folder_for(self.out, f"{self.dataset}-ipc{self.ipc}")
+        out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
         protocol = Protocol.of(self)

@@ -10,9 +10,11 @@ from typing import Any
 from fastdc.cli.arguments import ComputeOptions
 from fastdc.cli.shared import folder_for, options_taken
 from fastdc.coresets import SELECTIONS
+from fastdc.coresets.choice import check_ipc
 from fastdc.coresets.whole_set import EPOCHS
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
+from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.runs.folder import open_run
 from fastdc.runtime.versions import versions
 
@@ -26,12 +28,12 @@ class Select(ComputeOptions):
 
     coreset: str
     """The coreset, which is how the images are chosen."""
-    ipc: int
-    """The number of images to choose of each class."""
+    ipc: int | tuple[int, ...]
+    """The number of images to choose of each class; or a list with a number for each, as 10,1,5."""
     dataset: str = "digits"
     """The dataset to choose from."""
     out: str | None = None
-    """The folder for the result. The default is runs/DATASET-CORESET-ipcN."""
+    """The folder for the result. The default is runs/DATASET-CORESET-ipcN, or runs/DATASET-CORESET-ipcLEAST-MOST."""
     features: str = "network"
     """By which features herding and k_center compare images: network (the input of the network's last linear layer) or pixels."""
     model: str = "convnet"
@@ -51,9 +53,10 @@ class Select(ComputeOptions):
         if surplus:
             raise UsageError(f"coreset {self.coreset!r} takes no {', '.join(surplus)}; leave it out, or choose another coreset.")
         train, _ = load_dataset(self.dataset, self.data_root)
+        options["ipc"] = one_or_each(list(check_ipc(train, self.ipc)))
         config = {"dataset": train.name, "coreset": self.coreset, **options}
         origin = {"fingerprint": train.fingerprint, **versions()}
-        with open_run(folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{self.ipc}")) as run:
+        with open_run(folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{least_to_most(self.ipc, '-')}")) as run:
             run.check_config(config, origin)
             unrecorded = options_taken(self.coreset, {"cache": self.cache, "progress": not self.quiet})
             chosen = SELECTIONS[self.coreset](train, **options, **unrecorded)

@@ -17,6 +17,7 @@ from fastdc.data import ImageData, load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.loop.events import Callback, Evaluated
 from fastdc.models.paper import evaluation_model
+from fastdc.options.ipc import of_each_class
 from fastdc.training.evaluation import Evaluation
 
 BASELINES = (*SELECTIONS, "none")
@@ -68,13 +69,19 @@ def check_baseline(name: str) -> None:
         raise unknown_name("baseline", name, BASELINES)
 
 
-def baseline_images(name: str, train: ImageData, ipc: int, protocol: Protocol, quiet: bool) -> dict[str, CondensedDataset]:
+def baseline_images(
+    name: str, train: ImageData, ipc: int | tuple[int, ...], protocol: Protocol, quiet: bool
+) -> dict[str, CondensedDataset]:
     """What to evaluate beside a condensed set; chosen before long work, so that it cannot fail after it."""
-    fewest = int(train.class_counts.min())
-    if name == "none" or ipc < 1:
+    if name == "none":
         return {}
-    if ipc > fewest:
-        raise UsageError(f"ipc is {ipc}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
+    numbers = of_each_class(ipc, train.num_classes)
+    if not all(numbers):
+        raise UsageError("a class has no condensed image, and a baseline has images of each class; --baseline none goes without.")
+    short = [(count, number) for count, number in zip(train.class_counts.tolist(), numbers, strict=True) if count < number]
+    if short:
+        fewest, number = min(short)
+        raise UsageError(f"ipc is {number}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
     given = {"model": protocol.model, "seed": protocol.seed, "engine": protocol.engine, "device": protocol.device, "progress": not quiet}
     return {name: SELECTIONS[name](train, ipc, **options_taken(name, given))}
 

@@ -12,21 +12,31 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.whole_set import TrainedNetwork
 from fastdc.data import ImageData, check_every_class
 from fastdc.errors import UsageError
+from fastdc.options.ipc import listed_ipc, of_each_class, one_or_each
 from fastdc.runtime.versions import versions
 
 
-def check_ipc(real: ImageData, ipc: int) -> None:
-    """Raise unless every class has `ipc` images to choose.
+def check_ipc(real: ImageData, ipc: object) -> tuple[int, ...]:
+    """How many images to choose of each class; raise unless it has them.
 
     Raises:
-        UsageError: ipc below 1, or above what a class has.
+        UsageError: a number below 1, or above what a class has; or a list of another length.
         DataError: a class without an image.
     """
     check_every_class(real)
+    numbers = listed_ipc(ipc)
+    if numbers is not None:
+        for number, count, name in zip(of_each_class(numbers, real.num_classes), real.class_counts.tolist(), real.class_names, strict=True):
+            if number > count:
+                raise UsageError(
+                    f"ipc is {number} for class {name!r}; expected a whole number from 1 to {count}, the number of its images."
+                )
+        return numbers
     fewest = int(real.class_counts.min())
     if isinstance(ipc, bool) or not isinstance(ipc, int) or not 1 <= ipc <= fewest:
         smallest = real.class_names[int(real.class_counts.argmin())]
         raise UsageError(f"ipc is {ipc!r}; expected a whole number from 1 to {fewest}, the number of images of class {smallest!r}.")
+    return of_each_class(ipc, real.num_classes)
 
 
 def chosen_images(
@@ -34,12 +44,11 @@ def chosen_images(
     positions: Sequence[Tensor],
     *,
     coreset: str,
-    ipc: int,
     seed: int,
     options: Mapping[str, Any] | None = None,
     network: TrainedNetwork | None = None,
 ) -> CondensedDataset:
-    """The real images at `positions`, one int64 [ipc] for each class, in the order in which they were chosen."""
+    """The real images at `positions`, one int64 [ipc of the class] for each class, in the order in which they were chosen."""
     chosen = torch.cat(list(positions))
     trained = {"origin": network.origin, "loss": network.losses[-1], "accuracy": network.accuracies[-1]} if network else None
     return CondensedDataset(
@@ -52,7 +61,7 @@ def chosen_images(
             "dataset": real.name,
             "fingerprint": real.fingerprint,
             "coreset": coreset,
-            "ipc": ipc,
+            "ipc": one_or_each(list(map(len, positions))),
             "seed": seed,
             "options": dict(options or {}),
             "network": trained,

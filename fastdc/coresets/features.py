@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,16 @@ _IMAGES = 64  # that go through the network at once
 Pick = Callable[[Tensor, int], Tensor]
 
 
-def choose_by_features(coreset: str, pick: Pick, data: Any, ipc: int, features: str, options: WholeSetOptions) -> CondensedDataset:
+def choose_by_features(
+    coreset: str, pick: Pick, data: Any, ipc: int | Sequence[int], features: str, options: WholeSetOptions
+) -> CondensedDataset:
     """Let `pick` choose `ipc` images of each class by their features.
 
     Args:
         coreset: the name of the choice.
         pick: makes it.
         data: as `fastdc.condense` takes it.
-        ipc: images per class.
+        ipc: images per class, or a list with a number for each.
         features: "network" or "pixels".
         options: of the network, and seed, device and progress.
 
@@ -45,15 +47,15 @@ def choose_by_features(coreset: str, pick: Pick, data: Any, ipc: int, features: 
     options.check()
     where = resolve_device(options.device)
     real = as_image_data(data)
-    check_ipc(real, ipc)
+    numbers = check_ipc(real, ipc)
     network = train_on_whole_set(real, options) if features == "network" else None
     positions = []
     with progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
-        for members in real.class_members:
+        for members, count in zip(real.class_members, numbers, strict=True):
             rows = network_features(network.module, real, members) if network is not None else pixel_features(real, members).to(where)
-            positions.append(members[pick(rows, ipc).cpu()])
+            positions.append(members[pick(rows, count).cpu()])
             bar.update()
-    return chosen_images(real, positions, coreset=coreset, ipc=ipc, seed=options.seed, options={"features": features}, network=network)
+    return chosen_images(real, positions, coreset=coreset, seed=options.seed, options={"features": features}, network=network)
 
 
 def pixel_features(real: ImageData, index: Tensor) -> Tensor:

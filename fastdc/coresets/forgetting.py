@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastdc.runtime.seeding import make_generator
 @isolated()
 def forgetting(
     data: Any,
-    ipc: int,
+    ipc: int | Sequence[int],
     *,
     model: str | ModelFactory = "convnet",
     epochs: int = EPOCHS,
@@ -37,7 +38,7 @@ def forgetting(
 
     Args:
         data: as `fastdc.condense` takes it.
-        ipc: images per class.
+        ipc: images per class, or a list with a number for each.
         model: the network to train: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
         epochs: of its training.
         seed: decides initial weights, the order of batches, and the choice among equals.
@@ -61,11 +62,11 @@ def forgetting(
     """
     options = WholeSetOptions(model=model, epochs=epochs, seed=seed, engine=engine, device=device, cache=cache, progress=progress)
     real = as_image_data(data)
-    check_ipc(real, ipc)
+    numbers = check_ipc(real, ipc)
     network = train_on_whole_set(real, options)
     generator = make_generator(seed, "forgetting")
     positions = []
-    for members in real.class_members:
+    for members, count in zip(real.class_members, numbers, strict=True):
         shuffled = members[torch.randperm(len(members), generator=generator)]
-        positions.append(shuffled[network.forgetting[shuffled].argsort(descending=True, stable=True)[:ipc]])
-    return chosen_images(real, positions, coreset="forgetting", ipc=ipc, seed=seed, network=network)
+        positions.append(shuffled[network.forgetting[shuffled].argsort(descending=True, stable=True)[:count]])
+    return chosen_images(real, positions, coreset="forgetting", seed=seed, network=network)

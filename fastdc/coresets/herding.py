@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastdc.runtime.isolation import isolated
 @isolated()
 def herding(
     data: Any,
-    ipc: int,
+    ipc: int | Sequence[int],
     *,
     features: str = "network",
     model: str | ModelFactory = "convnet",
@@ -38,7 +39,7 @@ def herding(
 
     Args:
         data: as `fastdc.condense` takes it.
-        ipc: images per class.
+        ipc: images per class, or a list with a number for each.
         features: "network", what the last linear layer of a network reads that was trained on all of `data`; or "pixels",
             normalised ones, for which nothing is trained.
         model: the network: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.

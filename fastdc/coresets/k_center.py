@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastdc.runtime.isolation import isolated
 @isolated()
 def k_center(
     data: Any,
-    ipc: int,
+    ipc: int | Sequence[int],
     *,
     features: str = "network",
     model: str | ModelFactory = "convnet",

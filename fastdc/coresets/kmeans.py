@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastdc.condensed import CondensedDataset
@@ -17,12 +18,12 @@ _SAMPLE = 8192  # images of a class, drawn at random, among which centres are so
 
 
 @isolated()
-def kmeans(data: Any, ipc: int, *, seed: int = 0, progress: bool = True) -> CondensedDataset:
+def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool = True) -> CondensedDataset:
     """Choose of each class the images nearest to the `ipc` centres of the k-means of its pixels.
 
     Args:
         data: as `fastdc.condense` takes it.
-        ipc: images per class.
+        ipc: images per class, or a list with a number for each.
         seed: decides where the centres begin, and which images of a class of more than 8,192 are looked at.
         progress: show a progress bar when stderr is a terminal.
 
@@ -35,12 +36,12 @@ def kmeans(data: Any, ipc: int, *, seed: int = 0, progress: bool = True) -> Cond
         torch.Size([20, 1, 8, 8])
     """
     real = as_image_data(data)
-    check_ipc(real, ipc)
+    numbers = check_ipc(real, ipc)
     check_seed(seed)
     sampler, positions = ClassSampler(real, seed), []
     with progress_bar(real.num_classes, "choosing by k-means", "class", shown=progress) as bar:
-        for number in range(real.num_classes):
-            (sample,) = sampler.indices([number], max(ipc, _SAMPLE), "k-means sample")
-            positions.append(sample[medoids(pixel_features(real, sample), ipc, make_generator(seed, "k-means", number))])
+        for number, count in enumerate(numbers):
+            (sample,) = sampler.indices([number], max(count, _SAMPLE), "k-means sample")
+            positions.append(sample[medoids(pixel_features(real, sample), count, make_generator(seed, "k-means", number))])
             bar.update()
-    return chosen_images(real, positions, coreset="kmeans", ipc=ipc, seed=seed)
+    return chosen_images(real, positions, coreset="kmeans", seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastdc.condensed import CondensedDataset
@@ -12,12 +13,12 @@ from fastdc.runtime.seeding import check_seed
 
 
 @isolated()
-def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
+def random(data: Any, ipc: int | Sequence[int], *, seed: int = 0) -> CondensedDataset:
     """Choose `ipc` different images of each class at random.
 
     Args:
         data: as `fastdc.condense` takes it.
-        ipc: images per class.
+        ipc: images per class, or a list with a number for each.
         seed: decides the choice.
 
     Raises:
@@ -29,7 +30,8 @@ def random(data: Any, ipc: int, *, seed: int = 0) -> CondensedDataset:
         torch.Size([20, 1, 8, 8])
     """
     real = as_image_data(data)
-    check_ipc(real, ipc)
+    numbers = check_ipc(real, ipc)
     check_seed(seed)
-    positions = ClassSampler(real, seed).indices(range(real.num_classes), ipc, "random coreset")
-    return chosen_images(real, positions, coreset="random", ipc=ipc, seed=seed)
+    shuffled = ClassSampler(real, seed).indices(range(real.num_classes), max(numbers), "random coreset")
+    positions = [some[:count] for some, count in zip(shuffled, numbers, strict=True)]
+    return chosen_images(real, positions, coreset="random", seed=seed)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.metrics import Metric
 from fastdc.options.checks import check_count, check_duration, check_rate
-from fastdc.recipe import Recipe, check_choices, in_full, recipe_named, trains_networks
+from fastdc.options.ipc import checked_ipc, least_to_most
+from fastdc.recipe import MATCHES, Recipe, check_choices, in_full, recipe_named, trains_networks
 from fastdc.runtime.seeding import check_seed
 from fastdc.training.schedule import paper_schedule
 
@@ -20,8 +22,8 @@ INITS = ("noise", "real", "kmeans")
 class CondenseConfig:
     """What decides the result of `fastdc.condense`, data aside."""
 
-    ipc: int
-    """The number of images to learn per class."""
+    ipc: int | tuple[int, ...]
+    """The number of images to learn per class; or a list with a number for each class, as 10,1,5."""
     model: str | None = None
     """The network to learn the images with, with its options, as in convnet:width=64,norm=batch; for dc convnet."""
     method: str = "dc"
@@ -80,7 +82,7 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     Raises:
         UsageError: a value out of range, or an unknown name; the text says which.
     """
-    check_count("ipc", config.ipc)
+    config = dataclasses.replace(config, ipc=checked_ipc(config.ipc))
     check_engine(config.engine)
     check_seed(config.seed)
     base = recipe if recipe is not None else recipe_named(config.method)
@@ -98,6 +100,11 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         raise unknown_name("init", full.init, INITS)
     distance = Metric.of(full.distance)
     check_choices(full)
+    if not isinstance(config.ipc, int) and len(set(config.ipc)) > 1 and MATCHES.entry(full.match).needs_all_classes:
+        raise UsageError(
+            f"match {full.match!r} trains on all classes at once and needs equally many images of each, but ipc goes from "
+            f"{least_to_most(config.ipc, ' to ')}; give one number for all classes, or choose another match."
+        )
     steps, epochs = paper_schedule(config.ipc)
     if not trains_networks(full) and full.model_epochs is not None:
         raise UsageError(
@@ -111,6 +118,11 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         model_epochs=epochs if full.model_epochs is None and trains_networks(full) else full.model_epochs,
     )
     return dataclasses.replace(config, **{name: getattr(full, name) for name in _RECIPE_FIELDS})
+
+
+def as_plain(config: CondenseConfig) -> dict[str, Any]:
+    """The configuration as files hold it: with lists in the place of tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()}
 
 
 def recipe_of(config: CondenseConfig) -> Recipe:

@@ -26,9 +26,10 @@ from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
-from fastdc.loop.config import CondenseConfig, recipe_of
+from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
 from fastdc.models.network import NetworkFamily
+from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, memory_share
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
 from fastdc.recipe.formation import fitted_formation
@@ -75,6 +76,7 @@ class Condensation:
         self.recipe = recipe = recipe_of(config)
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
+        self.ipc = of_each_class(config.ipc, real.num_classes)
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
         self.formation = fitted_formation(recipe.formation, real)
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
@@ -86,7 +88,12 @@ class Condensation:
         self.pool = POOLS.make(recipe.pool, problem)
         everything = ClassGroup.of(range(real.num_classes), family.device)
         self.groups = [everything] if self.match.needs_all_classes else problem.groups
-        stored = self.formation.encode(self._initial_images())
+        self.by_class = torch.cat([group.classes for group in self.groups]).argsort()  # [C], from the order of groups
+        self.labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
+        self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
+        places = torch.arange(len(self.labels), device=family.device).split(self.ipc)
+        self.places = [torch.stack([places[number] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
+        stored = self.formation.encode(self._initial_images()[None])[0]  # [S, ...]
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
         self.outcomes: deque[_Outcome] = deque()
@@ -97,7 +104,7 @@ class Condensation:
         """Run to the end, from the checkpoint where there is one."""
         state, run, total = self.state, self.run, self.recipe.iterations
         if run is not None:
-            config = {"dataset": self.real.name, **dataclasses.asdict(self.config)}
+            config = {"dataset": self.real.name, **as_plain(self.config)}
             origin = {"fingerprint": self.real.fingerprint, **versions()}
             grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
             run.check_config(config, origin, grows)
@@ -135,13 +142,14 @@ class Condensation:
             state.theta = self.pool.next(state)
             self.match.begin(state)
         self._freeze_statistics()
-        parts = [self._move(group) for group in self.groups]
-        losses = torch.cat(parts) if parts[0].dim() else torch.stack(parts).sum()  # [C] or []
+        parts = [self._move(group, place) for group, place in zip(self.groups, self.places, strict=True)]
+        losses = torch.cat(parts)[self.by_class] if parts[0].dim() else torch.stack(parts).sum()  # [C] or []
         iteration, step = state.iteration + 1, state.step + 1
-        good = torch.isfinite(losses) & torch.isfinite(state.stored.flatten(1)).all(1)  # [C]
+        whole = torch.isfinite(state.stored.flatten(1)).all(1)  # [S]
+        good = torch.isfinite(losses) & torch.cat([whole[place].all(1) for place in self.places])[self.by_class]  # [C]
         checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
         if step < self.steps:
-            self.pool.advance(state, self.formation.decode(state.stored))
+            self.pool.advance(state, self.formation.decode(state.stored[None])[0], self.image_labels)
             state.step = step
             if state.theta is not None:
                 checked["a weight of the network, trained on the images of all classes,"] = state.theta
@@ -152,16 +160,18 @@ class Condensation:
         numbers = torch.cat([losses.sum().double()[None], finite.double()])
         return _Outcome(iteration, step, losses.dim() > 0, tuple(checked), HostCopy(numbers))
 
-    def _move(self, group: ClassGroup) -> Tensor:
-        """Move what is stored of some classes; the losses [G] that this makes small, or for all classes at once a scalar."""
+    def _move(self, group: ClassGroup, place: Tensor) -> Tensor:
+        """Move what is stored of some classes, at `place` [G, ipc]; the losses [G] that this makes small, or a scalar."""
         state, formation = self.state, self.formation
-        stored, moments = state.stored[group.slice], {name: values[group.slice] for name, values in state.moments.items()}
+        stored, moments = state.stored[place], {name: values[place] for name, values in state.moments.items()}  # each [G, ipc, ...]
         change = self.augmentation.draw(group, *state.moment)
         images = change.apply(formation.decode(stored))  # [G, n, channels, H, W]
         losses, gradient = self.match.step(state, images, group)  # [G] or [], [G, n, channels, H, W]
         count = state.iteration * self.steps + state.step
         rate = self.recipe.lr_images * SCHEDULES[self.recipe.schedule](count / (self.recipe.iterations * self.steps))
         self.optimizer.step(stored, formation.adjoint(change.adjoint(gradient)), moments, rate, count)
+        for whole, part in ((state.stored, stored), *((state.moments[name], values) for name, values in moments.items())):
+            whole[place] = part
         return losses
 
     def _groups(self) -> list[ClassGroup]:
@@ -169,7 +179,7 @@ class Condensation:
         batch, images, size = self.recipe.batch_real, self.real.channels * math.prod(self.real.image_size), self.engine.layout.size
         most = (memory_share(self.family.device, _GROUP_MEMORY) << 20) // (_BYTES * (batch * images + _GRADIENTS * size))
         counts = self.real.class_counts.clamp(max=batch).tolist()
-        return class_groups(counts, max(1, most), self.family.device)
+        return class_groups(counts, max(1, most), self.family.device, self.ipc)
 
     def _freeze_statistics(self) -> None:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
@@ -206,10 +216,9 @@ class Condensation:
         self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
 
     def _finish(self) -> CondensedDataset:
-        stored = self.state.stored  # [C, ipc, ...]
         condensed = CondensedDataset(
-            stored.flatten(0, 1),
-            torch.arange(len(stored)).repeat_interleave(stored.shape[1]),
+            self.state.stored,
+            self.labels,
             mean=self.real.mean,
             std=self.real.std,
             class_names=self.real.class_names,
@@ -218,7 +227,7 @@ class Condensation:
             provenance={
                 "dataset": self.real.name,
                 "fingerprint": self.real.fingerprint,
-                "config": dataclasses.asdict(self.config),
+                "config": as_plain(self.config),
                 "seed": self.config.seed,
                 "versions": versions(),
                 **self.match.provenance(self.state),
@@ -231,23 +240,25 @@ class Condensation:
         return condensed
 
     def _initial_images(self) -> Tensor:
-        """The images to start from, [C, n, channels, H, W]."""
+        """The images to start from, class by class, [N, channels, H, W]."""
         config, real, each = self.config, self.real, self.formation.images_each
-        count, fewest = config.ipc * each, int(real.class_counts.min())
         if config.init != "noise":
-            if count > fewest:
-                smallest = real.class_names[int(real.class_counts.argmin())]
-                wanted = f"ipc is {config.ipc}" + (f", each of {each} images," if each > 1 else ",")
+            classes = zip(real.class_counts.tolist(), self.ipc, real.class_names, strict=True)
+            short = [(count, ipc, name) for count, ipc, name in classes if count < ipc * each]
+            if short:
+                fewest, ipc, smallest = min(short)
+                wanted = f"ipc is {ipc}" + (f", each of {each} images," if each > 1 else ",")
                 raise UsageError(
                     f"{wanted} but class {smallest!r} has {fewest} images to start from; "
                     f"use an ipc of {fewest // each} or less, or init='noise'."
                 )
+            counts = [ipc * each for ipc in self.ipc]
             if config.init == "real":
-                chosen = random_coreset(real, count, seed=config.seed)
+                chosen = random_coreset(real, counts, seed=config.seed)
             else:
-                chosen = kmeans(real, count, seed=config.seed, progress=self.progress)
-            return chosen.images.unflatten(0, (real.num_classes, count)).to(self.family.device)
-        shape = (real.num_classes, count, real.channels, *real.image_size)
+                chosen = kmeans(real, counts, seed=config.seed, progress=self.progress)
+            return chosen.images.to(self.family.device)
+        shape = (sum(self.ipc) * each, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
 
     def _check_finite(self, outcome: _Outcome, finite: list[float]) -> None:

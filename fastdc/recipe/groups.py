@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -12,36 +12,45 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class ClassGroup:
-    """Neighbouring classes that are matched at once."""
+    """Classes that are matched at once."""
 
-    numbers: range
+    numbers: tuple[int, ...]
     """The classes, G of them."""
     classes: Tensor
     """The same, int64 [G], on the device."""
 
     @classmethod
-    def of(cls, numbers: range, device: torch.device | str = "cpu") -> ClassGroup:
+    def of(cls, numbers: Iterable[int], device: torch.device | str = "cpu") -> ClassGroup:
         """The group of some classes."""
-        return cls(numbers, torch.arange(numbers.start, numbers.stop, device=device))
-
-    @property
-    def slice(self) -> slice:
-        """Where the classes lie among all."""
-        return slice(self.numbers.start, self.numbers.stop)
+        numbers = tuple(numbers)
+        return cls(numbers, torch.tensor(numbers, dtype=torch.int64, device=device))
 
     def __len__(self) -> int:
         return len(self.numbers)
 
 
-def class_groups(counts: Sequence[int], most: int, device: torch.device | str = "cpu") -> list[ClassGroup]:
-    """All classes in order, as groups of at most `most` neighbours that give equally many images.
+def class_groups(
+    counts: Sequence[int], most: int, device: torch.device | str = "cpu", ipc: Sequence[int] | None = None
+) -> list[ClassGroup]:
+    """All classes, as groups of at most `most`.
 
-    >>> [list(group.numbers) for group in class_groups([8, 8, 8, 5, 8], 2)]
-    [[0, 1], [2], [3], [4]]
+    Of neighbours that give equally many real images, those are together that have equally many learned ones, side by side or not.
+
+    Args:
+        counts: the real images that each class gives.
+        most: classes of a group.
+        device: where their numbers go.
+        ipc: the learned images of each class; None: as many of each.
+
+    >>> [group.numbers for group in class_groups([8, 8, 8, 5, 8], 2)]
+    [(0, 1), (2,), (3,), (4,)]
+    >>> [group.numbers for group in class_groups([8, 8, 8, 8, 8], 2, ipc=[10, 1, 10, 1, 10])]
+    [(0, 2), (4,), (1, 3)]
     """
     groups = []
-    for _, alike in groupby(range(len(counts)), key=lambda number: counts[number]):
-        first, *others = alike
-        run = range(first, first + 1 + len(others))
-        groups += [ClassGroup.of(run[start : start + most], device) for start in range(0, len(run), most)]
+    for _, neighbours in groupby(range(len(counts)), key=lambda number: counts[number]):
+        alike: dict[int, list[int]] = {}
+        for number in neighbours:
+            alike.setdefault(ipc[number] if ipc is not None else 0, []).append(number)
+        groups += [ClassGroup.of(some[start : start + most], device) for some in alike.values() for start in range(0, len(some), most)]
     return groups

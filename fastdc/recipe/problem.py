@@ -27,7 +27,7 @@ class Problem:
     batches: Batches
     augmentation: Augmentation
     groups: Sequence[ClassGroup]
-    """All classes in order, as many in a group as memory allows."""
+    """All classes, as many in a group as memory allows; in order where they have equally many learned images."""
 
     def fresh_weights(self, number: int) -> Tensor:
         """The weights [P] of random network `number`, always the same ones for one seed."""

@@ -17,8 +17,8 @@ class State:
     and `moment`.
     """
 
-    stored: Tensor  # [C, ipc, ...], what is learned; the recipe's formation makes images of it
-    moments: dict[str, Tensor]  # [C, ipc, ...] each, of its optimizer
+    stored: Tensor  # [S, ...], what is learned, class by class; the recipe's formation makes images of it
+    moments: dict[str, Tensor]  # [S, ...] each, of its optimizer
     theta: Tensor | None = None  # [P]
     iteration: int = 0
     step: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -13,17 +13,20 @@ _PAPER = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50
 _LR, _MOMENTUM, _WEIGHT_DECAY = 0.01, 0.9, 5e-4
 
 
-def paper_schedule(ipc: int) -> tuple[int, int]:
+def paper_schedule(ipc: int | Sequence[int]) -> tuple[int, int]:
     """(matching_steps, model_epochs) for a number of images per class.
 
     The paper's numbers where it names some (1, 10, 20, 30, 40, 50); between two of these both are interpolated linearly
-    and rounded; above 50 they stay (50, 10).
+    and rounded; above 50 they stay (50, 10). Where classes have different numbers their mean decides: that of as many images in all.
 
     >>> [paper_schedule(ipc) for ipc in (1, 5, 10, 25, 50, 100)]
     [(1, 1), (5, 23), (10, 50), (25, 22), (50, 10), (50, 10)]
+    >>> paper_schedule([20, 1, 9])  # as 10 of each
+    (10, 50)
     """
     ipcs, steps, epochs = zip(*_PAPER, strict=True)
-    return round(float(np.interp(ipc, ipcs, steps))), round(float(np.interp(ipc, ipcs, epochs)))
+    mean = np.mean(ipc)
+    return round(float(np.interp(mean, ipcs, steps))), round(float(np.interp(mean, ipcs, epochs)))
 
 
 def paper_training(epochs: int) -> list[Sgd]:

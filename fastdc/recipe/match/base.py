@@ -37,7 +37,8 @@ class Match(ABC):
     Options: ClassVar[type] = NoOptions
     """A frozen dataclass with a default for each field; it may raise a UsageError where a value cannot be used."""
     needs_all_classes: ClassVar[bool] = False
-    """Whether `step` is given all classes at once, since a network learns from all of them; else group by group."""
+    """Whether `step` is given all classes at once, since a network learns from all of them; else group by group. All classes must then
+    have equally many images."""
 
     def __init__(self, problem: Problem, options: Any) -> None:
         self.problem, self.options = problem, options
@@ -56,7 +57,7 @@ class Match(ABC):
         Args:
             state: the network, and what was kept from step to step. `state.moment` keys what is drawn.
             images: those of a group of classes, decoded and augmented, [G, n, channels, H, W].
-            group: which classes; the loop goes over all groups in order.
+            group: which classes; the loop goes over all groups.
 
         Returns:
             A loss, its part of each class [G], or for all classes at once a scalar; its sum is reported. And the gradient by the

@@ -34,8 +34,8 @@ class Pool(ABC):
     def next(self, state: State) -> Tensor:
         """The weights [P] to begin iteration `state.iteration` with; they are changed in place."""
 
-    def advance(self, state: State, images: Tensor) -> None:  # noqa: B027  nothing to do is the rule
-        """Move `state.theta` on between two steps; the images [C, n, channels, H, W] have been moved. By default it stays.
+    def advance(self, state: State, images: Tensor, labels: Tensor) -> None:  # noqa: B027  nothing to do is the rule
+        """Move `state.theta` on between two steps; the images [N, channels, H, W], sorted by their labels [N], have been moved.
 
-        What it keeps from step to step with one network belongs into `state.path`.
+        By default it stays. What it keeps from step to step with one network belongs into `state.path`.
         """

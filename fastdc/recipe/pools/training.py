@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastdc.engines import Sgd
-from fastdc.engines.base import class_numbers
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.checks import check_count, check_share
 from fastdc.recipe.pools.base import Pool
@@ -58,23 +57,22 @@ class TrainingPool(Pool):
         """Where they are trained on the images."""
         return options.train == "synthetic"
 
-    def advance(self, state: State, images: Tensor) -> None:
+    def advance(self, state: State, images: Tensor, labels: Tensor) -> None:
         """Train as the options say."""
         if self.options.train == "synthetic":
-            self._learn_images(state, images)
+            self._learn_images(state, images, labels)
         elif self.options.train == "real":
             self._learn_real_images(state)
 
-    def _learn_images(self, state: State, images: Tensor) -> None:
-        """Train on all images [C, n, channels, H, W], for `model_epochs`."""
+    def _learn_images(self, state: State, images: Tensor, labels: Tensor) -> None:
+        """Train on all images [N, channels, H, W], for `model_epochs`."""
         recipe, theta = self.problem.recipe, state.theta
         assert theta is not None
         assert recipe.model_epochs is not None
         seed, engine = self.problem.seed, self.problem.engine
-        labels = class_numbers(images).repeat_interleave(images.shape[1])
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
-            engine.train(theta, images.flatten(0, 1), labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
+            engine.train(theta, images, labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
 
     def _learn_real_images(self, state: State) -> None:
         """Train on some images of the set, each once, with the velocity that the steps before have left."""
