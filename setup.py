@@ -178,7 +178,7 @@ def extensions() -> list[Extension]:
             "fastdc._C",
             sources=sorted(str(path) for path in sources),
             include_dirs=[str(CSRC), pybind11.get_include()],
-            depends=[str(path) for path in CSRC.rglob("*.h")],
+            depends=[str(path) for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp")],
             extra_link_args=["-pthread"],
             language="c++",
         )

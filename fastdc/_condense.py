@@ -24,6 +24,7 @@ from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
 from fastdc.recipe import RECIPES, Recipe
+from fastdc.recipe.formation import chosen_formation
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
@@ -77,7 +78,7 @@ def condense(
             `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere below means what the recipe
             says, in brackets for dc.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module ("convnet").
-        iterations: K, the number of random networks (1000).
+        iterations: K, the number of random networks; 0 gives what a run starts from (1000).
         budget: the time to take, as "90s", "30min" or "2h", in place of `iterations`: as many are planned as fit into it, from the
             time of a few steps. What was planned stands in the provenance, and in the folder `out`, where a later call takes it from.
         matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc
@@ -156,6 +157,8 @@ def condense(
     real = as_image_data(data)
     check_every_class(real)
     numbers = of_each_class(config.ipc, real.num_classes)
+    assert config.formation is not None
+    config = dataclasses.replace(config, formation=chosen_formation(config.formation, real, numbers))
     assert config.model is not None
     family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))

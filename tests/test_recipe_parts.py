@@ -24,7 +24,7 @@ from fastdc.loop.events import IterationDone
 from fastdc.models import build
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe import AUGMENTATIONS, FORMATIONS, OPTIMIZERS, ClassGroup, Formation, Optimizer
-from fastdc.recipe.formation import Scale, fitted_formation
+from fastdc.recipe.formation import Scale, chosen_formation, fitted_formation
 from fastdc.runtime.seeding import derive_seed
 from fastdc.training.operations import OPERATIONS
 
@@ -294,6 +294,56 @@ def test_frequencies_that_do_not_fit_are_refused(fitted: dict[str, Tensor], text
         fastdc.CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), fitted=fitted, **content)
     content = {**content, "mean": [0.5, 0.5], "std": [0.5, 0.5]}
     with pytest.raises(DataError, match="1 channels, mean has 2"):
+        fastdc.CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), fitted={"frequencies": torch.arange(16)}, **content)
+
+
+@pytest.mark.parametrize(
+    ("smooth", "ipc", "images"),
+    [(True, [1, 1], 16), (True, [10, 10], 4), (True, [50, 50], 2), (True, [1, 7], 8), (True, [200, 200], 1), (False, [1, 1], 1)],
+)
+def test_as_many_images_as_the_number_per_class_and_the_real_ones_allow(smooth: bool, ipc: list[int], images: int) -> None:
+    """Images of eight waves hold all their variance in 8 of 256 frequencies; those of noise spread it over all."""
+    generator = torch.Generator().manual_seed(0)
+    waves = torch.stack([torch.outer(cosine(16, k // 3), cosine(16, k % 3)) for k in range(8)])
+    mixed = torch.einsum("nk,khw->nhw", torch.randn(800, 8, dtype=torch.float64, generator=generator), waves)
+    pixels = mixed if smooth else torch.randn(800, 16, 16, dtype=torch.float64, generator=generator)
+    pixels = ((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255).round().to(torch.uint8)[:, None]
+    real = fastdc.ImageData.of(pixels, torch.arange(800) % 2)
+    assert chosen_formation("frequency", real, ipc) == f"frequency:images={images},clamp=true"
+    assert chosen_formation("frequency:images=3", real, ipc) == "frequency:images=3,clamp=true"
+    assert chosen_formation("tiles", real, ipc) == "tiles:factor=2,clamp=false"
+
+
+def test_a_class_of_few_images_bounds_how_many_are_chosen() -> None:
+    shades = torch.arange(10, dtype=torch.uint8)[:, None, None, None].expand(10, 1, 16, 16)  # one frequency says it all
+    real = fastdc.ImageData.of(shades, torch.tensor([0] * 5 + [1] * 5))
+    assert chosen_formation("frequency", real, [1, 2]) == "frequency:images=2,clamp=true"
+
+
+def test_without_learning_a_run_gives_its_start() -> None:
+    """Medoids of k-means, as many as the formation holds, put through it."""
+    untrained = fastdc.condense("digits", ipc=2, method="untrained", formation="frequency:images=3", progress=False)
+    medoids = fastdc.coresets.kmeans("digits", ipc=6, progress=False).images.unflatten(0, (10, 6))
+    formation = fitted_formation("frequency:images=3", fastdc.load_dataset("digits")[0])
+    assert torch.equal(untrained.images, formation.decode(formation.encode(medoids)).flatten(0, 1))
+    start = fastdc.condense("digits", ipc=2, method="auto", iterations=0, formation="frequency:images=3", progress=False)
+    assert torch.equal(untrained.images, start.images)
+    assert fastdc.condense("digits", ipc=2, method="untrained", progress=False).formation == "frequency:images=2,clamp=true"
+
+
+def test_auto_learns_more_than_its_start_has() -> None:
+    options = {"model": "convnet:width=16", "progress": False}
+    train, test = fastdc.load_dataset("digits")
+    accuracies = [
+        fastdc.evaluate(fastdc.condense(train, 1, method="auto", iterations=count, **options), test, networks=2, epochs=100, **options).mean
+        for count in (0, 10)
+    ]
+    assert accuracies[1] > accuracies[0] > 0.7
+
+
+def test_a_file_that_does_not_say_how_many_images_is_refused() -> None:
+    content = {"mean": [0.5], "std": [0.5], "class_names": ["a", "b"], "formation": "frequency"}
+    with pytest.raises(DataError, match="does not say how many images"):
         fastdc.CondensedDataset(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]), fitted={"frequencies": torch.arange(16)}, **content)
 
 

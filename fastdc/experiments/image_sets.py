@@ -16,7 +16,7 @@ from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.specs import split_spec
-from fastdc.recipe import RECIPES, check_method
+from fastdc.recipe import RECIPES, check_method, recipe_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def make_image_set(source: str, train: ImageData, options: ImageSetOptions, seed
             model=options.model,
             method=source,
             distance=options.distance,
-            iterations=options.iterations,
+            iterations=options.iterations if recipe_named(source).iterations else None,
             batch_real=options.batch_real,
             engine=options.engine,
             device=options.device,

@@ -92,7 +92,8 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         check_duration("budget", config.budget)
         if config.iterations is not None:
             raise UsageError(f"iterations is {config.iterations} and budget {config.budget!r}; give one of them.")
-    for name in ("iterations", "batch_real", "matching_steps", "model_epochs"):
+    check_count("iterations", full.iterations, least=0)
+    for name in ("batch_real", "matching_steps", "model_epochs"):
         check_count(name, getattr(full, name), optional=name in ("matching_steps", "model_epochs"))
     for name in ("lr_images", "lr_model"):
         check_rate(name, getattr(full, name))

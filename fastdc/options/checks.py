@@ -14,12 +14,12 @@ _DURATION = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_UNITS)})")
 _LARGEST_RATE = torch.finfo(torch.float32).max
 
 
-def check_count(name: str, value: object, *, optional: bool = False) -> None:
-    """Raise a UsageError unless `value` is a whole number of 1 or more, or None where that is allowed."""
+def check_count(name: str, value: object, *, optional: bool = False, least: int = 1) -> None:
+    """Raise a UsageError unless `value` is a whole number of `least` or more, or None where that is allowed."""
     if optional and value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} is {value!r}; expected a whole number of 1 or more.")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{name} is {value!r}; expected a whole number of {least} or more.")
 
 
 def check_rate(name: str, value: object) -> None:

@@ -33,6 +33,19 @@ RECIPES: dict[str, Recipe] = {
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
+    "auto": Recipe(
+        pool="fresh:train=real",
+        formation="frequency",
+        model="convnet:width=32",
+        iterations=50,
+        matching_steps=20,
+        init="kmeans",
+        lr_images=0.05,
+        optimizer="adam:beta1=0.5,beta2=0.99",
+        schedule="linear",
+        batch_real=64,
+    ),
+    "untrained": Recipe(formation="frequency", init="kmeans", iterations=0),
     "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
 }
 

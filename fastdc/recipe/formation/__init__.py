@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fastdc.data import ImageData
 from fastdc.options.registry import Registry
+from fastdc.options.specs import format_spec, split_spec
 from fastdc.recipe.formation.base import Formation, Scale
 from fastdc.recipe.formation.frequency import Frequency
 from fastdc.recipe.formation.plain import Plain
 from fastdc.recipe.formation.tiles import Tiles
 
-__all__ = ["FORMATIONS", "Formation", "Scale", "fitted_formation"]
+__all__ = ["FORMATIONS", "Formation", "Scale", "chosen_formation", "fitted_formation"]
 
 FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles": Tiles, "frequency": Frequency})
+
+
+def chosen_formation(spec: str, real: ImageData, ipc: Sequence[int]) -> str:
+    """The spec with options that were left open chosen for the real images and the number of images of each class."""
+    return format_spec(split_spec(spec)[0], FORMATIONS.entry(spec).chosen(FORMATIONS.options(spec), real, ipc))
 
 
 def fitted_formation(spec: str, real: ImageData) -> Formation:

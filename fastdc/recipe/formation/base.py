@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,6 +40,11 @@ class Formation(ABC):
 
     def __init__(self, scale: Scale, fitted: Mapping[str, Tensor], options: Any = None) -> None:
         self.scale, self.fitted, self.options = scale, fitted, options
+
+    @classmethod
+    def chosen(cls, options: Any, real: ImageData, ipc: Sequence[int]) -> Any:
+        """The options, with those that were left open chosen for the real images and the number of images of each class."""
+        return options
 
     @classmethod
     def fit(cls, real: ImageData, options: Any) -> dict[str, Tensor]:

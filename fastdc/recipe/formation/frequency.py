@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,19 +16,23 @@ from fastdc.errors import DataError, UsageError
 from fastdc.options.checks import check_count
 from fastdc.recipe.formation.base import Formation
 
+_IMAGES = (16, 12, 8, 6, 4, 3, 2)  # in the storage of one, most first, from which `chosen` takes:
+_MOST = 16  # at one image per class,
+_LEAST_EXPLAINED = 0.78  # the share of variance that the frequencies kept must hold
 _FITTED_ON = 10_000  # images at most, evenly over the set, from which the variances are taken
 _BLOCK = 1000  # of them at once
 
 
 @dataclass(frozen=True)
 class FrequencyOptions:
-    """Options of `frequency`: images, how many lie in the storage of one; and clamp, whether pixels are kept in 0..1."""
+    """Options of `frequency`: images, how many lie in the storage of one, chosen by `Frequency.chosen` where it is left out; and clamp,
+    whether pixels are kept in 0..1."""
 
-    images: int = 4
+    images: int | None = None
     clamp: bool = True
 
     def __post_init__(self) -> None:
-        check_count("images", self.images)
+        check_count("images", self.images, optional=True)
 
 
 class Frequency(Formation):
@@ -43,27 +49,37 @@ class Frequency(Formation):
     Options = FrequencyOptions
 
     @classmethod
+    def chosen(cls, options: FrequencyOptions, real: ImageData, ipc: Sequence[int]) -> FrequencyOptions:
+        """Without a number of images: as many as the number per class and the real images allow.
+
+        16 at one per class, and fewer by the root of the number per class, since many images need less variety from each; but no more
+        than leave 78% of the variance of the real images in the frequencies that are kept, or than a class has to start from.
+        """
+        if options.images is not None:
+            return options
+        explained = explained_variance(real)  # [H W], by the one, two, ... frequencies of most variance
+        fewest = min(count // number for count, number in zip(real.class_counts.tolist(), ipc, strict=True))
+        most = min(_MOST / (sum(ipc) / len(ipc)) ** 0.5, fewest)
+        allowed = (m for m in _IMAGES if m <= most and m <= len(explained) and explained[len(explained) // m - 1] >= _LEAST_EXPLAINED)
+        return dataclasses.replace(options, images=next(allowed, 1))
+
+    @classmethod
     def fit(cls, real: ImageData, options: FrequencyOptions) -> dict[str, Tensor]:
         """The frequencies kept, in the order of rows and columns: int64 [K], those of most variance, added up over channels."""
         height, width = real.image_size
+        assert options.images is not None
         keep = height * width // options.images
         if not keep:
             raise UsageError(
                 f"formation frequency with images={options.images} leaves no frequency of images of {height}x{width}; give fewer images."
             )
-        index = torch.linspace(0, len(real) - 1, min(len(real), _FITTED_ON), dtype=torch.float64).long()
-        total, squares = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
-        for some in index.split(_BLOCK):
-            weights = _transformed(real.normalised(some, torch.float64, "cpu"))  # [b, channels, H, W]
-            total = total + weights.sum((0, 1))
-            squares += weights.square().sum((0, 1))
-        count = len(index) * real.channels
-        variance = squares / count - (total / count).square()
-        return {"frequencies": variance.flatten().argsort(descending=True, stable=True)[:keep].sort().values}
+        return {"frequencies": _variances(real).argsort(descending=True, stable=True)[:keep].sort().values}
 
     @property
     def images_each(self) -> int:
         """As many as the options say."""
+        if self.options.images is None:
+            raise DataError("formation frequency does not say how many images lie in the storage of one; give images=N.")
         return self.options.images
 
     def encode(self, images: Tensor) -> Tensor:
@@ -106,6 +122,22 @@ class Frequency(Formation):
 
     def _kept(self, like: Tensor) -> Tensor:
         return self.fitted["frequencies"].to(like.device)
+
+
+def explained_variance(real: ImageData) -> Tensor:
+    """The share of the variance of real images that the one, two, ... frequencies of most variance hold, [H W]."""
+    variances = _variances(real).sort(descending=True).values
+    return variances.cumsum(0) / variances.sum().clamp(min=torch.finfo(variances.dtype).tiny)
+
+
+def _variances(real: ImageData) -> Tensor:
+    """Of the weight of each frequency among the real images, added up over channels: [H W]."""
+    index = torch.linspace(0, len(real) - 1, min(len(real), _FITTED_ON), dtype=torch.float64).long()
+    total = squares = torch.zeros(())
+    for some in index.split(_BLOCK):
+        weights = _transformed(real.normalised(some, torch.float64, "cpu"))  # [b, channels, H, W]
+        total, squares = total + weights.sum(0), squares + weights.square().sum(0)
+    return (squares / len(index) - (total / len(index)).square()).sum(0).flatten()
 
 
 def _transformed(images: Tensor) -> Tensor:
