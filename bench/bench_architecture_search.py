@@ -75,7 +75,7 @@ def bench_search(name: str, tmp_path: Path, record: Callable[..., None]) -> None
     train, test, images = data()
     models = list(SPACES[name])
     assert all(not NativeEngine.unsupported_reasons(build(model, 1, 10, (28, 28))) for model in models)
-    options = TrialOptions(epochs=EPOCHS, whole_set_epochs=1, stopped_after=1, seed=0, engine="auto", device="cpu")
+    options = TrialOptions(epochs=EPOCHS, whole_set_epochs=1, stopped_after=1, seed=0, engine="auto", device="cpu", protocol="dc")
     one_by_one(models[:1], images, test)  # warms up
     seconds: dict[str, list[float]] = {"eager": [], "search": []}
     for turn in range(2):

@@ -114,7 +114,7 @@ def test_there_is_no_correlation_without_an_order(first: list[float], second: li
 
 def make_runner(folder: Path, data: tuple[ImageData, ImageData], **changes: Any) -> TrialRunner:
     sets = {"random": fastdc.coresets.random(data[0], 2)}
-    options = TrialOptions(epochs=3, whole_set_epochs=2, stopped_after=9, seed=1, engine="auto", device="cpu")
+    options = TrialOptions(epochs=3, whole_set_epochs=2, stopped_after=9, seed=1, engine="auto", device="cpu", protocol="dc")
     return TrialRunner(folder, *data, sets, dataclasses.replace(options, **changes))
 
 

@@ -97,7 +97,9 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     train, test = fastdc.load_dataset("digits")
     for subject, images in (("condensed", condensed), ("random", fastdc.coresets.random(train, 1, seed=3))):
         result = fastdc.evaluate(images, test, model="mlp:width=8", networks=2, epochs=1, seed=3)
-        assert written["results"][subject] == {"accuracies": list(result.accuracies), "mean": result.mean, "std": result.std}
+        expected = {"accuracies": list(result.accuracies), "mean": result.mean, "std": result.std, "protocol": "dc", "epochs": 1}
+        assert written["results"][subject] == expected
+    assert written["protocol"] == "dc"
     assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)
 
 
@@ -248,6 +250,24 @@ def test_a_misused_command_line_is_refused_before_a_baseline_takes_its_time(
     assert main(["condense", "--ipc", "1", "--baseline", "herding", "--model", "mlp:width=8", "--lr-images", "nan"]) == 2
     assert "lr_images is nan" in complaint(capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_compared_with_condensed_images_is_tested_by_their_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--method", "dm:operations=crop", "--model", "mlp:width=8", "--iterations", "1", "--batch-real", "2"]
+    assert main(["condense", "--ipc", "1", *flags, *EVALUATE, "--out", "run"]) == 0
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["protocol"] == "dsa:operations=crop"
+    assert [result["protocol"] for result in written["results"].values()] == ["dsa:operations=crop"] * 2
+    assert capsys.readouterr().out.splitlines()[0] == "tested by protocol dsa:operations=crop, that of the recipe"
+    evaluated = ["evaluate", "run", "--model", "mlp:width=8", "--baseline", "random", *EVALUATE]
+    assert main(evaluated) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "tested by protocol dsa:operations=crop, that of the recipe"
+    assert [line.split()[1] for line in lines] == [f"{100 * result['mean']:.1f}%" for result in written["results"].values()]
+    assert main([*evaluated, "--protocol", "dc"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main([*evaluated, "--protocol", "dac"]) == 2
+    assert "unknown protocol 'dac'" in complaint(capsys)
 
 
 # evaluate, show, info

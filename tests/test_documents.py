@@ -24,6 +24,7 @@ from fastdc.metrics.backends import BACKENDS
 from fastdc.models import model_names
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.recipe import CHOICES
+from fastdc.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -228,7 +229,7 @@ def test_every_flag_has_its_place_in_the_pages(cli: ModuleType) -> None:
     [
         ("docs/recipes.md", [*fastdc.RECIPES, *CHOICES, *CHOICES["match"]]),
         ("docs/engines.md", [*ENGINES, *BACKENDS]),
-        ("docs/options.md", [*model_names(), *fastdc.coresets.SELECTIONS, *METRICS, *NORMS, *ACTIVATIONS, *POOLINGS]),
+        ("docs/options.md", [*model_names(), *fastdc.coresets.SELECTIONS, *METRICS, *NORMS, *ACTIVATIONS, *POOLINGS, *PROTOCOLS]),
         ("docs/engines.md", [f"rows={rows}" for rows in ROWS]),
     ],
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Dropping, DroppingByFunction, Linear
+from helpers import Dropping, DroppingByFunction, Linear, needs_extension
 from tolerances import AUGMENTED_IMAGES, AUGMENTED_POSITIONS
 from torch import Tensor
 
@@ -22,8 +24,10 @@ from fastdc.errors import DataError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.training import augment
-from fastdc.training.augment import crop_scale_or_rotate
+from fastdc.training.augment import crop_scale_or_rotate, training_augmentation
+from fastdc.training.protocols import PROTOCOLS
 
+OTHER_PROTOCOLS = [name for name in PROTOCOLS if name != "dc"]
 QUICK = {"model": "mlp:width=16", "epochs": 8}
 
 
@@ -210,6 +214,86 @@ def test_mnist_is_evaluated_after_1000_epochs_with_augmentation(
     assert [augmentation for _, augmentation in phases] == [crop_scale_or_rotate] * 2
 
 
+def test_dsa_trains_for_1000_epochs_with_one_operation_for_each_batch(condensed: CondensedDataset, phases: list[tuple[Sgd, Any]]) -> None:
+    found = evaluate(condensed, "digits", protocol="dsa:operations=color+crop", networks=1, model="mlp:width=16")
+    assert [sgd for sgd, _ in phases] == [Sgd(500, 0.01, 0.9, 5e-4, 256), Sgd(500, pytest.approx(0.001), 0.9, 5e-4, 256)]
+    assert [augmentation for _, augmentation in phases] == [training_augmentation(["color", "crop"], "batch")] * 2
+    assert (found.protocol, found.epochs) == ("dsa:operations=color+crop", 1000)
+
+
+def test_idc_trains_for_1000_epochs_in_smaller_batches_with_cutmix(condensed: CondensedDataset, phases: list[tuple[Sgd, Any]]) -> None:
+    found = evaluate(condensed, "digits", protocol="idc", networks=1, model="mlp:width=16")
+    lengths_and_rates = [(666, 0.01), (167, pytest.approx(0.002)), (167, pytest.approx(0.0004))]
+    assert [sgd for sgd, _ in phases] == [Sgd(epochs, lr, 0.9, 5e-4, 64) for epochs, lr in lengths_and_rates]
+    assert [augmentation for _, augmentation in phases] == [training_augmentation(["flip", "color", "crop/scale/rotate"], "image", 0.5)] * 3
+    assert (found.protocol, found.epochs) == ("idc:operations=flip+color+crop/scale/rotate,cutmix=0.5", 1000)
+
+
+@pytest.mark.parametrize("protocol", ["dc", *OTHER_PROTOCOLS])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_all_epochs_that_are_asked_for_are_trained(
+    condensed: CondensedDataset, phases: list[tuple[Sgd, Any]], protocol: str, epochs: int
+) -> None:
+    found = evaluate(condensed, "digits", protocol=protocol, networks=1, model="mlp:width=16", epochs=epochs)
+    assert sum(sgd.epochs for sgd, _ in phases) == found.epochs == epochs
+
+
+@pytest.mark.parametrize("engine", ["torch", "reference", pytest.param("native", marks=needs_extension)])
+@pytest.mark.parametrize("protocol", OTHER_PROTOCOLS)
+def test_a_protocol_reaches_the_training_and_is_reproducible(
+    condensed: CondensedDataset, noise: ImageData, engine: str, protocol: str
+) -> None:
+    options: dict[str, Any] = {"networks": 2, "epochs": 3, "model": "convnet:width=8", "engine": engine}
+    first = evaluate(condensed, noise, protocol=protocol, **options)
+    assert evaluate(condensed, noise, protocol=protocol, **options) == first
+    assert evaluate(condensed, noise, protocol="dc", **options).accuracies != first.accuracies
+    torch.set_num_threads(1)
+    assert evaluate(condensed, noise, protocol=protocol, **options) == first
+
+
+def learned_by(method: Any, **options: Any) -> CondensedDataset:
+    return fastdc.condense("digits", 1, method=method, model="convnet:width=8", iterations=1, matching_steps=1, batch_real=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("made", "protocol"),
+    [
+        (lambda: learned_by("dc"), "dc"),
+        (lambda: learned_by("dm"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
+        (lambda: learned_by("dm:operations=crop+rotate"), "dsa:operations=crop+rotate"),
+        (lambda: learned_by("dm", augmentation="none"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
+        (lambda: learned_by(dataclasses.replace(fastdc.RECIPES["dm"], lr_images=0.5)), "dc"),  # a recipe without a name
+        (lambda: fastdc.coresets.random("digits", 1), "dc"),
+        (lambda: with_provenance(None), "dc"),
+        (lambda: with_provenance({"config": {"method": "idea"}}), "dc"),
+        (lambda: with_provenance({"config": {"method": 3, "augmentation": None}}), "dc"),
+        (lambda: with_provenance({"config": "dm"}), "dc"),
+    ],
+    ids=["dc", "dm", "dm of some operations", "dm without", "unnamed", "coreset", "none", "another method", "a number", "text"],
+)
+def test_auto_is_the_protocol_of_the_recipe_that_a_set_was_learned_by(made: Any, protocol: str, tmp_path: Path) -> None:
+    made().save(tmp_path / "set.safetensors")
+    images = CondensedDataset.load(tmp_path / "set.safetensors")
+    found = evaluate(images, "digits", model="mlp:width=4", networks=1, epochs=1)
+    assert found.protocol == protocol
+    assert evaluate(images, "digits", protocol=protocol, model="mlp:width=4", networks=1, epochs=1) == found
+    assert evaluate(images, "digits", protocol="idc", model="mlp:width=4", networks=1, epochs=1).protocol.startswith("idc:")
+
+
+def with_provenance(provenance: Any) -> CondensedDataset:
+    chosen = fastdc.coresets.random("digits", 1)
+    kept = {"mean": chosen.mean, "std": chosen.std, "class_names": chosen.class_names}
+    return CondensedDataset(chosen.images, chosen.labels, **kept, provenance=provenance)
+
+
+def test_a_recipe_of_ones_own_says_how_it_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fastdc.RECIPES, "mine", fastdc.Recipe(protocol="idc:cutmix=0"))
+    images = learned_by("mine")
+    assert evaluate(images, "digits", model="mlp:width=4", networks=1, epochs=1).protocol.endswith("cutmix=0.0")
+    with pytest.raises(UsageError, match=r"unknown protocol 'icd'\. Did you mean 'idc'"):
+        learned_by(fastdc.Recipe(protocol="icd"))
+
+
 @pytest.mark.parametrize(("epochs", "lengths"), [(1, [1]), (2, [1, 1]), (7, [4, 3])])
 def test_epochs_that_are_asked_for_are_split_in_half(
     condensed: CondensedDataset, phases: list[tuple[Sgd, Any]], epochs: int, lengths: list[int]
@@ -261,6 +345,12 @@ def test_the_test_set_is_normalised_by_the_condensed_set(noise: ImageData) -> No
         ({"engine": "torhc"}, "unknown engine 'torhc'. Did you mean 'torch'"),
         ({"model": "convet"}, "unknown model 'convet'. Did you mean 'convnet'"),
         ({"device": "gpu"}, "device 'gpu'"),
+        ({"protocol": "dca"}, "unknown protocol 'dca'"),
+        ({"protocol": "dc:epochs=3"}, "protocol 'dc' takes no options; 'dc:epochs=3' gives epochs"),
+        ({"protocol": "dsa:operations=color+blur"}, "unknown operation 'blur'"),
+        ({"protocol": "dsa:cutmix=1"}, "unknown option of 'dsa' 'cutmix'"),
+        ({"protocol": "idc:cutmix=2"}, "cutmix is 2.0; expected a probability, 0 to 1"),
+        ({"protocol": None}, "None is no name"),
     ],
 )
 def test_an_argument_that_cannot_be_used_gets_a_sentence(condensed: CondensedDataset, options: dict[str, Any], message: str) -> None:

@@ -212,7 +212,7 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
-    runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "auto", "cpu", False)
+    runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "dc", "auto", "cpu", False)
     one = job.Job(ImageSet(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
     runner.path(one).mkdir(parents=True)
     runner.do(one, lambda *_: None)
@@ -349,6 +349,7 @@ def test_the_caption_says_dataset_and_scale_and_the_learned_images_are_shown(con
     make_table(dataclasses.replace(config, scale_name="tiny"))
     text = (config.out / "table.md").read_text()
     assert "digits, scale tiny: 2 iterations, 8 real images" in text
+    assert "; protocol dc; seed 0, fastdc " in text
     assert "(cells/dc-convnet_width=8-ipc1-seed0/condensed.png)" in text
     assert text.count("condensed.png") == 1
 
@@ -361,6 +362,16 @@ def test_the_plot_is_drawn_where_matplotlib_is(config: TableConfig, counted: Cou
     assert (config.out / "table.png").exists() == there == ("(table.png)" in text) != ("fastdc-torch[plot]" in text)
     if there:
         assert Image.open(config.out / "table.png").format == "PNG"
+
+
+def test_a_table_is_tested_by_one_protocol(config: TableConfig, tmp_path: Path) -> None:
+    table = make_table(dataclasses.replace(config, protocol="dsa:operations=crop+color"))
+    outcomes = {cell.column: outcome for cell, outcome in table.outcomes.items() if isinstance(outcome, Evaluation)}
+    assert {(one.protocol, one.epochs) for name, one in outcomes.items() if name != "whole set"} == {("dsa:operations=crop+color", 2)}
+    assert outcomes["whole set"].protocol is None
+    assert "; protocol dsa:operations=crop+color; seed 0" in (config.out / "table.md").read_text()
+    with pytest.raises(UsageError, match=r"differs in protocol \('dsa:operations=crop\+color' there, 'dc' now\)"):
+        make_table(config)
 
 
 def test_several_sets_and_networks_are_pooled(config: TableConfig, counted: Counted) -> None:
@@ -397,6 +408,7 @@ def test_networks_that_the_images_do_not_fit_are_left_out_with_their_reason(conf
         ({"engine": "nativ"}, "unknown engine"),
         ({"device": "gpu"}, "unknown device"),
         ({"seed": -1}, "seed is -1"),
+        ({"protocol": "auto"}, "unknown protocol 'auto'. Known: dc, dsa, idc"),
     ],
     ids=str,
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
 from fastdc.cli.arguments import Common
-from fastdc.cli.shared import Protocol, as_json, baseline_images, check_baseline, evaluate_all, folder_for
+from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
@@ -32,9 +32,12 @@ class Condense(CondenseConfig, Common):
     """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN, or runs/DATASET-ipcLEAST-MOST."""
     networks: int = 5
     """For the evaluation, which follows the condensation: how many networks to train on the learned images and test."""
+    protocol: str = "auto"
+    """For the evaluation: how to train these networks, with options, as in dsa:operations=color+crop. With auto it is as the recipe
+    says."""
     epochs: int | None = None
-    """For the evaluation: for how many epochs to train each of these networks. The default is the paper's: 1000 on mnist, and 300 on
-    any other dataset. How long networks are trained while images are learned is --model-epochs."""
+    """For the evaluation: for how many epochs to train each of these networks. The default is the protocol's.
+    How long networks are trained while images are learned is --model-epochs."""
     baseline: str = "random"
     """For the evaluation: what to compare with, which is as many real images, chosen by a coreset; or none. A coreset that needs a
     network trains that of --model."""
@@ -50,11 +53,12 @@ class Condense(CondenseConfig, Common):
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        protocol = Protocol.of(self)
+        evaluation = EvaluationOptions.of(self)
         resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
-        baseline = baseline_images(self.baseline, train, self.ipc, protocol, self.quiet)
+        baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
-        evaluations = evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, callbacks)
-        content = {"dataset": train.name, **dataclasses.asdict(protocol), "results": {k: as_json(v) for k, v in evaluations.items()}}
+        evaluation = evaluation.for_set(condensed)
+        results = evaluate_all({"condensed": condensed, **baseline}, test, evaluation, self.quiet, callbacks)
+        content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": {k: as_json(v) for k, v in results.items()}}
         write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")

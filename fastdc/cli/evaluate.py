@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from fastdc.cli.arguments import ComputeOptions
-from fastdc.cli.shared import Protocol, baseline_images, check_baseline, evaluate_all, read_condensed
+from fastdc.cli.shared import EvaluationOptions, baseline_images, check_baseline, evaluate_all, read_condensed
 from fastdc.data import load_dataset
 
 
@@ -19,13 +19,16 @@ class Evaluate(ComputeOptions):
     """The file of a condensed dataset, the folder of a run, or a .pt file of the paper's authors, which needs --dataset."""
     dataset: str | None = None
     """The dataset on whose test set the networks are tested. The default is the dataset that was condensed."""
+    protocol: str = "auto"
+    """How to train the networks, with options, as in dsa:operations=color+crop. With auto it is as the recipe says by which the
+    images were learned, and dc for other images."""
     model: str = "convnet"
     """The network to train. vgg11 and resnet18 with batch norm are trained with instance norm instead, as in the paper: a few images are
     too few for a batch norm."""
     networks: int = 20
     """How many networks to train, each from other random weights."""
     epochs: int | None = None
-    """For how many epochs to train each network. The default is the paper's: 1000 on mnist, and 300 on any other dataset."""
+    """For how many epochs to train each network. The default is the protocol's."""
     seed: int = 0
     """The seed of initial weights and of the order of batches."""
     baseline: str = "none"
@@ -37,6 +40,6 @@ class Evaluate(ComputeOptions):
         check_baseline(self.baseline)
         condensed, name = read_condensed(self.condensed, self.dataset, self.data_root)
         train, test = load_dataset(name, self.data_root)
-        protocol = Protocol.of(self)
-        baseline = baseline_images(self.baseline, train, condensed.ipc, protocol, self.quiet)
-        evaluate_all({"condensed": condensed, **baseline}, test, protocol, self.quiet, ())
+        options = EvaluationOptions.of(self).for_set(condensed)
+        baseline = baseline_images(self.baseline, train, condensed.ipc, options, self.quiet)
+        evaluate_all({"condensed": condensed, **baseline}, test, options, self.quiet, ())

@@ -18,6 +18,7 @@ from fastdc.metrics import METRICS
 from fastdc.models import model_names
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.recipe import CHOICES, RECIPES
+from fastdc.training.protocols import PROTOCOLS
 
 Command = TypeVar("Command", bound=type)
 
@@ -35,6 +36,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "model": model_names(),
     "norms": NORMS,
     "poolings": POOLINGS,
+    "protocol": PROTOCOLS,
     "proxies": (*SELECTIONS, *RECIPES, "early_stopping"),
     "stages": dataset_names(),
 }

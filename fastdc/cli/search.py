@@ -47,6 +47,8 @@ class SearchCommand(ExperimentOptions):
     """The depths of the networks in the space. The default is the scale's."""
     epochs: int | None = None
     """For how many epochs to train each network on a proxy. The default is the scale's."""
+    protocol: str = "dc"
+    """How to train each network on a proxy of images, with options, as in dsa:operations=color+crop."""
     whole_set_epochs: int | None = None
     """For how many epochs to train a network on the whole set. The default is the scale's."""
     iterations: int | None = None
@@ -84,6 +86,7 @@ class SearchCommand(ExperimentOptions):
             ipc=self.ipc,
             networks=scale.networks,
             epochs=scale.epochs,
+            protocol=self.protocol,
             truth=self.truth,
             top=self.top,
             random_truths=self.random_truths,
@@ -103,7 +106,8 @@ class SearchCommand(ExperimentOptions):
         search = open_search(config)
         silent = dataclasses.replace(config, progress=False)
         result = run_shared(search, partial(open_search, silent), self.workers, self.device)
-        caption = f"{search.train.name}, scale {name}: {scale}; seed {self.seed}, fastdc {versions()['fastdc']}."
+        how = f"scale {name}: {scale}; protocol {config.protocol}; seed {self.seed}"
+        caption = f"{search.train.name}, {how}, fastdc {versions()['fastdc']}."
         plot = "search.png" if can_plot() else None
         page = markdown(result, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_against_truth(result)} if plot is not None else {}

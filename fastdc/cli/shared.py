@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastdc._evaluate import evaluate
+from fastdc._evaluate import AUTO, evaluate, protocol_for
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData, load_dataset
@@ -18,15 +18,18 @@ from fastdc.errors import UsageError, unknown_name
 from fastdc.loop.events import Callback, Evaluated
 from fastdc.models.paper import evaluation_model
 from fastdc.options.ipc import of_each_class
+from fastdc.recipe import Recipe
 from fastdc.training.evaluation import Evaluation
+from fastdc.training.protocols import PROTOCOLS
 
 BASELINES = (*SELECTIONS, "none")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationOptions:
     """How images are evaluated: the arguments of `fastdc.evaluate`."""
 
+    protocol: str
     model: str
     networks: int
     epochs: int | None
@@ -35,23 +38,36 @@ class Protocol:
     device: str
 
     @classmethod
-    def of(cls, command: Any) -> Protocol:
-        """The options of a command that have these names; a model that has to be tested as another (`evaluation_model`) is exchanged."""
+    def of(cls, command: Any) -> EvaluationOptions:
+        """The options of a command that have these names; a model that has to be tested as another (`evaluation_model`) is exchanged.
+
+        Raises:
+            UsageError: an unknown protocol.
+        """
         given = {field.name: getattr(command, field.name) for field in dataclasses.fields(cls)}
         given["model"] = given["model"] or "convnet"
+        if given["protocol"] != AUTO:
+            given["protocol"] = PROTOCOLS.in_full(given["protocol"])
         tested = evaluation_model(given["model"])
         if tested != given["model"]:
             print(f"tested with {tested} in the place of {given['model']}: a few images are too few to train a batch norm", flush=True)
         return cls(**given | {"model": tested})
 
+    def for_set(self, condensed: CondensedDataset) -> EvaluationOptions:
+        """With the protocol of a condensed set in the place of "auto", for what is compared with it, too."""
+        protocol = PROTOCOLS.in_full(protocol_for(condensed, self.protocol))
+        if self.protocol == AUTO and protocol != Recipe.protocol:
+            print(f"tested by protocol {protocol}, that of the recipe", flush=True)
+        return dataclasses.replace(self, protocol=protocol)
+
 
 def evaluate_all(
-    subjects: Mapping[str, CondensedDataset], test: ImageData, protocol: Protocol, quiet: bool, callbacks: Sequence[Callback]
+    subjects: Mapping[str, CondensedDataset], test: ImageData, options: EvaluationOptions, quiet: bool, callbacks: Sequence[Callback]
 ) -> dict[str, Evaluation]:
     """Evaluate every subject, print a line each, and tell the callbacks."""
     results = {}
     for subject, images in subjects.items():
-        results[subject] = evaluate(images, test, **dataclasses.asdict(protocol), progress=not quiet)
+        results[subject] = evaluate(images, test, **dataclasses.asdict(options), progress=not quiet)
         print(f"{subject:<10}  {results[subject]}", flush=True)
         for callback in callbacks:
             callback(Evaluated(subject, results[subject]))
@@ -60,7 +76,7 @@ def evaluate_all(
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as it stands in evaluation.json."""
-    return {"accuracies": evaluation.accuracies, "mean": evaluation.mean, "std": evaluation.std}
+    return {**dataclasses.asdict(evaluation), "mean": evaluation.mean, "std": evaluation.std}
 
 
 def check_baseline(name: str) -> None:
@@ -70,7 +86,7 @@ def check_baseline(name: str) -> None:
 
 
 def baseline_images(
-    name: str, train: ImageData, ipc: int | tuple[int, ...], protocol: Protocol, quiet: bool
+    name: str, train: ImageData, ipc: int | tuple[int, ...], options: EvaluationOptions, quiet: bool
 ) -> dict[str, CondensedDataset]:
     """What to evaluate beside a condensed set; chosen before long work, so that it cannot fail after it."""
     if name == "none":
@@ -82,7 +98,7 @@ def baseline_images(
     if short:
         fewest, number = min(short)
         raise UsageError(f"ipc is {number}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
-    given = {"model": protocol.model, "seed": protocol.seed, "engine": protocol.engine, "device": protocol.device, "progress": not quiet}
+    given = {"model": options.model, "seed": options.seed, "engine": options.engine, "device": options.device, "progress": not quiet}
     return {name: SELECTIONS[name](train, ipc, **options_taken(name, given))}
 
 

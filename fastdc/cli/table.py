@@ -36,6 +36,9 @@ class Table(ExperimentOptions):
     """The number of random networks on which each image set is learned. The default is the scale's."""
     batch_real: int | None = None
     """The number of real images of each class in a matching step. The default is the scale's."""
+    protocol: str = "dc"
+    """How to train the networks that test an image set, with options, as in dsa:operations=color+crop. It is the same for all image
+    sets of a table."""
     sets: int | None = None
     """How many image sets to make for each cell, with different seeds. The default is the scale's."""
     networks: int | None = None
@@ -63,6 +66,7 @@ class Table(ExperimentOptions):
             data_root=self.data_root,
             model=self.model,
             ipc=self.ipc,
+            protocol=self.protocol,
             seed=self.seed,
             engine=self.engine,
             device=self.device,

@@ -218,11 +218,12 @@ class _NativeTraining(Training):
     ) -> None:
         if augment is not None:
             super().run(images, labels, generator, augment, distillation)
-        elif self.sgd.epochs:
-            self.velocity.zero_()
+            return
+        self.velocity.zero_()
+        if self.sgd.epochs:
             order = torch.stack([torch.randperm(len(images), generator=generator) for _ in range(self.sgd.epochs)])  # as `batches` draws
             self._engine.train_in_order(self.theta, self.velocity, images, labels, self.sgd, order, distillation)
-            self.velocity.zero_()
+        self.velocity.zero_()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         one, order = dataclasses.replace(self.sgd, batch=len(images)), torch.arange(len(images))[None]

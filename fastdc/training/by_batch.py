@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """What one step of SGD learns from."""
 
     images: Tensor  # [b, channels, H, W], normalised
-    labels: Tensor  # [b]
+    labels: Tensor  # [b], or soft [b, k]
     distillation: Distillation | None = None
 
 

@@ -30,6 +30,7 @@ from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, make_generator
 from fastdc.runtime.versions import versions
+from fastdc.training.protocols import PROTOCOLS
 
 TRUTHS = ("top", "all")
 
@@ -42,6 +43,7 @@ class SearchConfig:
     ipc: int = 10
     networks: int | None = None
     epochs: int = 100
+    protocol: str = "dc"
     truth: str = "top"
     top: int = 10
     random_truths: int = 10
@@ -68,6 +70,7 @@ class SearchConfig:
             check_count(name, getattr(self, name))
         if isinstance(self.random_truths, bool) or not isinstance(self.random_truths, int) or self.random_truths < 0:
             raise UsageError(f"random_truths is {self.random_truths!r}; expected a whole number of 0 or more.")
+        PROTOCOLS.options(self.protocol)
         check_seed(self.seed)
         check_engine(self.engine)
         resolve_device(self.device)
@@ -83,6 +86,7 @@ def architecture_search(
     space: Iterable[str] = PAPER_SPACE,
     networks: int | None = None,
     epochs: int = 100,
+    protocol: str = "dc",
     truth: str = "top",
     top: int = 10,
     random_truths: int = 10,
@@ -110,7 +114,8 @@ def architecture_search(
         ipc: images per class of the proxies.
         space: names of models; by default the paper's 720 ConvNets. `ConvNetSpace(widths=..., depths=...)` gives others.
         networks: so many of them, chosen at random; None: all.
-        epochs: of training on a proxy, by the SGD of `fastdc.evaluate`.
+        epochs: of training on a proxy.
+        protocol: of that training, the same for all proxies that are image sets; as `fastdc.evaluate` takes it, but for "auto".
         truth: which networks are also trained on the whole set: "top", those that a proxy ranks first and some at random; or "all".
         top: how many of each proxy's first.
         random_truths: how many others at random.
@@ -145,6 +150,7 @@ def architecture_search(
         ipc=ipc,
         networks=networks,
         epochs=epochs,
+        protocol=protocol,
         truth=truth,
         top=top,
         random_truths=random_truths,
@@ -221,6 +227,7 @@ class Search:
             raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
             options = TrialOptions(
                 epochs=config.epochs,
+                protocol=config.protocol,
                 whole_set_epochs=config.whole_set_epochs,
                 stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
                 seed=config.seed,

@@ -53,6 +53,8 @@ class TrialOptions:
 
     epochs: int
     """Of training on a proxy."""
+    protocol: str
+    """Of that training, as `fastdc.evaluate` takes it."""
     whole_set_epochs: int
     """Of training on the whole set."""
     stopped_after: int
@@ -122,8 +124,8 @@ class TrialRunner:
     def _accuracy(self, model: str, subject: str) -> float:
         options = self.options
         if subject in self.sets:
-            protocol: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "seed", "engine", "device")}
-            return evaluate(self.sets[subject], self.test, model=model, networks=1, **protocol, progress=False).mean
+            how: dict[str, Any] = {name: getattr(options, name) for name in ("protocol", "epochs", "seed", "engine", "device")}
+            return evaluate(self.sets[subject], self.test, model=model, networks=1, **how, progress=False).mean
         data = self.train
         family = NetworkFamily(model, data.channels, data.num_classes, data.image_size, resolve_device(options.device))
         module = family.fresh(derive_seed(options.seed, "search network"))

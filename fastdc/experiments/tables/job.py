@@ -69,13 +69,16 @@ class TableRunner:
         train: the training set.
         test: the test set.
         scale: how much to spend.
+        protocol: by which image sets are tested, all of them.
         engine: as `fastdc.condense` takes it.
         device: likewise.
         progress: show progress bars when stderr is a terminal.
     """
 
-    def __init__(self, out: Path, train: ImageData, test: ImageData, scale: Scale, engine: str, device: str, progress: bool) -> None:
-        self.train, self.test, self.scale = train, test, scale
+    def __init__(
+        self, out: Path, train: ImageData, test: ImageData, scale: Scale, protocol: str, engine: str, device: str, progress: bool
+    ) -> None:
+        self.train, self.test, self.scale, self.protocol = train, test, scale, protocol
         self.compute: dict[str, Any] = {"engine": engine, "device": device, "progress": progress}
         self._cells = out / "cells"
         self._networks = out / "networks"  # trained on the whole set
@@ -161,7 +164,8 @@ class TableRunner:
     def _tested(self, images: CondensedDataset | TrainedNetwork, model: str, seed: int) -> Evaluation:
         if isinstance(images, TrainedNetwork):
             return Evaluation((self._accuracy(images),))
-        return evaluate(images, self.test, model=model, networks=self.scale.networks, epochs=self.scale.epochs, seed=seed, **self.compute)
+        how: dict[str, Any] = {"protocol": self.protocol, "networks": self.scale.networks, "epochs": self.scale.epochs}
+        return evaluate(images, self.test, model=model, seed=seed, **how, **self.compute)
 
     def _accuracy(self, network: TrainedNetwork) -> float:
         """The share of test images that a network trained on the whole set classifies rightly."""
@@ -171,4 +175,6 @@ class TableRunner:
 
 
 def _as_outcome(content: Any) -> Outcome:
-    return Skipped(str(content["skipped"])) if "skipped" in content else Evaluation(tuple(map(float, content["accuracies"])))
+    if "skipped" in content:
+        return Skipped(str(content["skipped"]))
+    return Evaluation(tuple(map(float, content["accuracies"])), content.get("protocol"), content.get("epochs"))

@@ -34,6 +34,7 @@ from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed
 from fastdc.runtime.versions import versions
 from fastdc.training.evaluation import Evaluation
+from fastdc.training.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,8 @@ class TableConfig:
     """The ConvNet to use, or to vary."""
     ipc: tuple[int, ...] | None = None
     """Images per class; None: the table's own."""
+    protocol: str = "dc"
+    """By which image sets are tested, whatever they were learned by; as `fastdc.evaluate` takes it, but for "auto"."""
     seed: int = 0
     """Of the first image set; the others count on."""
     engine: str = "auto"
@@ -76,6 +79,7 @@ class TableConfig:
         if split_spec(self.model)[0] != "convnet":
             raise UsageError(f"model is {self.model!r}; expected the ConvNet that the tables use and vary, such as 'convnet:width=32'.")
         as_factory(self.model)
+        PROTOCOLS.options(self.protocol)
         check_seed(self.seed)
         check_engine(self.engine)
         resolve_device(self.device)
@@ -110,17 +114,18 @@ class _TableMaker:
         self.config = config
         kind = TABLES[config.table]
         self.train, test = load_dataset(config.dataset, config.data_root)
-        self.ipcs = config.ipc or kind.ipcs
+        self.ipcs, self.protocol = config.ipc or kind.ipcs, PROTOCOLS.in_full(config.protocol)
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
         self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
-        self.runner = TableRunner(config.out, self.train, test, config.scale, config.engine, config.device, config.progress)
+        self.runner = TableRunner(config.out, self.train, test, config.scale, self.protocol, config.engine, config.device, config.progress)
         content = {
             "table": config.table,
             "dataset": self.train.name,
             "model": config.model,
             "ipc": list(self.ipcs),
+            "protocol": self.protocol,
             "seed": config.seed,
             "engine": config.engine,
             **dataclasses.asdict(config.scale),
@@ -141,7 +146,8 @@ class _TableMaker:
         """Write the table's files from what is done."""
         config = self.config
         plots = self.definition.relative_to is not None
-        caption = f"{self.train.name}, scale {config.scale_name}: {config.scale}; seed {config.seed}, fastdc {versions()['fastdc']}."
+        how = f"scale {config.scale_name}: {config.scale}; protocol {self.protocol}; seed {config.seed}"
+        caption = f"{self.train.name}, {how}, fastdc {versions()['fastdc']}."
         if plots and not can_plot():
             caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
         outcomes = {cell: self._outcome(cell.image_set, cell.model, failures) for cell in self.definition.cells}
@@ -162,7 +168,8 @@ class _TableMaker:
             if isinstance(outcome, Skipped):
                 return outcome
             accuracies += outcome.accuracies
-        return Evaluation(tuple(accuracies))
+            protocol, epochs = outcome.protocol, outcome.epochs  # the same of all
+        return Evaluation(tuple(accuracies), protocol, epochs)
 
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""

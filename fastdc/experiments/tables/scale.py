@@ -19,14 +19,14 @@ class Scale:
     networks: int
     """Networks trained and tested on each image set."""
     epochs: int | None
-    """Epochs of training each of them; None: the paper's 300, and 1000 on mnist."""
+    """Epochs of training each of them; None: those of the protocol."""
     whole_set_epochs: int
     """Epochs of training a network on the whole set: for herding, k-center, forgetting and the whole set's accuracy."""
     width: int | None
     """Width of a ConvNet whose width is not given; None: the paper's 128."""
 
     def __str__(self) -> str:
-        epochs = "the paper's epochs" if self.epochs is None else f"{self.epochs} epochs"
+        epochs = "the protocol's epochs" if self.epochs is None else f"{self.epochs} epochs"
         return (
             f"{self.iterations} iterations, {self.batch_real} real images per class and step, {self.sets} image set(s) x {self.networks} "
             f"network(s) of {epochs}, {self.whole_set_epochs} epochs on the whole set, ConvNet width {self.width or 128} unless given"
