@@ -333,20 +333,59 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
     });
 }
 
-void logits_of(const Network& network, const py::array& theta, const py::array& images, py::array& result,
-               int threads) {
+// Writes an output, called `name`, of images [N, ...].
+void outputs_of(const Network& network, const py::array& theta, const py::array& images, Output output,
+                const char* name, py::array& result, int threads) {
     with_type(theta, [&](auto zero) {
         using T = decltype(zero);
         const ConvNetPlan& plan = network.plan;
         const int64_t count = first_of("images", images, 4);
         check_common<T>(network, theta, threads);
         check_input<T>("images", images, {count, plan.channels, plan.height, plan.width});
-        check_output<T>("logits", result, {count, plan.classes});
+        check_output<T>(name, result, {count, output_size<T>(plan, output)});
         const T *weights = in<T>(theta), *from = in<T>(images);
         T* to = out<T>(result);
         const py::gil_scoped_release release;
-        logits<T>(plan, weights, from, count, to, threads);
+        outputs<T>(plan, weights, from, count, output, to, threads);
     });
+}
+
+void output_gradients_of(const Network& network, const py::array& theta, const py::array& images, Output output,
+                         const py::array& cotangent, py::array& gradients, int threads) {
+    with_type(theta, [&](auto zero) {
+        using T = decltype(zero);
+        const ConvNetPlan& plan = network.plan;
+        const int64_t count = first_of("images", images, 4);
+        const std::vector<int64_t> shape{count, plan.channels, plan.height, plan.width};
+        check_common<T>(network, theta, threads);
+        check_input<T>("images", images, shape);
+        check_input<T>("cotangent", cotangent, {count, output_size<T>(plan, output)});
+        check_output<T>("gradients", gradients, shape);
+        const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(cotangent);
+        T* to = out<T>(gradients);
+        const py::gil_scoped_release release;
+        output_gradients<T>(plan, weights, from, count, output, along, to, threads);
+    });
+}
+
+void logits_of(const Network& network, const py::array& theta, const py::array& images, py::array& logits,
+               int threads) {
+    outputs_of(network, theta, images, Output::kLogits, "logits", logits, threads);
+}
+
+void features_of(const Network& network, const py::array& theta, const py::array& images, py::array& features,
+                 int threads) {
+    outputs_of(network, theta, images, Output::kFeatures, "features", features, threads);
+}
+
+void logit_gradients_of(const Network& network, const py::array& theta, const py::array& images,
+                        const py::array& cotangent, py::array& gradients, int threads) {
+    output_gradients_of(network, theta, images, Output::kLogits, cotangent, gradients, threads);
+}
+
+void feature_gradients_of(const Network& network, const py::array& theta, const py::array& images,
+                          const py::array& cotangent, py::array& gradients, int threads) {
+    output_gradients_of(network, theta, images, Output::kFeatures, cotangent, gradients, threads);
 }
 
 }  // namespace
@@ -404,7 +443,15 @@ void bind_convnet(py::module_& module) {
              "in "
              "the order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
-             "Writes the logits [N, K] of images [N, ...].");
+             "Writes the logits [N, K] of images [N, ...].")
+        .def("features", &features_of, array("theta"), array("images"), array("features"), py::kw_only(),
+             py::arg("threads"), "Writes what the linear layer reads [N, F] of images [N, ...], in torch's order.")
+        .def("logit_gradients", &logit_gradients_of, array("theta"), array("images"), array("cotangent"),
+             array("gradients"), py::kw_only(), py::arg("threads"),
+             "Writes d/d images [N, ...] of <cotangent [N, K], logits>.")
+        .def("feature_gradients", &feature_gradients_of, array("theta"), array("images"), array("cotangent"),
+             array("gradients"), py::kw_only(), py::arg("threads"),
+             "Writes d/d images [N, ...] of <cotangent [N, F], features>.");
 }
 
 }  // namespace fastdc

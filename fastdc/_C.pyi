@@ -123,3 +123,12 @@ class ConvNet:
 
     def logits(self, theta: _Floats, images: _Floats, logits: _Floats, *, threads: int) -> None:
         """Writes the logits [N, K] of images [N, ...]."""
+
+    def features(self, theta: _Floats, images: _Floats, features: _Floats, *, threads: int) -> None:
+        """Writes what the linear layer reads [N, F] of images [N, ...], in torch's order."""
+
+    def logit_gradients(self, theta: _Floats, images: _Floats, cotangent: _Floats, gradients: _Floats, *, threads: int) -> None:
+        """Writes d/d images [N, ...] of <cotangent [N, K], logits>."""
+
+    def feature_gradients(self, theta: _Floats, images: _Floats, cotangent: _Floats, gradients: _Floats, *, threads: int) -> None:
+        """Writes d/d images [N, ...] of <cotangent [N, F], features>."""

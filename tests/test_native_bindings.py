@@ -15,7 +15,8 @@ from fastdc.runtime import compiled
 pytestmark = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 
 # Two blocks of 8 features on 2 x 6 x 7 images, average pooling, 3 classes: after them 1 x 1 pixel.
-CHANNELS, HEIGHT, WIDTH, CLASSES, EACH = 2, 6, 7, 3, 2
+CHANNELS, HEIGHT, WIDTH, CLASSES, EACH, FEATURES = 2, 6, 7, 3, 2, 8
+OUTPUTS = {"logit": CLASSES, "feature": FEATURES}  # and how many numbers an image has of each
 BIG = 2**62
 NORMS: tuple[str, ...] = () if compiled.extension is None else compiled.extension.NORMS
 INSTANCE, LAYER, BATCH, NO_NORM = "instance", "layer", "batch", "none"
@@ -81,15 +82,24 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
         | {"velocity": np.zeros(parameters, dtype)}
         | {"batch": 4, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01},
         "logits": {"images": flat, "logits": nan((CLASSES * EACH, CLASSES), np.nan, dtype)},
+        "features": {"images": flat, "features": nan((CLASSES * EACH, FEATURES), np.nan, dtype)},
+        **{
+            f"{name}_gradients": {
+                "images": flat,
+                "cotangent": random.standard_normal((CLASSES * EACH, size)).astype(dtype),
+                "gradients": nan(flat.shape, np.nan, dtype),
+            }
+            for name, size in OUTPUTS.items()
+        },
     }[job] | {"theta": theta, "threads": 1}
 
 
 GROUPS = {"sgd": ("batch", "lr", "momentum", "weight_decay"), "distillation": ("shares", "groups", "temperature")}
-JOBS = ("class_gradients", "image_gradients", "train", "logits")
+JOBS = ("class_gradients", "image_gradients", "train", "logits", "features", "logit_gradients", "feature_gradients")
 
 
 def output_of(job: str) -> str:
-    return {"train": "theta", "logits": "logits"}.get(job, "gradients")
+    return {"train": "theta", "logits": "logits", "features": "features"}.get(job, "gradients")
 
 
 def is_input(job: str, key: str) -> bool:
@@ -245,19 +255,23 @@ FLAT = (CLASSES * EACH, *IMAGE)
 
 REFUSED: dict[str, tuple[str, str, Any]] = {}
 for job in JOBS:
-    shape = (CLASSES, EACH, *IMAGE) if job.endswith("gradients") else FLAT
+    by_class, output = job in ("class_gradients", "image_gradients"), job.partition("_")[0]
+    shape = (CLASSES, EACH, *IMAGE) if by_class else FLAT
     cases: list[tuple[str, str, Any]] = [("theta", what, value) for what, value in BAD_THETAS.items()]
     cases += [("images", what, value) for what, value in wrong(*shape).items() if what != "one more at the front"]
     cases += [("threads", str(value), value) for value in (0, -1, -(2**31), 2**12 + 1)]
     if job.endswith("gradients"):
-        output = (CLASSES, P) if job == "class_gradients" else shape
-        cases += [("gradients", what, value) for what, value in wrong(*output).items()]
-        cases += [("gradients", "read only", read_only(f(*output)))]
+        written = (CLASSES, P) if job == "class_gradients" else shape
+        cases += [("gradients", what, value) for what, value in wrong(*written).items()]
+        cases += [("gradients", "read only", read_only(f(*written)))]
+    if by_class:
         cases += [("images", "of no image", f(CLASSES, 0, *IMAGE))]
         cases += [("labels", what, value) for what, value in BAD_LABELS.items()]
         cases += [("labels", f"with {value}", np.array([0, 1, value])) for value in OUTSIDE]
     if job == "image_gradients":
         cases += [("cotangent", what, value) for what, value in wrong(CLASSES, P).items()]
+    if output in OUTPUTS:
+        cases += [("cotangent", what, value) for what, value in wrong(CLASSES * EACH, OUTPUTS[output]).items()]
     if job == "train":
         cases += [("theta", "read only", read_only(f(P))), ("velocity", "read only", read_only(f(P)))]
         cases += [("velocity", what, value) for what, value in wrong(P).items()]
@@ -271,9 +285,10 @@ for job in JOBS:
         cases += [("shares", what, value) for what, value in wrong(CLASSES * EACH, 2).items()]
         cases += [("groups", str(value), value) for value in ([0], [-1, 2], [1, CLASSES], [CLASSES + 1], [2**63 - 1, 2])]
         cases += [("temperature", str(value), value) for value in (0.0, -2.0, float("nan"))]
-    if job == "logits":
-        cases += [("logits", what, value) for what, value in wrong(CLASSES * EACH, CLASSES).items()]
-        cases += [("logits", "read only", read_only(f(CLASSES * EACH, CLASSES)))]
+    if job in ("logits", "features"):
+        written = (CLASSES * EACH, OUTPUTS[job[:-1]])
+        cases += [(job, what, value) for what, value in wrong(*written).items()]
+        cases += [(job, "read only", read_only(f(*written)))]
     REFUSED |= {f"{job}: {name} {what}": (job, name, value) for name, what, value in cases}
 
 
@@ -305,6 +320,9 @@ def test_nothing_to_do_is_done(dtype: Any) -> None:
     theta, none = np.ones(P, dtype), np.zeros((0, 4, *IMAGE), dtype)
     sgd = compiled.extension.Sgd(batch=4, lr=1, momentum=1, weight_decay=1)
     network.logits(theta, none[:, 0], np.zeros((0, CLASSES), dtype), threads=2)
+    network.features(theta, none[:, 0], np.zeros((0, FEATURES), dtype), threads=2)
+    network.logit_gradients(theta, none[:, 0], np.zeros((0, CLASSES), dtype), none[:, 0].copy(), threads=2)
+    network.feature_gradients(theta, none[:, 0], np.zeros((0, FEATURES), dtype), none[:, 0].copy(), threads=2)
     network.train(theta, np.ones(P, dtype), none[:, 0], whole(0), whole(3, 0), sgd=sgd, threads=2)
     flat = np.zeros(FLAT, dtype)
     network.train(theta, np.ones(P, dtype), flat, whole(len(flat)), whole(0, len(flat)), sgd=sgd, threads=2)

@@ -40,6 +40,7 @@ const ConvNetKernels<T>& kernels() {
 constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
 constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
 constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
+constexpr int64_t kMostForward = 32;    // images that one task takes forward
 constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
 
 int64_t parts_of(int64_t groups, int64_t each) {
@@ -86,6 +87,18 @@ void over_parameters(int64_t parameters, int threads, const Body& body) {
 
 int64_t image_size(const ConvNetPlan& plan) {
     return plan.channels * plan.height * plan.width;
+}
+
+// Calls body(weights, images, workspace) for pieces of `piece` images out of `count`.
+template <class T, class Body>
+void over_images(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, int64_t count, int64_t piece,
+                 int threads, const Body& body) {
+    T* packed = shared_buffer().at_least<T>(kernel.packed_size(plan));
+    pack_weights(kernel, plan, theta, packed, threads);
+    parallel_for((count + piece - 1) / piece, threads, [&](int64_t number) {
+        T* workspace = own_buffer().at_least<T>(kernel.workspace_size(plan));
+        body(PackedTheta<T>{theta, packed}, Range{number * piece, std::min(count, (number + 1) * piece)}, workspace);
+    });
 }
 
 // A record: the packed weights, then what each part of each class leaves. Where that of a task begins:
@@ -201,17 +214,32 @@ void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImag
 }
 
 template <class T>
-void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads) {
+int64_t output_size(const ConvNetPlan& plan, Output output) {
+    return kernels<T>().output_size(plan, output);
+}
+
+template <class T>
+void outputs(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output, T* out,
+             int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    T* packed = shared_buffer().at_least<T>(kernel.packed_size(plan));
-    pack_weights(kernel, plan, theta, packed, threads);
-    constexpr int64_t kPiece = 32;
-    parallel_for((count + kPiece - 1) / kPiece, threads, [&](int64_t piece) {
-        const int64_t begin = piece * kPiece, end = std::min(count, begin + kPiece);
-        T* workspace = own_buffer().at_least<T>(kernel.workspace_size(plan));
-        kernel.logits(plan, {theta, packed}, images + begin * image_size(plan), end - begin, out + begin * plan.classes,
-                      workspace);
-    });
+    over_images(kernel, plan, theta, count, kMostForward, threads,
+                [&](const PackedTheta<T>& weights, Range some, T* workspace) {
+                    kernel.outputs(plan, weights, images + some.begin * image_size(plan), some.end - some.begin, output,
+                                   out + some.begin * kernel.output_size(plan, output), workspace);
+                });
+}
+
+template <class T>
+void output_gradients(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output,
+                      const T* cotangent, T* out, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    over_images(kernel, plan, theta, count, kFewestImages, threads,
+                [&](const PackedTheta<T>& weights, Range some, T* workspace) {
+                    const int64_t begin = some.begin * image_size(plan);
+                    kernel.output_gradients(plan, weights, images + begin, some.end - some.begin, output,
+                                            cotangent + some.begin * kernel.output_size(plan, output), out + begin,
+                                            workspace);
+                });
 }
 
 #define FASTDC_INSTANTIATE(T)                                                                                       \
@@ -222,7 +250,9 @@ void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t co
                                      T*, T*, int);                                                                  \
     template void train<T>(const ConvNetPlan&, const Moving<T>&, const LabelledImages<T>&, const Order&,            \
                            const Distilled<T>&, const SgdOptions&, int);                                            \
-    template void logits<T>(const ConvNetPlan&, const T*, const T*, int64_t, T*, int);
+    template int64_t output_size<T>(const ConvNetPlan&, Output);                                                    \
+    template void outputs<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, T*, int);                     \
+    template void output_gradients<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, const T*, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)
 

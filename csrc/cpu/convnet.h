@@ -1,4 +1,4 @@
-// Whole passes through a ConvNet on the CPU: gradients by weights and by images, training and logits.
+// Whole passes through a ConvNet on the CPU: gradients by weights and by images, training, features and logits.
 //
 // The network: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, `features` channels each, and one
 // linear layer (norm_act_pool.h, first_conv.h, winograd.h and linear_loss.h have the formulas). The loss is
@@ -10,7 +10,9 @@
 //                                                                                                         [C, n, ...]
 //     train             SGD with momentum and weight decay over batches in a given order, with soft labels and
 //                       distillation                                                            theta, velocity [P]
-//     logits            of images                                                                              [N, K]
+//     outputs           of images: logits, or the features that the linear layer reads, in torch's order [C, h, w]
+//                                                                                                     [N, K] or [N, F]
+//     output_gradients  out = d/d images of <cotangent, outputs>                                              [N, ...]
 //
 // The passes forward and back of class_gradients are also the first half of image_gradients. A record keeps what they
 // leave: class_gradients writes it and image_gradients reads it, both with the same theta, images, C and n. Without one
@@ -56,6 +58,8 @@ struct Distilled {
     const int64_t* classes;  // of each group, [groups]
     T temperature;
 };
+
+enum class Output { kLogits, kFeatures };
 
 // Images of C classes, n of each: [C, n, channels, height, width].
 template <class T>
@@ -108,8 +112,17 @@ template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
+// How many numbers of an output each image has: K or F.
 template <class T>
-void logits(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, T* out, int threads);
+int64_t output_size(const ConvNetPlan& plan, Output output);
+
+template <class T>
+void outputs(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output, T* out,
+             int threads);
+
+template <class T>
+void output_gradients(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output,
+                      const T* cotangent, T* out, int threads);
 
 // Weights, or a direction in their space: in torch's order [P], and as the stages want them.
 template <class T>
@@ -161,8 +174,11 @@ struct ConvNetKernels {
 
     void (*image_gradients)(const ConvNetPlan&, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
                             const ImageRun<T>& run, T* record, T* out, T* workspace);
-    void (*logits)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count, T* out,
-                   T* workspace);
+    int64_t (*output_size)(const ConvNetPlan&, Output output);
+    void (*outputs)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count, Output output,
+                    T* out, T* workspace);
+    void (*output_gradients)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count,
+                             Output output, const T* cotangent, T* out, T* workspace);
     // velocity = momentum velocity + sum of gradients + weight_decay theta; theta -= lr velocity.
     void (*update)(const PartialSums<T>& gradients, Range elements, const SgdOptions& sgd, T* velocity, T* theta);
     // to = sum of parts.

@@ -157,16 +157,24 @@ void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T
     if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
 }
 
-// From the gradients by the logits back to the input of block 1, after forward_pass of the same images; with sums,
-// which may be null, to the weights of all blocks.
+// From the gradients by the logits to those by the features.
+template <class T>
+void classifier_backward(const Weights<T>& weights, int64_t count, const Maps<T>& maps) {
+    linear_input_gradient<T>(linear_shape(weights.plan, weights.shapes, count), maps.logits_gradient,
+                             weights.packed.linear, Write::kOver, maps.last_gradient);
+}
+
+// From the gradients by the features back to the input of block 1, after forward_pass of the same images; with sums,
+// which may be null, to the weights of all blocks and of the classifier.
 template <class T>
 void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums, const GradientSpace<T>& space,
                    const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
     const int64_t features = plan.features;
-    const LinearShape linear = linear_shape(plan, weights.shapes, count);
-    linear_input_gradient<T>(linear, maps.logits_gradient, weights.packed.linear, Write::kOver, maps.last_gradient);
-    if (sums) linear_weight_gradient<T>(linear, maps.logits_gradient, maps.last, sums->linear, sums->linear_bias);
+    if (sums) {
+        linear_weight_gradient<T>(linear_shape(plan, weights.shapes, count), maps.logits_gradient, maps.last,
+                                  sums->linear, sums->linear_bias);
+    }
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]), rows = shape.tiles();
@@ -222,21 +230,77 @@ void add_gradient(const ConvNetPlan& plan, const PackedTheta<T>& theta, const Im
                                       maps.logits + i * plan.classes, distilled.shares + place(i) * distilled.kept,
                                       run.scale, maps.logits_gradient + i * plan.classes);
         }
+        classifier_backward(weights, group, maps);
         backward_pass(weights, group, &sums, space, maps);
     });
 }
 
+int64_t output_size(const ConvNetPlan& plan, Output output) {
+    return output == Output::kLogits ? plan.classes : linear_features(plan, Shapes(plan));
+}
+
 template <class T>
-void logits(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* images, int64_t count, T* out,
-            T* workspace) {
+void outputs(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* images, int64_t count, Output output,
+             T* out, T* workspace) {
     const Shapes shapes(plan);
     const Weights<T> weights(plan, shapes, theta);
     const GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), Gradients::kInPlace, workspace);
-    const int64_t image_size = plan.channels * plan.height * plan.width;
+    const int64_t image_size = plan.channels * plan.height * plan.width, size = output_size(plan, output);
     for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
         const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
         forward_pass(weights, group, image, space, space.maps);
-        std::memcpy(out + begin * plan.classes, space.maps.logits, sizeof(T) * group * plan.classes);
+        T* to = out + begin * size;
+        if (output == Output::kLogits) {
+            std::memcpy(to, space.maps.logits, sizeof(T) * group * size);
+        } else {
+            for (int64_t i = 0; i < group; ++i) {
+                from_channels_last<T>(space.maps.last + i * size, plan.features, size / plan.features, to + i * size);
+            }
+        }
+    });
+}
+
+// The gradient by an image [channels, height, width] out of that by the image with its frame.
+template <class T>
+void cut_frame(const ConvNetPlan& plan, const FirstShape& shape, const T* framed, T* out) {
+    const int64_t frame = plan.padding - 1;
+    for (int64_t c = 0; c < plan.channels; ++c) {
+        for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
+            std::memcpy(out, framed + (c * shape.height + y + frame) * shape.width + frame, sizeof(T) * plan.width);
+        }
+    }
+}
+
+template <class T>
+void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* images, int64_t count,
+                      Output output, const T* cotangent, T* out, T* workspace) {
+    const Shapes shapes(plan);
+    const Weights<T> weights(plan, shapes, theta);
+    GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), Gradients::kInPlace, workspace);
+    const ImageSpace<T> image_space(plan, shapes, space.arena);
+    const Maps<T>& maps = space.maps;
+    const FirstShape shape = shapes.first_convolution(plan.channels);
+    const int64_t image_size = plan.channels * plan.height * plan.width, size = output_size(plan, output);
+    for_groups<T>(plan, shapes, count, [&](int64_t begin, int64_t group) {
+        const auto image = [&](int64_t i) { return images + (begin + i) * image_size; };
+        forward_pass(weights, group, image, space, maps);
+        const T* from = cotangent + begin * size;
+        if (output == Output::kLogits) {
+            std::memcpy(maps.logits_gradient, from, sizeof(T) * group * size);
+            classifier_backward(weights, group, maps);
+        } else {
+            for (int64_t i = 0; i < group; ++i) {
+                to_channels_last(from + i * size, plan.features, size / plan.features, maps.last_gradient + i * size);
+            }
+        }
+        backward_pass<T>(weights, group, nullptr, space, maps);
+        for (int64_t i = 0; i < group; ++i) {
+            first_map(weights, space.padded + i * padded_size<T>(plan, shapes), space.first);
+            block_backward<T>(weights, 0, i, space.first, maps, nullptr, space.first, space.scratch);
+            first_conv_input_gradient<T>(shape, space.first, weights.packed.first, Write::kOver, image_space.row,
+                                         image_space.framed);
+            cut_frame<T>(plan, shape, image_space.framed, out + (begin + i) * image_size);
+        }
     });
 }
 
@@ -339,20 +403,14 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
         transform_input_adjoint<T>(shape, space.products_tangent, tangents.input_gradient[l]);
     }
     const FirstShape shape = weights.shapes.first_convolution(plan.channels);
-    const int64_t frame = plan.padding - 1;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i, out += plan.channels * plan.height * plan.width) {
         first_maps(weights, along, i, space);
         block_backward_tangent(weights, along, 0, i, space.first, maps, space, {space.first, space.first_tangent});
-        first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.first, Write::kOver, space.first_row,
-                                     space.framed);
-        first_conv_input_gradient<T>(shape, space.first, along.packed.first, Write::kAdd, space.first_row,
-                                     space.framed);
-        for (int64_t c = 0; c < plan.channels; ++c) {
-            for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
-                std::memcpy(out, space.framed + (c * shape.height + y + frame) * shape.width + frame,
-                            sizeof(T) * plan.width);
-            }
-        }
+        first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.first, Write::kOver, space.image.row,
+                                     space.image.framed);
+        first_conv_input_gradient<T>(shape, space.first, along.packed.first, Write::kAdd, space.image.row,
+                                     space.image.framed);
+        cut_frame<T>(plan, shape, space.image.framed, out);
     }
 }
 
@@ -373,6 +431,7 @@ void image_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, const
             for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels.classes[0];
             forward_pass(weights, group, image, space, maps);
             loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
+            classifier_backward(weights, group, maps);
             backward_pass<T>(weights, group, nullptr, space, maps);
         }
         forward_tangent_pass(weights, along, group, image, run.scale, maps, tangent_space);
@@ -433,7 +492,9 @@ constexpr ConvNetKernels<T> kernels_of() {
     kernels.add_gradient = add_gradient<T>;
     kernels.unpack_gradient = unpack_gradient<T>;
     kernels.image_gradients = image_gradients<T>;
-    kernels.logits = logits<T>;
+    kernels.output_size = output_size;
+    kernels.outputs = outputs<T>;
+    kernels.output_gradients = output_gradients<T>;
     kernels.update = update<T>;
     kernels.sum = sum<T>;
     return kernels;

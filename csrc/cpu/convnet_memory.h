@@ -210,6 +210,19 @@ T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, int64_t
     return plan.depth > l ? arena.take(planes_size<T>(shapes.convolution(l, images).tiles(), plan.features)) : nullptr;
 }
 
+// What the gradient by an image is computed in.
+template <class T>
+struct ImageSpace {
+    ImageSpace(const ConvNetPlan& plan, const Shapes& shapes, Arena<T>& arena) {
+        const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
+        row = arena.take(first_row_size<T>(width));
+        framed = arena.take(plan.channels * height * width);
+    }
+
+    T* row;
+    T* framed;  // the gradient by an image with its frame
+};
+
 // The workspace of the passes forward and backward.
 template <class T>
 struct GradientSpace {
@@ -242,7 +255,7 @@ struct GradientSpace {
 template <class T>
 struct TangentSpace {
     TangentSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, T* buffer)
-        : arena{buffer}, tangents(plan, shapes, images, arena, Gradients::kInPlace) {
+        : arena{buffer}, tangents(plan, shapes, images, arena, Gradients::kInPlace), image(plan, shapes, arena) {
         padded = arena.take(images * padded_size<T>(plan, shapes));
         first = arena.take(map_size(shapes.block[0]));
         first_tangent = arena.take(map_size(shapes.block[0]));
@@ -254,13 +267,11 @@ struct TangentSpace {
             statistics[l] = arena.take(images * tangent_stats_size(shapes.block[l]));
         }
         scratch = arena.take(8 * plan.features);
-        const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
-        first_row = arena.take(first_row_size<T>(width));
-        framed = arena.take(plan.channels * height * width);
     }
 
     Arena<T> arena;
     Maps<T> tangents;
+    ImageSpace<T> image;
     T* padded;
     T* first;
     T* first_tangent;
@@ -270,8 +281,6 @@ struct TangentSpace {
     T* products_tangent;
     T* statistics[kMostBlocks];
     T* scratch;
-    T* first_row;
-    T* framed;  // the gradient by an image with its frame
 };
 
 }  // namespace

@@ -186,15 +186,25 @@ void backward_tangent(const BlockShape& shape, const NormInput<T>& in, const Nor
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Layer norm's parameters between torch's order and the map's
+// Layer norm's parameters, and features, between torch's order and the map's
 // ---------------------------------------------------------------------------------------------------------------------
 
-// [C, positions] to [positions, C]: once per step, and it serves all images.
+// [C, positions] to [positions, C]: of a norm once per step, and it serves all images.
 template <class T>
 void to_channels_last(const T* from, int64_t channels, int64_t positions, T* to) {
     for (int64_t first = 0; first < channels; first += 8) {  // 8 rows are read in order, and lines of `to` filled
         for (int64_t at = 0; at < positions; ++at) {
             for (int64_t c = first; c < first + 8; ++c) to[at * channels + c] = from[c * positions + at];
+        }
+    }
+}
+
+// The way back.
+template <class T>
+void from_channels_last(const T* from, int64_t channels, int64_t positions, T* to) {
+    for (int64_t first = 0; first < channels; first += 8) {
+        for (int64_t at = 0; at < positions; ++at) {
+            for (int64_t c = first; c < first + 8; ++c) to[c * positions + at] = from[at * channels + c];
         }
     }
 }

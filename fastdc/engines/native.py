@@ -32,7 +32,7 @@ class NativeEngine(Engine):
     """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
-    batch, is left to the torch engine, and so are products with the Hessian and features.
+    batch, is left to the torch engine, and so are products with the Hessian.
     """
 
     name: ClassVar[str] = "native"
@@ -110,15 +110,6 @@ class NativeEngine(Engine):
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._torch.hessian_products(theta, images, vector, classes)
 
-    def features(self, theta: Tensor, images: Tensor) -> Tensor:
-        return self._torch.features(theta, images)
-
-    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        return self._torch.feature_gradients(theta, images, cotangent)
-
-    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        return self._torch.logit_gradients(theta, images, cotangent)
-
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
         return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
 
@@ -152,6 +143,26 @@ class NativeEngine(Engine):
         result = torch.empty(len(images), self._convnet.classifier.out_features, dtype=theta.dtype)
         self._network(images).logits(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
         return result
+
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        self._check_images(theta, images, 4)
+        result = torch.empty(len(images), self._convnet.classifier.in_features, dtype=theta.dtype)
+        self._network(images).features(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
+        return result
+
+    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        self._check_images(theta, images, 4)
+        gradients = torch.empty(images.shape, dtype=images.dtype)
+        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
+        self._network(images).logit_gradients(*arrays, threads=torch.get_num_threads())
+        return gradients
+
+    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        self._check_images(theta, images, 4)
+        gradients = torch.empty(images.shape, dtype=images.dtype)
+        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
+        self._network(images).feature_gradients(*arrays, threads=torch.get_num_threads())
+        return gradients
 
     def _check_images(self, theta: Tensor, images: Tensor, dimensions: int) -> None:
         if images.dim() != dimensions or (images.dtype, images.device) != (theta.dtype, theta.device):
