@@ -44,7 +44,7 @@ from fastdc.training.schedule import paper_training
 EPOCHS = 20
 DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"
 KIND = "network trained on the whole set"
-_FORMAT = 3  # of the training: a change of what it gives needs another number
+_FORMAT = 4  # of the training: a change of what it gives needs another number
 _FORGETTING, _NETWORK = "forgetting", "network."  # names in the file: the counts, and what begins the name of each weight
 
 
