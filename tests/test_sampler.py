@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -171,6 +172,18 @@ def test_any_class_sizes_and_any_batch_give_each_class_its_own_images(counts, ba
     assert [len(row) for row in rows] == [min(batch, count) for count in counts]
     assert [len(set(row)) for row in rows] == [len(row) for row in rows]
     assert [set(data.labels[row].tolist()) for row in rows] == [{c} for c in range(len(counts))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(ipc=st.lists(st.integers(1, 3), min_size=1, max_size=12), most=st.integers(1, 14), same=st.booleans())
+def test_any_groups_by_learned_images_hold_every_class_once_wherever_it_stands_and_are_as_few_as_can_be(ipc, most, same):
+    counts = [8] * len(ipc) if same else list(range(len(ipc)))
+    groups = class_groups(counts, most, ipc=ipc)
+    assert sorted(number for group in groups for number in group.numbers) == list(range(len(ipc)))
+    assert all(list(group.numbers) == sorted(group.numbers) == group.classes.tolist() and len(group) <= most for group in groups)
+    assert all(len({ipc[number] for number in group.numbers}) == 1 for group in groups)
+    fewest = sum(math.ceil(ipc.count(number) / most) for number in set(ipc)) if same else len(ipc)
+    assert len(groups) == fewest
 
 
 @settings(max_examples=60, deadline=None)
