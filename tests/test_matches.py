@@ -188,6 +188,17 @@ def test_equal_features_are_no_distance_apart_and_stay(amplitude: float, dtype: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("amplitude", [0.0, 0.1, 0.5, 1.0])
+def test_nearly_equal_features_have_a_finite_gradient(amplitude: float, dtype: torch.dtype) -> None:
+    """So near that what is under the root is as small as its rounding."""
+    some, frequencies = rows(5, 0).to(dtype), rows(500, 2).to(dtype)
+    near = some + 10 * torch.finfo(dtype).eps * rows(5, 1).to(dtype)
+    distance, gradient = characteristic_distance(some, near, frequencies, amplitude)
+    assert distance < 1
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("amplitude", [0.0, 0.5, 1.0])
 def test_features_without_a_direction_stay_and_spoil_no_other(amplitude: float, dtype: torch.dtype) -> None:
     found, real, frequencies = rows(3, 0).to(dtype), rows(7, 1).to(dtype), rows(20, 2).to(dtype)
@@ -201,12 +212,15 @@ def test_features_without_a_direction_stay_and_spoil_no_other(amplitude: float, 
     assert relative(distance, plain_characteristic(*units, frequencies.double(), amplitude)) < FLOAT32_ENGINES
 
 
-def test_waves_that_cancel_have_a_finite_gradient() -> None:
-    """Phases of 1 and 1 + pi, of which the mean wave is 0 but for rounding."""
-    found, real = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).double(), torch.tensor([[1.0, 0.0]]).double()
-    frequencies = torch.tensor([[1.0, 1.0 + torch.pi]]).double()
-    for amplitude in (0.0, 0.3, 0.5, 1.0):
-        assert characteristic_distance(found, real, frequencies, amplitude)[1].isfinite().all()
+@pytest.mark.parametrize("amplitude", [0.0, 0.3, 0.5, 1.0])
+def test_waves_that_cancel_have_a_finite_gradient(amplitude: float) -> None:
+    """Two phases that differ by pi: the mean of the waves is 0 but for rounding, and for every twentieth frequency 0."""
+    first = torch.linspace(0.1, 3, 4001, dtype=torch.float64)
+    frequencies = torch.stack([first, first + torch.pi], 1)  # [4001, 2]
+    found, real = torch.eye(2, dtype=torch.float64), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    distance, gradient = characteristic_distance(found, real, frequencies, amplitude)
+    assert abs(distance / 300 - amplitude**0.5) < FLOAT32_ENGINES  # the amplitudes are 0 and 1
+    assert gradient.isfinite().all()
 
 
 def test_what_is_no_number_is_kept() -> None:
