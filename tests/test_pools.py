@@ -26,6 +26,7 @@ from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.state import State
 from fastdc.runs import folder as run
 from fastdc.runtime.seeding import make_generator
+from fastdc.training.augment import training_augmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
@@ -72,9 +73,49 @@ def test_training_on_real_images_is_that_of_torch_with_momentum_kept_from_step_t
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_real_images_are_augmented_and_mixed_batch_by_batch(engine: str) -> None:
+    data = noise_data([30, 50, 40])
+    pool, state, plain = pool_on(data, "fresh:train=real,images=50,batch=16,augmentation=color+crop,cutmix=0.5", engine, lr_model=0.05)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    augment, generator = training_augmentation(["color", "crop"], "image", 0.5), make_generator(5, "training images", 0, 0)
+    assert augment is not None
+    for index in torch.randperm(120, generator=generator)[:50].split(16):
+        images, labels = augment(data.normalised(index, torch.float64), data.labels[index], generator)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), labels).backward()
+        optimizer.step()
+    pool.advance(state, state.stored)
+    assert state.theta is not None
+    assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -> None:
+    data = noise_data([30, 50, 40])
+    pool, state, plain = pool_on(data, "fresh:train=synthetic,augmentation=color+rotate", engine, lr_model=0.05, model_epochs=4)
+    state.stored = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64, generator=make_generator(0))
+    flat, labels = state.stored.flatten(0, 1), torch.tensor([0, 0, 1, 1, 2, 2])
+    augment, generator = training_augmentation(["color", "rotate"], "batch"), make_generator(5, "training", 0, 0)
+    assert augment is not None
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05)
+    for _ in range(4):
+        order = torch.randperm(6, generator=generator)
+        images, expected = augment(flat[order], labels[order], generator)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), expected).backward()
+        optimizer.step()
+    pool.advance(state, state.stored)
+    assert state.theta is not None
+    assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
 def test_by_default_a_step_learns_500_images_in_batches_of_64_with_momentum_and_decay() -> None:
     config = fastdc.condense("digits", pool="fresh:train=real", **{**SHORT, "iterations": 1}).provenance["config"]
-    assert config["pool"] == "fresh:train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,networks=random"
+    assert (
+        config["pool"]
+        == "fresh:train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,augmentation=none,cutmix=0.0,networks=random"
+    )
     assert config["model_epochs"] is None
 
 
@@ -93,7 +134,7 @@ def test_a_new_network_begins_without_the_velocity_of_the_one_before() -> None:
 # Runs that are stopped between two steps
 
 
-@pytest.mark.parametrize("pool", ["fresh:train=real,images=100"])
+@pytest.mark.parametrize("pool", ["fresh:train=real,images=100", "fresh:train=real,augmentation=color+crop,cutmix=0.5"])
 def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
 
@@ -129,6 +170,10 @@ def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tm
         ("fresh:train=real,momentum=1.5", "momentum is 1.5; expected a number from 0 to 1"),
         ("fresh:train=real,momentum=nan", "momentum is nan; expected a number from 0 to 1"),
         ("fresh:train=real,weight_decay=-1", "weight_decay is -1.0; expected a number from 0 to 1"),
+        ("fresh:train=real,augmentation=colour", "unknown operation 'colour'. Did you mean 'color'"),
+        ("fresh:train=real,cutmix=2", "cutmix is 2.0; expected a number from 0 to 1"),
+        ("fresh:train=synthetic,cutmix=0.5", "cutmix is 0.5, but train=synthetic has no use for it"),
+        ("fresh:augmentation=color", "augmentation is 'color', but train=none has no use for it; leave it out, or give train=real"),
     ],
 )
 def test_options_that_cannot_be_used(pool: str, match: str) -> None:
