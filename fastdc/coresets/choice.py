@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets.whole_set import TrainedNetwork
 from fastdc.data import ImageData, check_every_class
 from fastdc.errors import UsageError
 from fastdc.runtime.versions import versions
+from fastdc.training.whole_set import TrainedNetwork
 
 
 def check_ipc(real: ImageData, ipc: int) -> None:
