@@ -18,18 +18,19 @@ from torch import Tensor, nn
 
 import fastdc
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets import SELECTIONS, whole_set
+from fastdc.coresets import SELECTIONS
 from fastdc.coresets import features as feature_rows
 from fastdc.coresets.features import network_features
-from fastdc.coresets.forgetting_events import forgetting_events
 from fastdc.coresets.herding import match_mean
 from fastdc.coresets.k_center import farthest_first
-from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData
 from fastdc.engines import ENGINES, NativeEngine, ReferenceEngine, TorchEngine
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training import whole_set
+from fastdc.training.forgetting_events import forgetting_events
+from fastdc.training.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 
 forgetting_module = importlib.import_module("fastdc.coresets.forgetting")  # the name is that of the function, too
 

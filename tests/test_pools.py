@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import needs_extension, noise_data, relative
-from tolerances import FLOAT64_ENGINES
+from tolerances import FLOAT32_ENGINES, FLOAT64_CLOSED_FORM, FLOAT64_ENGINES, WHOLE_SET_TRAINING
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
@@ -19,13 +19,20 @@ from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
+from fastdc.metrics.layout import ParameterLayout
+from fastdc.models import build
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe import POOLS, ClassGroup, Pool, Problem
 from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.batches import RandomBatches
+from fastdc.recipe.pools.pretrained import perturbed
 from fastdc.recipe.state import State
 from fastdc.runs import folder as run
-from fastdc.runtime.seeding import make_generator
+from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training import whole_set
+from fastdc.training.augment import training_augmentation
+from fastdc.training.by_batch import train_by_batch, whole_batches
+from fastdc.training.schedule import paper_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
@@ -72,9 +79,49 @@ def test_training_on_real_images_is_that_of_torch_with_momentum_kept_from_step_t
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_real_images_are_augmented_and_mixed_batch_by_batch(engine: str) -> None:
+    data = noise_data([30, 50, 40])
+    pool, state, plain = pool_on(data, "fresh:train=real,images=50,batch=16,augmentation=color+crop,cutmix=0.5", engine, lr_model=0.05)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    augment, generator = training_augmentation(["color", "crop"], "image", 0.5), make_generator(5, "training images", 0, 0)
+    assert augment is not None
+    for index in torch.randperm(120, generator=generator)[:50].split(16):
+        images, labels = augment(data.normalised(index, torch.float64), data.labels[index], generator)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), labels).backward()
+        optimizer.step()
+    pool.advance(state, state.stored)
+    assert state.theta is not None
+    assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -> None:
+    data = noise_data([30, 50, 40])
+    pool, state, plain = pool_on(data, "fresh:train=synthetic,augmentation=color+rotate", engine, lr_model=0.05, model_epochs=4)
+    state.stored = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64, generator=make_generator(0))
+    flat, labels = state.stored.flatten(0, 1), torch.tensor([0, 0, 1, 1, 2, 2])
+    augment, generator = training_augmentation(["color", "rotate"], "batch"), make_generator(5, "training", 0, 0)
+    assert augment is not None
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.05)
+    for _ in range(4):
+        order = torch.randperm(6, generator=generator)
+        images, expected = augment(flat[order], labels[order], generator)
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), expected).backward()
+        optimizer.step()
+    pool.advance(state, state.stored)
+    assert state.theta is not None
+    assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
 def test_by_default_a_step_learns_500_images_in_batches_of_64_with_momentum_and_decay() -> None:
     config = fastdc.condense("digits", pool="fresh:train=real", **{**SHORT, "iterations": 1}).provenance["config"]
-    assert config["pool"] == "fresh:train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,networks=random"
+    assert (
+        config["pool"]
+        == "fresh:train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,augmentation=none,cutmix=0.0,networks=random"
+    )
     assert config["model_epochs"] is None
 
 
@@ -90,10 +137,119 @@ def test_a_new_network_begins_without_the_velocity_of_the_one_before() -> None:
     assert torch.equal(state.theta, once)
 
 
+# Networks that are trained beforehand
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where networks are kept."""
+    monkeypatch.setattr(whole_set, "DEFAULT_CACHE", tmp_path / "networks")
+    return tmp_path / "networks"
+
+
+def test_a_pretrained_network_is_the_one_that_training_on_the_whole_set_gives(cache: Path) -> None:
+    data = noise_data([30, 50, 40])
+    pool, state, _ = pool_on(data, "pretrained:networks=1,epochs=2", "reference")
+    assert state.theta is not None
+    problem, seed = pool.problem, derive_seed(5, "pretrained network", 0)
+    ((_, first),) = pool._networks.values()
+    theta, engine = first.clone(), make_engine("reference", problem.family.fresh(0))
+    fetch = whole_batches(data, theta)
+    for _ in train_by_batch(engine, problem.family, theta, len(data), fetch, paper_training(2), seed, "whole set"):
+        pass
+    assert relative(state.theta - first, theta - first) < WHOLE_SET_TRAINING
+
+
+def test_a_pretrained_network_is_drawn_in_each_iteration_and_stays_as_it_was(cache: Path) -> None:
+    pool, state, _ = pool_on(noise_data([30, 50, 40]), "pretrained:networks=3,epochs=1")
+    drawn = []
+    for state.iteration in range(20):
+        theta = pool.next(state)
+        drawn.append(tuple(theta.tolist()))
+        theta.zero_()
+    assert len(set(drawn)) == len(list(cache.iterdir())) == 3
+    assert 3 < sum(one != other for one, other in zip(drawn[1:], drawn[:-1], strict=True)) < 19
+    again, _, _ = pool_on(noise_data([30, 50, 40]), "pretrained:networks=3,epochs=1")
+    state.iteration = 7
+    assert again.next(state).tolist() == list(drawn[7])
+
+
+def test_perturbation_adds_directions_whose_filters_are_as_long_as_those_of_the_weights() -> None:
+    module = build(MODEL, 1, 10, (8, 8)).double()
+    layout = ParameterLayout.of(module)
+    trained = layout.flatten(module)
+    shares = set()
+    for seed in range(50):
+        found = layout.views(perturbed(trained, trained, layout, make_generator(seed)) - trained)
+        generator, plain = make_generator(seed), torch.zeros_like(trained)
+        for _ in range(2):
+            share, sign = 0.01 + 0.08 * torch.rand((), generator=generator).item(), [-1, 1][torch.randint(2, (), generator=generator)]
+            direction = torch.randn(len(trained), generator=generator).double()
+            for name, weight in layout.views(trained).items():
+                random, change = layout.views(direction)[name], layout.views(plain)[name]
+                if weight.dim() > 1:
+                    for k in range(len(weight)):
+                        change[k] += sign * share * random[k] * weight[k].norm() / random[k].norm()
+            shares.add(sign * share)
+        for name, change in layout.views(plain).items():
+            assert relative(found[name], change) < FLOAT64_CLOSED_FORM
+            if change.dim() == 1:
+                assert not found[name].any()
+            else:
+                lengths = found[name].flatten(1).norm(dim=1) / layout.views(trained)[name].flatten(1).norm(dim=1)
+                assert lengths.max() <= 0.18
+    assert len(shares) == 100
+    assert min(shares) < -0.08 < max(shares) - 0.16
+    assert all(0.01 <= abs(share) <= 0.09 for share in shares)
+
+
+def test_interpolation_gives_points_of_the_line_to_the_first_weights(cache: Path) -> None:
+    pool, state, _ = pool_on(noise_data([30, 50, 40]), "pretrained:networks=1,epochs=1,change=interpolate")
+    ((trained, first),) = [(trained.double(), first.double()) for trained, first in pool._networks.values()]
+    shares = []
+    for state.iteration in range(20):
+        theta, way = pool.next(state).double(), first - trained
+        share = torch.dot(theta - trained, way) / torch.dot(way, way)
+        assert relative(theta, trained + share * way) < FLOAT32_ENGINES
+        shares.append(share.item())
+    assert 0 < min(shares) < 0.25
+    assert 0.75 < max(shares) < 1
+
+
+def test_networks_are_made_when_they_are_drawn_and_shared_by_runs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**SHORT, "iterations": 8, "pool": "pretrained:networks=3,epochs=1"}
+    made, train = [], whole_set._Training.result
+
+    def interrupted_at_the_second(self: Any, origin: Any) -> Any:
+        made.append(origin)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return train(self, origin)
+
+    monkeypatch.setattr(whole_set._Training, "result", interrupted_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        fastdc.condense("digits", **options)
+    assert len(list(cache.iterdir())) == 1
+    first = fastdc.condense("digits", **options)
+    assert len(made) == 4  # the second again, and the third
+    assert torch.equal(fastdc.condense("digits", **options).images, first.images)
+    assert len(made) == 4
+    fastdc.condense("digits", seed=1, **options)
+    assert len(made) == 7
+
+
 # Runs that are stopped between two steps
 
+STOPPED = [
+    "fresh:train=real,images=100",
+    "fresh:train=real,augmentation=color+crop,cutmix=0.5",
+    "pretrained:networks=2,epochs=1,change=perturb",
+    "pretrained:networks=2,epochs=1,change=interpolate,train=real,images=100",
+]
 
-@pytest.mark.parametrize("pool", ["fresh:train=real,images=100"])
+
+@pytest.mark.parametrize("pool", STOPPED)
+@pytest.mark.usefixtures("cache")
 def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
 
@@ -129,6 +285,15 @@ def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tm
         ("fresh:train=real,momentum=1.5", "momentum is 1.5; expected a number from 0 to 1"),
         ("fresh:train=real,momentum=nan", "momentum is nan; expected a number from 0 to 1"),
         ("fresh:train=real,weight_decay=-1", "weight_decay is -1.0; expected a number from 0 to 1"),
+        ("fresh:train=real,augmentation=colour", "unknown operation 'colour'. Did you mean 'color'"),
+        ("fresh:train=real,cutmix=2", "cutmix is 2.0; expected a number from 0 to 1"),
+        ("fresh:train=synthetic,cutmix=0.5", "cutmix is 0.5, but train=synthetic has no use for it"),
+        ("pretrained:networks=0", "networks is 0; expected a whole number of 1 or more"),
+        ("pretrained:networks=fixed", "networks=fixed in .* is not a whole number"),
+        ("pretrained:epochs=0", "epochs is 0; expected a whole number of 1 or more"),
+        ("pretrained:change=perturbed", "unknown change 'perturbed'. Did you mean 'perturb'.*interpolate, none, perturb"),
+        ("pretrained:images=100", "images is 100, but train=none has no use for it"),
+        ("fresh:augmentation=color", "augmentation is 'color', but train=none has no use for it; leave it out, or give train=real"),
     ],
 )
 def test_options_that_cannot_be_used(pool: str, match: str) -> None:

@@ -11,12 +11,12 @@ from fastdc.cli.arguments import ComputeOptions
 from fastdc.cli.shared import folder_for, options_taken
 from fastdc.coresets import SELECTIONS
 from fastdc.coresets.choice import check_ipc
-from fastdc.coresets.whole_set import EPOCHS
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.runs.folder import open_run
 from fastdc.runtime.versions import versions
+from fastdc.training.whole_set import EPOCHS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets.whole_set import TrainedNetwork
 from fastdc.data import ImageData, check_every_class
 from fastdc.errors import UsageError
 from fastdc.options.ipc import listed_ipc, of_each_class, one_or_each
 from fastdc.runtime.versions import versions
+from fastdc.training.whole_set import TrainedNetwork
 
 
 def check_ipc(real: ImageData, ipc: object) -> tuple[int, ...]:

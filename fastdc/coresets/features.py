@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
-from fastdc.coresets.whole_set import WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData, as_image_data
 from fastdc.errors import UsageError, unknown_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.runs.progress import progress_bar
+from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 FEATURES = ("network", "pixels")
 BLOCK = 64  # rows of features that are widened to float64 at once: a MiB at 2,048 features, which stays in the cache

@@ -10,11 +10,11 @@ import torch
 
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
-from fastdc.coresets.whole_set import EPOCHS, WholeSetOptions, train_on_whole_set
 from fastdc.data import as_image_data
 from fastdc.models import ModelFactory
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import make_generator
+from fastdc.training.whole_set import EPOCHS, WholeSetOptions, train_on_whole_set
 
 
 @isolated()
@@ -44,7 +44,7 @@ def forgetting(
         seed: decides initial weights, the order of batches, and the choice among equals.
         engine: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
-        cache: the folder where trained networks are kept (see `fastdc.coresets.whole_set`). None: ~/.cache/fastdc/networks.
+        cache: the folder where trained networks are kept (see `fastdc.training.whole_set`). None: ~/.cache/fastdc/networks.
         progress: show a progress bar when stderr is a terminal.
 
     Returns:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.features import BLOCK, choose_by_features, mean_of, squared_distances
-from fastdc.coresets.whole_set import EPOCHS, WholeSetOptions
 from fastdc.models import ModelFactory
 from fastdc.runtime.isolation import isolated
+from fastdc.training.whole_set import EPOCHS, WholeSetOptions
 
 
 @isolated()
@@ -47,7 +47,7 @@ def herding(
         seed: decides its initial weights and the order of batches; pixels leave nothing to it.
         engine: who trains it: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
-        cache: the folder where trained networks are kept (see `fastdc.coresets.whole_set`). None: ~/.cache/fastdc/networks.
+        cache: the folder where trained networks are kept (see `fastdc.training.whole_set`). None: ~/.cache/fastdc/networks.
         progress: show a progress bar when stderr is a terminal.
 
     Returns:

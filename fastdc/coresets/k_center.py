@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.features import BLOCK, choose_by_features, mean_of, squared_distances
-from fastdc.coresets.whole_set import EPOCHS, WholeSetOptions
 from fastdc.models import ModelFactory
 from fastdc.runtime.isolation import isolated
+from fastdc.training.whole_set import EPOCHS, WholeSetOptions
 
 
 @isolated()

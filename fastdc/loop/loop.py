@@ -83,7 +83,7 @@ class Condensation:
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)
         batches = BATCHES.make(recipe.batches, self.sampler)
-        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation, self._groups())
+        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation, self._groups(), progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
         everything = ClassGroup.of(range(real.num_classes), family.device)

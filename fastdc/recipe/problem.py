@@ -28,6 +28,8 @@ class Problem:
     augmentation: Augmentation
     groups: Sequence[ClassGroup]
     """All classes, as many in a group as memory allows; in order where they have equally many learned images."""
+    progress: bool = False
+    """Whether what takes long shows a bar."""
 
     def fresh_weights(self, number: int) -> Tensor:
         """The weights [P] of random network `number`, always the same ones for one seed."""

@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from fastdc._evaluate import evaluate
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 from fastdc.data import ImageData
 from fastdc.engines import make_engine, resolve_engine
 from fastdc.errors import UsageError
@@ -27,6 +26,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.runtime.isolation import isolated
 from fastdc.training.by_batch import accuracy
 from fastdc.training.evaluation import Evaluation
+from fastdc.training.whole_set import TrainedNetwork, WholeSetOptions, train_on_whole_set
 
 
 @dataclass(frozen=True)

@@ -8,45 +8,61 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdc.engines import Sgd
+from fastdc.engines import Augmentation, Sgd
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.checks import check_count, check_share
 from fastdc.recipe.pools.base import Pool
 from fastdc.recipe.state import State
 from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training.augment import training_augmentation
 from fastdc.training.by_batch import whole_batches
 
-_TRAIN = ("none", "synthetic", "real")
-_OF_REAL: dict[str, Any] = {"images": 500, "batch": 64, "momentum": 0.9, "weight_decay": 5e-4}  # options, with what they are by default
+# What networks are trained on, and the options that this takes, with what they are by default.
+_TRAIN: dict[str, dict[str, Any]] = {
+    "none": {},
+    "synthetic": {"augmentation": None},
+    "real": {"images": 500, "batch": 64, "momentum": 0.9, "weight_decay": 5e-4, "augmentation": "none", "cutmix": 0.0},
+}
 _VELOCITY = "velocity of the network"  # its name in the path of a state
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Options of pools that train networks at `lr_model` between two steps: train (none; synthetic, on the images, for
-    `model_epochs`; real, on real images); and with real alone images (how many are drawn for a step: 500), batch (64), momentum
-    (0.9, kept from step to step) and weight_decay (0.0005)."""
+    `model_epochs`; real, on real images). Of training on either: augmentation (operations joined by +, or none; on the images one of
+    them for each batch, on real ones all). On real images alone: images (how many are drawn for a step: 500), batch (64), momentum
+    (0.9, kept from step to step), weight_decay (0.0005) and cutmix (the probability that a batch is mixed: 0)."""
 
     train: str = "none"
     images: int | None = None
     batch: int | None = None
     momentum: float | None = None
     weight_decay: float | None = None
+    augmentation: str | None = None
+    cutmix: float | None = None
 
     def __post_init__(self) -> None:
         if self.train not in _TRAIN:
             raise unknown_name("train", self.train, _TRAIN)
-        for name, default in _OF_REAL.items():
+        taken = _TRAIN[self.train]
+        for name in _TRAIN["real"]:
             value = getattr(self, name)
-            if self.train != "real" and value is not None:
+            if value is None:
+                object.__setattr__(self, name, taken.get(name))
+            elif name not in taken:
                 raise UsageError(f"{name} is {value!r}, but train={self.train} has no use for it; leave it out, or give train=real.")
-            if self.train == "real" and value is None:
-                object.__setattr__(self, name, default)
         if self.train == "real":
             check_count("images", self.images)
             check_count("batch", self.batch)
             check_share("momentum", self.momentum)
             check_share("weight_decay", self.weight_decay)
+            check_share("cutmix", self.cutmix)
+        self.augment()  # refuses an unknown operation
+
+    def augment(self) -> Augmentation | None:
+        """What changes each batch."""
+        names = [] if self.augmentation in (None, "none") else str(self.augmentation).split("+")
+        return training_augmentation(names, "batch" if self.train == "synthetic" else "image", self.cutmix or 0.0)
 
 
 class TrainingPool(Pool):
@@ -72,7 +88,8 @@ class TrainingPool(Pool):
         seed, engine = self.problem.seed, self.problem.engine
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
-            engine.train(theta, images, labels, Sgd(recipe.model_epochs, recipe.lr_model), order)
+            sgd = Sgd(recipe.model_epochs, recipe.lr_model)
+            engine.train(theta, images, labels, sgd, order, self.options.augment())
 
     def _learn_real_images(self, state: State) -> None:
         """Train on some images of the set, each once, with the velocity that the steps before have left."""
@@ -82,9 +99,11 @@ class TrainingPool(Pool):
         training, fetch = self.problem.engine.training(theta, sgd), whole_batches(data, theta)
         if _VELOCITY in state.path:
             training.velocity.copy_(state.path[_VELOCITY])
-        drawn = torch.randperm(len(data), generator=make_generator(seed, "training images", *state.moment))[: options.images]
+        augment, generator = options.augment(), make_generator(seed, "training images", *state.moment)
+        drawn = torch.randperm(len(data), generator=generator)[: options.images]
         for number, index in enumerate(drawn.split(options.batch)):
             batch = fetch(index)
+            images, labels = (batch.images, batch.labels) if augment is None else augment(batch.images, batch.labels, generator)
             with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment, number)):
-                training.step(batch.images, batch.labels)
+                training.step(images, labels)
         state.path[_VELOCITY] = training.velocity

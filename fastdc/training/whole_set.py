@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastdc.coresets.forgetting_events import forgetting_events
 from fastdc.data import ImageData
 from fastdc.data.sources.named import DEFAULT_ROOT
 from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
@@ -39,6 +38,7 @@ from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed
 from fastdc.training.by_batch import logits_by_block, train_by_batch, whole_batches
+from fastdc.training.forgetting_events import forgetting_events
 from fastdc.training.schedule import paper_training
 
 EPOCHS = 20
@@ -66,6 +66,11 @@ class WholeSetOptions:
     """The folder where networks are kept; None: ~/.cache/fastdc/networks."""
     progress: bool = True
     """Show a progress bar when stderr is a terminal."""
+
+    @property
+    def network_seed(self) -> int:
+        """The seed of the initial weights, in a family of networks of this model."""
+        return derive_seed(self.seed, "whole set network")
 
     def check(self) -> None:
         """Raise a UsageError where a number or the folder cannot be used; names are checked where they are used."""
@@ -118,14 +123,14 @@ def train_on_whole_set(real: ImageData, options: WholeSetOptions) -> TrainedNetw
     options.check()
     where = resolve_device(options.device)
     family = NetworkFamily(options.model, real.channels, real.num_classes, real.image_size, where)
-    module = family.fresh(seed := derive_seed(options.seed, "whole set network"))
+    module = family.fresh(options.network_seed)
     engine = resolve_engine(options.engine, module)
     origin = _origin(real, options, engine, module)
     file = _file(options, origin)
     kept = _read(file, origin, module) if file is not None else None
     if kept is not None:
         return kept
-    trained = _Training(real, make_engine(engine, family.fresh(seed)), family, options).result(origin)
+    trained = _Training(real, make_engine(engine, family.fresh(options.network_seed)), family, options).result(origin)
     if file is not None:
         _write(file, trained)
     return trained

@@ -1,0 +1,108 @@
+"""Networks trained beforehand on the whole real set, each in many shapes: perturbed, or on the way from its first weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdc.errors import unknown_name
+from fastdc.metrics.layout import ParameterLayout
+from fastdc.options.checks import check_count
+from fastdc.parallel.devices import to_device
+from fastdc.recipe.pools.training import TrainingOptions, TrainingPool
+from fastdc.recipe.problem import Problem
+from fastdc.recipe.state import State
+from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
+
+_LEAST, _MOST = 0.01, 0.09  # the share of a filter's norm that a perturbation adds along one direction
+
+
+def unchanged(trained: Tensor, first: Tensor, layout: ParameterLayout, generator: torch.Generator) -> Tensor:
+    """The trained weights."""
+    return trained.clone()
+
+
+def perturbed(trained: Tensor, first: Tensor, layout: ParameterLayout, generator: torch.Generator) -> Tensor:
+    """The trained weights, and 0.01 to 0.09 of two random directions whose filters are as long as theirs (Zhang et al., "Accelerating
+    Dataset Distillation via Model Augmentation", CVPR 2023); biases and norms stay."""
+    result = trained.clone()
+    for _ in range(2):
+        share = _LEAST + (_MOST - _LEAST) * float(torch.rand((), generator=generator))
+        sign = 2 * int(torch.randint(2, (), generator=generator)) - 1
+        direction = to_device(torch.randn(len(trained), generator=generator), trained.device).to(trained.dtype)
+        for parameter in layout.seen():
+            rows, random = layout.rows_of(trained, parameter), layout.rows_of(direction, parameter)  # [rows, row_length]
+            lengths = rows.norm(dim=1, keepdim=True) / random.norm(dim=1, keepdim=True)
+            layout.rows_of(result, parameter).add_(random * lengths, alpha=sign * share)
+    return result
+
+
+def interpolated(trained: Tensor, first: Tensor, layout: ParameterLayout, generator: torch.Generator) -> Tensor:
+    """A point of the line from the trained weights to those that their training began with, drawn evenly (Zhang et al., "DANCE", IJCAI
+    2024)."""
+    return torch.lerp(trained, first, float(torch.rand((), generator=generator)))
+
+
+# How trained weights [P] change, given the first ones [P], where each filter lies, and what decides the draws; a new tensor.
+CHANGES: dict[str, Callable[[Tensor, Tensor, ParameterLayout, torch.Generator], Tensor]] = {
+    "none": unchanged,
+    "perturb": perturbed,
+    "interpolate": interpolated,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedOptions(TrainingOptions):
+    """Networks (5) trained for epochs (2); change (none; perturb; interpolate, with their first weights), drawn anew in each iteration;
+    and the options of training between two steps."""
+
+    networks: int = 5
+    epochs: int = 2
+    change: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("networks", self.networks)
+        check_count("epochs", self.epochs)
+        if self.change not in CHANGES:
+            raise unknown_name("change", self.change, CHANGES)
+
+
+class Pretrained(TrainingPool):
+    """`pretrained`: in each iteration one of some networks trained on the whole real set.
+
+    Each is trained when it is drawn first, so that whoever interrupts a run loses one at the most: those of a model with a name are kept
+    (`fastdc.training.whole_set`), and shared by the runs of one seed.
+    """
+
+    Options = PretrainedOptions
+
+    def __init__(self, problem: Problem, options: Any = None) -> None:
+        super().__init__(problem, options)
+        self._networks: dict[int, tuple[Tensor, Tensor]] = {}  # trained and first weights [P] of each
+
+    def next(self, state: State) -> Tensor:
+        """The weights of the network that is drawn, changed."""
+        generator = make_generator(self.problem.seed, "pretrained", state.iteration)
+        number = int(torch.randint(self.options.networks, (), generator=generator))
+        if number not in self._networks:
+            self._networks[number] = self._made(number)
+        return CHANGES[self.options.change](*self._networks[number], self.problem.engine.layout, generator)
+
+    def _made(self, number: int) -> tuple[Tensor, Tensor]:
+        problem = self.problem
+        options = WholeSetOptions(
+            model=problem.family.model,
+            epochs=self.options.epochs,
+            seed=derive_seed(problem.seed, "pretrained network", number),
+            engine=problem.engine.name,
+            device=str(problem.family.device),
+            progress=problem.progress,
+        )
+        module = train_on_whole_set(problem.batches.sampler.data, options).module
+        return problem.engine.layout.flatten(module), problem.family.fresh_weights(options.network_seed)
