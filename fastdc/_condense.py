@@ -36,6 +36,7 @@ def condense(
     ipc: int | Sequence[int],
     *,
     method: str | Recipe = "dc",
+    scale: str = "paper",
     model: str | ModelFactory | None = None,
     iterations: int | None = None,
     budget: str | None = None,
@@ -74,9 +75,12 @@ def condense(
         ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. dd, parameter_matching and
             curriculum need one number for all.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
-            "curriculum"; "dm", distribution matching; with options of its parts as in "dd:unroll=20,networks=fixed"; or a
-            `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere below means what the recipe
-            says, in brackets for dc.
+            "curriculum"; "dsa", "dm", "idc", "accdd", "dance", "ncfm", the later methods of the family; "auto", what gave the most for
+            its time, which wants a `budget`; "untrained", what that starts from; with options of its parts as in
+            "dd:unroll=20,networks=fixed"; or a `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere
+            below means what the recipe says, in brackets for dc.
+        scale: how much of a named recipe to spend: "paper" is as published; "laptop" has fewer steps, larger rates and narrower
+            networks, for two cores.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module ("convnet").
         iterations: K, the number of random networks; 0 gives what a run starts from (1000).
         budget: the time to take, as "90s", "30min" or "2h", in place of `iterations`: as many are planned as fit into it, from the
@@ -128,6 +132,7 @@ def condense(
         ipc=checked_ipc(ipc),
         method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
         model=describe(model) if model is not None else None,
+        scale=scale,
         match=match,
         pool=pool,
         batches=batches,

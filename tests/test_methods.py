@@ -384,7 +384,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: auto, curriculum, dc, dd"),
+        ({"method": "ddd"}, "unknown method 'ddd'. Did you mean 'dd'.* Known: accdd, auto, curriculum, dance, dc, dd"),
         ({"method": "dc:unroll=3"}, "unknown option of 'dc' 'unroll'.*Known: .*cross_entropy.*networks, train"),
         ({"match": "gradient"}, "unknown match 'gradient'. Did you mean 'gradients'"),
         ({"match": "gradients:unroll=3"}, "unknown option of 'gradients' 'unroll'.*Known: cross_entropy"),
@@ -407,7 +407,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
             {"method": "dd", "model_epochs": 5},
             "model_epochs is 5, but pool 'fresh' trains no network on the images between matching steps; leave it out",
         ),
-        ({"method": 3}, "method is 3; expected one of auto, curriculum, dc"),
+        ({"method": 3}, "method is 3; expected one of accdd, auto, curriculum"),
     ],
 )
 def test_a_method_that_cannot_be_used(options: dict[str, Any], match: str) -> None:

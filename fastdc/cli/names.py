@@ -17,7 +17,7 @@ from fastdc.loop.config import INITS
 from fastdc.metrics import METRICS
 from fastdc.models import model_names
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
-from fastdc.recipe import CHOICES, RECIPES
+from fastdc.recipe import CHOICES, OPTIMIZERS, RECIPES, SCHEDULES
 from fastdc.training.protocols import PROTOCOLS
 
 Command = TypeVar("Command", bound=type)
@@ -35,9 +35,11 @@ _NAMES: dict[str, Iterable[str]] = {
     "method": RECIPES,
     "model": model_names(),
     "norms": NORMS,
+    "optimizer": OPTIMIZERS,
     "poolings": POOLINGS,
     "protocol": PROTOCOLS,
     "proxies": (*SELECTIONS, *RECIPES, "early_stopping"),
+    "schedule": SCHEDULES,
     "stages": dataset_names(),
 }
 

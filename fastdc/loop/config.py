@@ -10,7 +10,7 @@ from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.metrics import Metric
 from fastdc.options.checks import check_count, check_duration, check_rate
-from fastdc.options.ipc import checked_ipc, least_to_most
+from fastdc.options.ipc import checked_ipc, least_to_most, mean_ipc
 from fastdc.recipe import MATCHES, Recipe, check_choices, in_full, recipe_named, trains_networks
 from fastdc.runtime.seeding import check_seed
 from fastdc.training.schedule import paper_schedule
@@ -29,6 +29,9 @@ class CondenseConfig:
     method: str = "dc"
     """The recipe, with options of its parts, as in dd:unroll=20. Each option below replaces that part of it; without it, it is as the
     recipe says. The default dc is gradient matching."""
+    scale: str = "paper"
+    """How much of the recipe to spend: paper is as published; laptop has fewer steps, larger rates and narrower networks, for two
+    cores."""
     match: str | None = None
     """What is compared between synthetic and real images."""
     pool: str | None = None
@@ -85,8 +88,10 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     config = dataclasses.replace(config, ipc=checked_ipc(config.ipc))
     check_engine(config.engine)
     check_seed(config.seed)
-    base = recipe if recipe is not None else recipe_named(config.method)
+    base = recipe if recipe is not None else recipe_named(config.method, config.scale)
     given = {name: value for name in _RECIPE_FIELDS if (value := getattr(config, name)) is not None}
+    if base.lr_images_each is not None:
+        base = dataclasses.replace(base, lr_images_each=None, lr_images=base.lr_images_each * mean_ipc(config.ipc))
     full = dataclasses.replace(base, **given)
     if config.budget is not None:
         check_duration("budget", config.budget)
@@ -131,5 +136,5 @@ def recipe_of(config: CondenseConfig) -> Recipe:
     return Recipe(**{name: getattr(config, name) for name in _RECIPE_FIELDS})
 
 
-# All but the protocol of its evaluation, which decides no image.
-_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name != "protocol")
+# All but the protocol of its evaluation, which decides no image, and the rate of which `lr_images` is made.
+_RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe) if field.name not in ("protocol", "lr_images_each"))

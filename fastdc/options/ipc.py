@@ -75,6 +75,15 @@ def one_or_each(numbers: Numbers) -> int | Numbers:
     return numbers[0] if len(set(numbers)) == 1 else numbers
 
 
+def mean_ipc(ipc: int | Sequence[int]) -> float:
+    """The number that all classes have; where they differ, their mean.
+
+    >>> mean_ipc(10), mean_ipc([20, 1, 9])
+    (10.0, 10.0)
+    """
+    return float(ipc) if isinstance(ipc, int) else sum(ipc) / len(ipc)
+
+
 def least_to_most(ipc: int | tuple[int, ...], between: str) -> str:
     """The number that all classes have; where they differ, the least and the greatest.
 

@@ -18,7 +18,7 @@ from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
 from fastdc.recipe.pools import POOLS, Pool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.recipe import Recipe
-from fastdc.recipe.recipes import CHOICES, RECIPES, check_choices, check_method, in_full, recipe_named, trains_networks
+from fastdc.recipe.recipes import CHOICES, RECIPES, SCALES, check_choices, check_method, in_full, recipe_named, trains_networks
 from fastdc.recipe.state import State
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "OPTIMIZERS",
     "POOLS",
     "RECIPES",
+    "SCALES",
     "SCHEDULES",
     "Augmentation",
     "Batches",

@@ -39,6 +39,8 @@ class Recipe:
     centres of the k-means of their class."""
     lr_images: float = 0.1
     """Learning rate of what is stored."""
+    lr_images_each: float | None = None
+    """In its place, where a method lets the rate grow with the images: `lr_images` is so much times the images per class."""
     optimizer: str = "sgd"
     """How what is stored moves against its gradient."""
     schedule: str = "constant"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from fastdc.errors import unknown_name
@@ -27,34 +27,100 @@ CHOICES: dict[str, Registry] = {  # type: ignore[type-arg]
 }
 
 
+_DSA = "color+crop+cutout+flip+scale+rotate"
+_IDC_TRAINING = "train=real,augmentation=color+crop,cutmix=0.5"
+_IDC = Recipe(
+    pool=f"fresh:{_IDC_TRAINING}",
+    augmentation="siamese:operations=color+crop+cutout,mode=all",
+    formation="tiles:clamp=true",
+    iterations=2000,
+    matching_steps=100,
+    init="real",
+    lr_images_each=2 * 7.66e-6,  # which with all classes in one step and no momentum is the authors' 7.66e-6 a class with 0.5
+    optimizer="sgd:momentum=0.0",
+    batch_real=64,
+    distance="l1:rows=convolutions",
+    protocol="idc",
+)
+_DANCE = Recipe(
+    match="features:cross_entropy=1",
+    pool="pretrained:networks=20,epochs=60,change=interpolate",
+    augmentation=f"siamese:operations={_DSA}",
+    formation="tiles:clamp=true",
+    iterations=10000,
+    matching_steps=1,
+    init="real",
+    lr_images_each=0.01,
+    batch_real=128,
+    protocol="idc",
+)
+_AUTO = Recipe(
+    pool="fresh:train=real",
+    formation="frequency",
+    model="convnet:width=32",
+    iterations=50,
+    matching_steps=20,
+    init="kmeans",
+    lr_images=0.05,
+    optimizer="adam:beta1=0.5,beta2=0.99",
+    schedule="linear",
+    batch_real=64,
+)
+
 # Settings of the published methods, each a line.
 RECIPES: dict[str, Recipe] = {
     "dc": Recipe(pool="fresh:train=synthetic"),
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
-    "auto": Recipe(
-        pool="fresh:train=real",
-        formation="frequency",
-        model="convnet:width=32",
-        iterations=50,
-        matching_steps=20,
-        init="kmeans",
-        lr_images=0.05,
-        optimizer="adam:beta1=0.5,beta2=0.99",
-        schedule="linear",
-        batch_real=64,
-    ),
-    "untrained": Recipe(formation="frequency", init="kmeans", iterations=0),
+    "dsa": Recipe(pool=f"fresh:train=synthetic,augmentation={_DSA}", augmentation="siamese", init="real", protocol="dsa"),
     "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
+    "idc": _IDC,
+    "accdd": replace(_IDC, pool=f"pretrained:{_IDC_TRAINING},networks=5,epochs=2,change=perturb", iterations=400),
+    "dance": _DANCE,
+    "ncfm": replace(
+        _DANCE,
+        match="characteristic:cross_entropy=1",
+        iterations=20000,
+        lr_images=0.01,
+        lr_images_each=None,
+        optimizer="adam:decay=0.01",
+        batch_real=1024,
+    ),
+    "auto": _AUTO,
+    "untrained": replace(_AUTO, iterations=0),
+}
+
+# What a recipe changes at a scale: "paper" is as published; "laptop" is for two cores, fewer steps at larger rates on narrower networks.
+_NARROW: dict[str, Any] = {"model": "convnet:width=32", "batch_real": 64}
+_FALLING: dict[str, Any] = {"optimizer": "sgd", "schedule": "linear"}
+_FEW_NETWORKS: dict[str, Any] = {"pool": "pretrained:networks=5,epochs=4,change=interpolate", "iterations": 1000, "schedule": "linear"}
+SCALES: dict[str, dict[str, dict[str, Any]]] = {
+    "paper": {},
+    "laptop": {
+        "dc": {**_NARROW, "iterations": 100},
+        "dd": {**_NARROW, "iterations": 100},
+        "parameter_matching": {**_NARROW, "iterations": 100},
+        "curriculum": {**_NARROW, "iterations": 100},
+        "dsa": {**_NARROW, "iterations": 100},
+        "dm": {**_NARROW, "iterations": 1000},
+        "idc": {**_NARROW, **_FALLING, "iterations": 20, "matching_steps": 50, "lr_images_each": 4e-4},
+        "accdd": {**_NARROW, **_FALLING, "iterations": 20, "matching_steps": 50, "lr_images_each": 4e-4},
+        "dance": {**_NARROW, **_FEW_NETWORKS},
+        "ncfm": {**_NARROW, **_FEW_NETWORKS, "match": "characteristic:frequencies=256,cross_entropy=1", "batch_real": 128},
+    },
 }
 
 
-def recipe_named(method: str) -> Recipe:
+def recipe_named(method: str, scale: str = "paper") -> Recipe:
     """The recipe that a method's spec names; each of its options is set in the first part that has one of that name.
 
+    Args:
+        method: a name in `RECIPES`, perhaps with options.
+        scale: a name in `SCALES`.
+
     Raises:
-        UsageError: an unknown method or option, or a value that cannot be used.
+        UsageError: an unknown method, scale or option, or a value that cannot be used.
 
     >>> recipe_named("dd:unroll=20,networks=fixed").match, recipe_named("dd:unroll=20,networks=fixed").pool
     ('dd:unroll=20', 'fresh:networks=fixed')
@@ -62,7 +128,9 @@ def recipe_named(method: str) -> Recipe:
     name, options = split_spec(method) if isinstance(method, str) else (method, {})
     if name not in RECIPES:
         raise unknown_name("method", name, RECIPES)
-    recipe = RECIPES[name]
+    if not isinstance(scale, str) or scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    recipe = replace(RECIPES[name], **SCALES[scale].get(name, {}))
     for key, value in options.items():
         places = {choice: registry.option_names(getattr(recipe, choice)) for choice, registry in CHOICES.items()}
         choice = next((choice for choice, names in places.items() if key in names), None)
@@ -101,4 +169,4 @@ def trains_networks(recipe: Recipe) -> bool:
 
 
 def _with_choices(recipe: Recipe, choices: dict[str, Any]) -> Recipe:
-    return dataclasses.replace(recipe, **choices)
+    return replace(recipe, **choices)

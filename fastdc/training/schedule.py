@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from fastdc.engines import Sgd
+from fastdc.options.ipc import mean_ipc
 
 # ipc, matching steps per network, epochs of training the network between two of them
 _PAPER = ((1, 1, 1), (10, 10, 50), (20, 20, 25), (30, 30, 20), (40, 40, 15), (50, 50, 10))
@@ -25,7 +26,7 @@ def paper_schedule(ipc: int | Sequence[int]) -> tuple[int, int]:
     (10, 50)
     """
     ipcs, steps, epochs = zip(*_PAPER, strict=True)
-    mean = np.mean(ipc)
+    mean = mean_ipc(ipc)
     return round(float(np.interp(mean, ipcs, steps))), round(float(np.interp(mean, ipcs, epochs)))
 
 

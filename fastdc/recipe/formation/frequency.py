@@ -14,6 +14,7 @@ from torch import Tensor
 from fastdc.data import ImageData
 from fastdc.errors import DataError, UsageError
 from fastdc.options.checks import check_count
+from fastdc.options.ipc import mean_ipc
 from fastdc.recipe.formation.base import Formation
 
 _IMAGES = (16, 12, 8, 6, 4, 3, 2)  # in the storage of one, most first, from which `chosen` takes:
@@ -59,7 +60,7 @@ class Frequency(Formation):
             return options
         explained = explained_variance(real)  # [H W], by the one, two, ... frequencies of most variance
         fewest = min(count // number for count, number in zip(real.class_counts.tolist(), ipc, strict=True))
-        most = min(_MOST / (sum(ipc) / len(ipc)) ** 0.5, fewest)
+        most = min(_MOST / mean_ipc(ipc) ** 0.5, fewest)
         allowed = (m for m in _IMAGES if m <= most and m <= len(explained) and explained[len(explained) // m - 1] >= _LEAST_EXPLAINED)
         return dataclasses.replace(options, images=next(allowed, 1))
 
