@@ -41,7 +41,9 @@ SOURCES = ["random", "herding", "k_center", "forgetting", "dc"]
 
 @pytest.fixture
 def config(tmp_path: Path) -> TableConfig:
-    return TableConfig(table="coresets", dataset="digits", out=tmp_path / "table", scale=SCALES["tiny"], ipc=(1,), progress=False)
+    return TableConfig(
+        table="coresets", dataset="digits", out=tmp_path / "table", scale=SCALES["tiny"], ipc=(1,), columns=tuple(SOURCES), progress=False
+    )
 
 
 class Counted:
@@ -98,16 +100,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 def defined(table: str, *ipcs: int, channels: int = 1) -> Definition:
     kind = TABLES[table]
-    return kind.define(Setting("convnet:width=8", channels, ipcs or kind.ipcs))
+    return kind.define(Setting("convnet:width=8", channels, ipcs or kind.ipcs, kind.columns))
 
 
 def test_coresets_are_the_columns_of_table_1() -> None:
     table = defined("coresets")
     assert table.rows == ("1", "10", "50")
-    assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "DC", "whole set")
-    assert [cell.image_set.source for cell in table.cells] == [*SOURCES, WHOLE_SET] * 3
-    assert [cell.image_set.ipc for cell in table.cells] == [1] * 5 + [0] + [10] * 5 + [0] + [50] * 5 + [0]
-    assert len(jobs_of(table, range(2))) == 2 * (15 + 1)  # the whole set once for all rows
+    assert table.columns == ("Random", "Herding", "K-Center", "Forgetting", "untrained", "DC", "whole set")
+    assert [cell.image_set.source for cell in table.cells] == [*SOURCES[:-1], "untrained", "dc", WHOLE_SET] * 3
+    assert [cell.image_set.ipc for cell in table.cells] == [1] * 6 + [0] + [10] * 6 + [0] + [50] * 6 + [0]
+    assert len(jobs_of(table, range(2))) == 2 * (18 + 1)  # the whole set once for all rows
 
 
 @pytest.mark.parametrize(("channels", "model"), [(1, "lenet"), (3, "alexcifarnet")])
@@ -193,7 +195,7 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
     command = ["table", "coresets", "--scale", "tiny", "--ipc", "1", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("]")[0] for line in lines[:6]] == [f"[{i}/6" for i in range(1, 7)]
+    assert [line.split("]")[0] for line in lines[:7]] == [f"[{i}/7" for i in range(1, 8)]
     assert lines[-1] == f"written to {tmp_path / 'out'}"
     assert {"cells", "networks", "config.json", "table.md", "table.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
     folder = tmp_path / "out" / "cells" / "dc-convnet_width=8-ipc1-seed0"
@@ -202,6 +204,8 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
     result = fastdc.evaluate(condensed, "digits", model="convnet:width=8", networks=2, epochs=2)
     assert tuple(json.loads((folder / "evaluation-convnet_width=8.json").read_text())["accuracies"]) == result.accuracies
     assert len(list((tmp_path / "out" / "networks").glob("*.safetensors"))) == 1  # one training for four cells
+    page = (tmp_path / "out" / "table.md").read_text()
+    assert "untrained with 1 per class trains as 20 images in the storage of 10 (frequency:images=2,clamp=true)." in page
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("table.*")}
     again = Counted(monkeypatch)
     assert main(command) == 0
@@ -212,7 +216,9 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_whole_set_s_accuracy_is_that_of_its_network(tmp_path: Path) -> None:
     train, test = load_dataset("digits")
-    runner = job.TableRunner(tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "dc", "auto", "cpu", False)
+    runner = job.TableRunner(
+        tmp_path, train, test, dataclasses.replace(SCALES["tiny"], whole_set_epochs=2), "dc", None, "auto", "cpu", False
+    )
     one = job.Job(ImageSet(WHOLE_SET, "mlp:width=16", 0), 0, ("mlp:width=16",))
     runner.path(one).mkdir(parents=True)
     runner.do(one, lambda *_: None)
@@ -279,7 +285,7 @@ def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: C
         thread.join()
     assert errors == []
     assert all(counted.calls[source, "1"] == 3 for source in SOURCES[:-1])
-    assert counted.calls["dc", "convnet:width=8", "1", "layerwise_cosine"] == counted.calls[WHOLE_SET, "convnet:width=8"] == 3
+    assert counted.calls["dc", "convnet:width=8", "1", None] == counted.calls[WHOLE_SET, "convnet:width=8"] == 3
     assert counted.calls["evaluate", "convnet:width=8", "1"] == 15
 
 
@@ -357,7 +363,7 @@ def test_the_caption_says_dataset_and_scale_and_the_learned_images_are_shown(con
 @pytest.mark.parametrize("there", [False, pytest.param(True, marks=needs_matplotlib)], ids=["without matplotlib", "with matplotlib"])
 def test_the_plot_is_drawn_where_matplotlib_is(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     monkeypatch.setattr("fastdc.experiments.tables.make.can_plot", lambda: there)
-    make_table(dataclasses.replace(config, table="ipc", ipc=(1, 3)))
+    make_table(dataclasses.replace(config, table="ipc", ipc=(1, 3), columns=("dc",)))
     text = (config.out / "table.md").read_text()
     assert (config.out / "table.png").exists() == there == ("(table.png)" in text) != ("fastdc-torch[plot]" in text)
     if there:
@@ -374,6 +380,17 @@ def test_a_table_is_tested_by_one_protocol(config: TableConfig, tmp_path: Path) 
         make_table(config)
 
 
+def test_columns_are_what_is_asked_for_within_their_budget(config: TableConfig) -> None:
+    table = make_table(dataclasses.replace(config, columns=("kmeans", "ncfm", "auto", "untrained"), budget="2s"))
+    assert table.definition.columns == ("k-means", "ncfm", "auto", "untrained", "whole set")
+    made = {path.parent.name.split("-")[0]: CondensedDataset.load(path) for path in config.out.glob("cells/*/condensed.safetensors")}
+    given = {name: condensed.provenance["config"] for name, condensed in made.items() if "config" in condensed.provenance}
+    assert {name: content["budget"] for name, content in given.items()} == {"ncfm": "2s", "auto": "2s", "untrained": None}
+    assert given["untrained"]["iterations"] == 0 < given["auto"]["iterations"]
+    assert given["ncfm"]["match"].startswith("characteristic:frequencies=256")  # the scale of a laptop
+    assert "2s for each image set of a method" in (config.out / "table.md").read_text()
+
+
 def test_several_sets_and_networks_are_pooled(config: TableConfig, counted: Counted) -> None:
     table = make_table(dataclasses.replace(config, scale=dataclasses.replace(SCALES["tiny"], sets=3, networks=4)))
     networks = {cell.column: len(outcome.accuracies) for cell, outcome in table.outcomes.items() if isinstance(outcome, Evaluation)}
@@ -384,7 +401,7 @@ def test_several_sets_and_networks_are_pooled(config: TableConfig, counted: Coun
 
 
 def test_networks_that_the_images_do_not_fit_are_left_out_with_their_reason(config: TableConfig, counted: Counted) -> None:
-    table = make_table(dataclasses.replace(config, table="depth"))
+    table = make_table(dataclasses.replace(config, table="depth", columns=None))
     left_out = {(cell.row, cell.column) for cell, outcome in table.outcomes.items() if isinstance(outcome, Skipped)}
     assert left_out == {(row, column) for row in "1234" for column in "1234" if "4" in (row, column)}
     text = (config.out / "table.md").read_text()
@@ -397,6 +414,11 @@ def test_networks_that_the_images_do_not_fit_are_left_out_with_their_reason(conf
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"table": "depth"}, "columns are given, but table 'depth' has its own; leave them out, or make one of coresets, ipc"),
+        ({"columns": ()}, "; expected one name or more, each once"),
+        ({"columns": ("dc", "dc")}, "; expected one name or more, each once"),
+        ({"columns": ("random", "dcc")}, "unknown column 'dcc'. Did you mean 'dc'"),
+        ({"budget": "soon"}, "budget is 'soon'; expected a time such as"),
         ({"table": "coreset"}, "unknown table 'coreset'. Did you mean 'coresets'?"),
         ({"ipc": (1, 500)}, "ipc is 500; expected a whole number from 1 to 139, the number of images of class"),
         ({"ipc": (0,)}, "ipc is 0; expected a whole number of 1 or more"),

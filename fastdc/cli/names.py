@@ -26,6 +26,7 @@ _NAMES: dict[str, Iterable[str]] = {
     **CHOICES,
     "activations": ACTIVATIONS,
     "baseline": (*SELECTIONS, "none"),
+    "columns": (*SELECTIONS, *RECIPES),
     "coreset": SELECTIONS,
     "dataset": dataset_names(),
     "distance": METRICS,

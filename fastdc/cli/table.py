@@ -32,6 +32,11 @@ class Table(ExperimentOptions):
     """The folder for the table. The default is runs/table-TABLE-DATASET-SCALE."""
     ipc: tuple[int, ...] | None = None
     """One or more numbers of images per class. The default is what the paper's table has."""
+    columns: tuple[str, ...] | None = None
+    """What to compare in the tables coresets and ipc: coresets, and methods, such as random herding dc idc auto. The default is what the
+    paper's table has, and untrained."""
+    budget: str | None = None
+    """The time for each image set of a method, such as 90s or 10min, in place of --iterations."""
     iterations: int | None = None
     """The number of random networks on which each image set is learned. The default is the scale's."""
     batch_real: int | None = None
@@ -66,6 +71,8 @@ class Table(ExperimentOptions):
             data_root=self.data_root,
             model=self.model,
             ipc=self.ipc,
+            columns=self.columns,
+            budget=self.budget,
             protocol=self.protocol,
             seed=self.seed,
             engine=self.engine,

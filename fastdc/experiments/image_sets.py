@@ -39,8 +39,12 @@ class ImageSetOptions:
     """Likewise."""
     progress: bool
     """Show progress bars when stderr is a terminal."""
-    distance: str = "layerwise_cosine"
-    """Of gradients, for methods."""
+    distance: str | None = None
+    """Of gradients, for methods; None: the method's own."""
+    scale: str = "paper"
+    """Of a method's recipe."""
+    budget: str | None = None
+    """The time for a method, in the place of `iterations`."""
 
 
 def check_source(what: str, name: str) -> None:
@@ -62,13 +66,16 @@ def make_image_set(source: str, train: ImageData, options: ImageSetOptions, seed
         RunError: the folder cannot be written, or something is not finite.
     """
     if source not in SELECTIONS:
+        learns = recipe_named(source).iterations > 0
         return condense(
             train,
             options.ipc,
             model=options.model,
             method=source,
             distance=options.distance,
-            iterations=options.iterations if recipe_named(source).iterations else None,
+            scale=options.scale,
+            iterations=options.iterations if learns and options.budget is None else None,
+            budget=options.budget if learns else None,
             batch_real=options.batch_real,
             engine=options.engine,
             device=options.device,

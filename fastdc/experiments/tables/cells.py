@@ -19,8 +19,8 @@ class ImageSet:
     """The network that the images are learned with, or chosen by."""
     ipc: int
     """Images per class; 0 for the whole set."""
-    distance: str = "layerwise_cosine"
-    """Of gradients, for methods."""
+    distance: str | None = None
+    """Of gradients, for methods; None: the method's own."""
 
     @property
     def name(self) -> str:
@@ -30,7 +30,7 @@ class ImageSet:
         'dc-convnet_width=8-ipc10-mse'
         """
         parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
-        return plain_name("-".join(parts if self.distance == ImageSet.distance else [*parts, self.distance]))
+        return plain_name("-".join(parts if self.distance is None else [*parts, self.distance]))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, in_paper
 from fastdc.options.specs import with_options
 
-_COLUMNS = {"random": "Random", "herding": "Herding", "k_center": "K-Center", "forgetting": "Forgetting", "dc": "DC"}
+_LABELS = {"random": "Random", "herding": "Herding", "k_center": "K-Center", "forgetting": "Forgetting", "kmeans": "k-means", "dc": "DC"}
 _WHOLE = "whole set"
 _WIDTHS = (32, 64, 128, 256)
 _DEPTHS = (1, 2, 3, 4)
@@ -28,6 +28,8 @@ class Setting:
     """Of the images."""
     ipcs: tuple[int, ...]
     """Images per class."""
+    columns: tuple[str, ...]
+    """Coresets and methods, where a table has a choice of them."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,15 @@ class TableKind:
 
     define: Callable[[Setting], Definition]
     ipcs: tuple[int, ...]
+    columns: tuple[str, ...] = ()
+    """Coresets and methods that are compared where none are given; a table without has no choice of them."""
 
 
 def _coresets(setting: Setting) -> Definition:
     cells = []
     for ipc in setting.ipcs:
-        cells += [Cell(str(ipc), column, ImageSet(source, setting.convnet, ipc), setting.convnet) for source, column in _COLUMNS.items()]
-        cells.append(_whole_set(ipc, setting))
-    return Definition("Table 1: coresets, gradient matching (DC) and the whole set", "images per class", tuple(cells), "coresets")
+        cells += _of_sources(ipc, setting)
+    return Definition("Table 1: coresets, methods and the whole set", "images per class", tuple(cells), "coresets")
 
 
 def _dd(setting: Setting) -> Definition:
@@ -65,7 +68,7 @@ def _cross_architecture(setting: Setting) -> Definition:
 def _by_ipc(setting: Setting) -> Definition:
     cells = []
     for ipc in setting.ipcs:
-        cells += [Cell(str(ipc), "DC", ImageSet("dc", setting.convnet, ipc), setting.convnet), _whole_set(ipc, setting)]
+        cells += _of_sources(ipc, setting)
     title = "Figure 3: accuracy by images per class, absolute and relative to the whole set's"
     return Definition(title, "images per class", tuple(cells), "coresets", relative_to=_WHOLE)
 
@@ -95,15 +98,19 @@ def _matrix(made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int,
     )
 
 
-def _whole_set(ipc: int, setting: Setting) -> Cell:
-    return Cell(str(ipc), _WHOLE, ImageSet(WHOLE_SET, setting.convnet, 0), setting.convnet)
+def _of_sources(ipc: int, setting: Setting) -> list[Cell]:
+    """A row: what each column gives, and the whole set."""
+    cells = [
+        Cell(str(ipc), _LABELS.get(source, source), ImageSet(source, setting.convnet, ipc), setting.convnet) for source in setting.columns
+    ]
+    return [*cells, Cell(str(ipc), _WHOLE, ImageSet(WHOLE_SET, setting.convnet, 0), setting.convnet)]
 
 
 TABLES: Mapping[str, TableKind] = {
-    "coresets": TableKind(_coresets, (1, 10, 50)),
+    "coresets": TableKind(_coresets, (1, 10, 50), ("random", "herding", "k_center", "forgetting", "untrained", "dc")),
     "dd": TableKind(_dd, (1, 10)),
     "cross-architecture": TableKind(_cross_architecture, (1,)),
-    "ipc": TableKind(_by_ipc, (1, 10, 20, 30, 40, 50)),
+    "ipc": TableKind(_by_ipc, (1, 10, 20, 30, 40, 50), ("untrained", "dc")),
     "activation": TableKind(partial(_variants, "activation", in_paper(ACTIVATIONS)), (1,)),
     "pooling": TableKind(partial(_variants, "pooling", in_paper(POOLINGS)), (1,)),
     "norm": TableKind(partial(_variants, "norm", in_paper(NORMS)), (1,)),

@@ -70,15 +70,25 @@ class TableRunner:
         test: the test set.
         scale: how much to spend.
         protocol: by which image sets are tested, all of them.
+        budget: the time for each image set of a method, in the place of the scale's iterations.
         engine: as `fastdc.condense` takes it.
         device: likewise.
         progress: show progress bars when stderr is a terminal.
     """
 
     def __init__(
-        self, out: Path, train: ImageData, test: ImageData, scale: Scale, protocol: str, engine: str, device: str, progress: bool
+        self,
+        out: Path,
+        train: ImageData,
+        test: ImageData,
+        scale: Scale,
+        protocol: str,
+        budget: str | None,
+        engine: str,
+        device: str,
+        progress: bool,
     ) -> None:
-        self.train, self.test, self.scale, self.protocol = train, test, scale, protocol
+        self.train, self.test, self.scale, self.protocol, self.budget = train, test, scale, protocol, budget
         self.compute: dict[str, Any] = {"engine": engine, "device": device, "progress": progress}
         self._cells = out / "cells"
         self._networks = out / "networks"  # trained on the whole set
@@ -150,6 +160,8 @@ class TableRunner:
             distance=image_set.distance,
             iterations=scale.iterations,
             batch_real=scale.batch_real,
+            scale=scale.recipes,
+            budget=self.budget,
             whole_set_epochs=scale.whole_set_epochs,
             **self.compute,
         )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc
 from fastdc.data import load_dataset
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.experiments.files import write_report
+from fastdc.experiments.image_sets import check_source
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import print_line, run_shared
 from fastdc.experiments.scales import with_width
@@ -24,7 +26,7 @@ from fastdc.experiments.tables.plot import plot_by_ipc
 from fastdc.experiments.tables.report import FilledTable
 from fastdc.experiments.tables.scale import Scale
 from fastdc.models import as_factory
-from fastdc.options.checks import check_count
+from fastdc.options.checks import check_count, check_duration
 from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
@@ -59,6 +61,10 @@ class TableConfig:
     """Images per class; None: the table's own."""
     protocol: str = "dc"
     """By which image sets are tested, whatever they were learned by; as `fastdc.evaluate` takes it, but for "auto"."""
+    columns: tuple[str, ...] | None = None
+    """Coresets and methods to compare; None: the table's own."""
+    budget: str | None = None
+    """The time for each image set of a method, in the place of the scale's iterations."""
     seed: int = 0
     """Of the first image set; the others count on."""
     engine: str = "auto"
@@ -76,6 +82,15 @@ class TableConfig:
             check_count("ipc", ipc)
         if self.ipc is not None and (not self.ipc or len(set(self.ipc)) < len(self.ipc)):
             raise UsageError(f"ipc is {self.ipc}; expected one number or more, each once.")
+        if self.columns is not None and not TABLES[self.table].columns:
+            tables = ", ".join(name for name, kind in TABLES.items() if kind.columns)
+            raise UsageError(f"columns are given, but table {self.table!r} has its own; leave them out, or make one of {tables}.")
+        if self.columns is not None and (not self.columns or len(set(self.columns)) < len(self.columns)):
+            raise UsageError(f"columns is {self.columns}; expected one name or more, each once.")
+        for source in self.columns or ():
+            check_source("column", source)
+        if self.budget is not None:
+            check_duration("budget", self.budget)
         if split_spec(self.model)[0] != "convnet":
             raise UsageError(f"model is {self.model!r}; expected the ConvNet that the tables use and vary, such as 'convnet:width=32'.")
         as_factory(self.model)
@@ -114,18 +129,22 @@ class _TableMaker:
         self.config = config
         kind = TABLES[config.table]
         self.train, test = load_dataset(config.dataset, config.data_root)
-        self.ipcs, self.protocol = config.ipc or kind.ipcs, PROTOCOLS.in_full(config.protocol)
+        self.ipcs, self.columns, self.protocol = config.ipc or kind.ipcs, config.columns or kind.columns, PROTOCOLS.in_full(config.protocol)
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
-        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs))
+        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs, self.columns))
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
-        self.runner = TableRunner(config.out, self.train, test, config.scale, self.protocol, config.engine, config.device, config.progress)
+        self.runner = TableRunner(
+            config.out, self.train, test, config.scale, self.protocol, config.budget, config.engine, config.device, config.progress
+        )
         content = {
             "table": config.table,
             "dataset": self.train.name,
             "model": config.model,
             "ipc": list(self.ipcs),
+            "columns": list(self.columns),
             "protocol": self.protocol,
+            "budget": config.budget,
             "seed": config.seed,
             "engine": config.engine,
             **dataclasses.asdict(config.scale),
@@ -146,8 +165,10 @@ class _TableMaker:
         """Write the table's files from what is done."""
         config = self.config
         plots = self.definition.relative_to is not None
-        how = f"scale {config.scale_name}: {config.scale}; protocol {self.protocol}; seed {config.seed}"
+        budget = f"; {config.budget} for each image set of a method" if config.budget is not None else ""
+        how = f"scale {config.scale_name}: {config.scale}{budget}; protocol {self.protocol}; seed {config.seed}"
         caption = f"{self.train.name}, {how}, fastdc {versions()['fastdc']}."
+        caption += "".join(f" {text}." for text in self._storage())
         if plots and not can_plot():
             caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
         outcomes = {cell: self._outcome(cell.image_set, cell.model, failures) for cell in self.definition.cells}
@@ -171,8 +192,22 @@ class _TableMaker:
             protocol, epochs = outcome.protocol, outcome.epochs  # the same of all
         return Evaluation(tuple(accuracies), protocol, epochs)
 
+    def _storage(self) -> list[str]:
+        """Of each image set that stores fewer images than it trains as: how many of either."""
+        texts = []
+        for job in self._of_methods():
+            file = self.runner.path(job) / "condensed.safetensors"
+            condensed = CondensedDataset.load(file) if file.exists() else None
+            if condensed is not None and len(condensed) != len(condensed.stored):
+                what = f"{job.image_set.source} with {job.image_set.ipc} per class"
+                texts.append(f"{what} trains as {len(condensed)} images in the storage of {len(condensed.stored)} ({condensed.formation})")
+        return texts
+
+    def _of_methods(self) -> list[Job]:
+        """The image sets of methods, those of the first seed."""
+        return [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.image_set.source)[0] in RECIPES]
+
     def _pictures(self) -> dict[str, str]:
         """The pictures of the learned images of the first seed."""
-        learned = [job for job in self.jobs if job.seed == self.config.seed and split_spec(job.image_set.source)[0] in RECIPES]
-        files = {job.image_set.name: self.runner.path(job) / "condensed.png" for job in learned}
+        files = {job.image_set.name: self.runner.path(job) / "condensed.png" for job in self._of_methods()}
         return {name: file.relative_to(self.config.out).as_posix() for name, file in files.items() if file.exists()}

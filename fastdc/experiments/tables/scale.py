@@ -24,6 +24,8 @@ class Scale:
     """Epochs of training a network on the whole set: for herding, k-center, forgetting and the whole set's accuracy."""
     width: int | None
     """Width of a ConvNet whose width is not given; None: the paper's 128."""
+    recipes: str = "laptop"
+    """The scale of the methods' recipes, where this one says nothing."""
 
     def __str__(self) -> str:
         epochs = "the protocol's epochs" if self.epochs is None else f"{self.epochs} epochs"
@@ -36,5 +38,5 @@ class Scale:
 SCALES: Mapping[str, Scale] = {
     "tiny": Scale(iterations=2, batch_real=8, sets=1, networks=2, epochs=2, whole_set_epochs=1, width=8),
     "laptop": Scale(iterations=100, batch_real=64, sets=1, networks=5, epochs=None, whole_set_epochs=5, width=32),
-    "paper": Scale(iterations=1000, batch_real=256, sets=5, networks=20, epochs=None, whole_set_epochs=300, width=None),
+    "paper": Scale(iterations=1000, batch_real=256, sets=5, networks=20, epochs=None, whole_set_epochs=300, width=None, recipes="paper"),
 }
