@@ -604,7 +604,7 @@ def test_an_image_too_small_for_any_pooling_is_not_told_to_choose_another_depth(
         case("half a seed", {"seed": 0.5}, "seed is 0.5; expected a whole number"),
         case("seed None", {"seed": None}, "seed is None; expected a whole number"),
         case("method None", {"method": None}, "method is None; expected one of curriculum, dc, dd"),
-        case("init 3", {"init": 3}, "init is 3; expected one of noise, real"),
+        case("init 3", {"init": 3}, "init is 3; expected one of kmeans, noise, real"),
         case("metric 3", {"distance": 3}, "metric is 3; expected one of"),
         case("engine None", {"engine": None}, "None is no name"),
         case("device None", {"device": None}, "device None"),

@@ -390,7 +390,7 @@ def test_a_loss_of_all_classes_together_that_is_not_finite_blames_none_of_them()
         ({"match": "gradients:unroll=3"}, "unknown option of 'gradients' 'unroll'.*Known: cross_entropy"),
         ({"batches": "random:unroll=3"}, "batches 'random' takes no options; 'random:unroll=3' gives unroll"),
         ({"pool": "fresh:train=reel"}, "unknown train 'reel'. Did you mean 'real'.*none, real, synthetic"),
-        ({"batches": "representatives"}, "unknown batches 'representatives'.*random"),
+        ({"batches": "randoms"}, "unknown batches 'randoms'. Did you mean 'random'.*random, representatives"),
         ({"augmentation": "blurred"}, "unknown augmentation 'blurred'.*none, siamese"),
         ({"formation": 3}, "formation is 3; expected one of frequency, plain"),
         ({"pool": ["fresh"]}, r"pool is \['fresh'\]; expected one of fresh"),

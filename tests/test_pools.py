@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from torch.nn.utils import parameters_to_vector
 import fastdc
 from fastdc.callbacks import CheckpointWritten, Event
 from fastdc.data import ClassSampler, ImageData
+from fastdc.data.k_means import medoids
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.models import build
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import POOLS, ClassGroup, Pool, Problem
+from fastdc.recipe import BATCHES, POOLS, ClassGroup, Pool, Problem
 from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.pools.pretrained import perturbed
@@ -238,30 +240,78 @@ def test_networks_are_made_when_they_are_drawn_and_shared_by_runs(cache: Path, m
     assert len(made) == 7
 
 
+# Representatives
+
+
+def test_representatives_are_the_nearest_to_the_centres_of_the_features_of_their_class() -> None:
+    data, module = noise_data([30, 5, 40]), build(MODEL, 1, 3, (8, 8)).double()
+    engine, sampler, images = make_engine("torch", module), ClassSampler(data, 5, torch.float64), torch.zeros(3, 1, 1, 8, 8)
+    state = State(images, images, theta=engine.layout.flatten(module), iteration=2)
+    batches = BATCHES.make("representatives:sample=25,every=3", sampler)
+    drawn = []
+    for state.step in range(5):
+        batches.prepare(state, engine, 8)
+        drawn.append([batches.draw(ClassGroup.of(range(c, c + 1)), 8, 2, state.step, 0)[0] for c in range(3)])
+    for step, number in itertools.product((0, 3), range(3)):
+        (sample,) = sampler.indices([number], 25, "representatives sample", 2, step)
+        pixels = data.normalised(sample, torch.float64)
+        features = module.features(pixels).flatten(1).detach()
+        expected = pixels[medoids(features, min(8, len(sample)), make_generator(5, "representatives", 2, step, number))]
+        assert torch.equal(drawn[step][number], expected)
+    assert [len(some) for some in drawn[0]] == [8, 5, 8]
+    for step, other, alike in ((0, 1, True), (0, 2, True), (2, 3, False), (3, 4, True)):
+        assert torch.equal(drawn[step][2], drawn[other][2]) == alike
+
+
+def test_representatives_show_every_group_of_a_class() -> None:
+    data = noise_data([40, 40])
+    groups = torch.arange(len(data)) % 4
+    images = data.images // 16
+    for number, (row, column) in enumerate([(0, 0), (0, 4), (4, 0), (4, 4)]):  # one corner bright in each
+        images[groups == number, :, row : row + 4, column : column + 4] += 200
+    data, module = ImageData.of(images, data.labels), build("mlp:width=64", 1, 2, (8, 8))
+    engine, sampler = make_engine("torch", module), ClassSampler(data, 0)
+    state = State(torch.zeros(2, 1, 1, 8, 8), torch.zeros(2, 1, 1, 8, 8), theta=engine.layout.flatten(module))
+    batches = BATCHES.make("representatives", sampler)
+    batches.prepare(state, engine, 4)
+    drawn = batches.draw(ClassGroup.of(range(2)), 4, 0, 0, 0)  # [2, 4, 1, 8, 8]
+    corners = [drawn[:, :, 0, row : row + 4, column : column + 4].mean((2, 3)) for row, column in ((0, 0), (0, 4), (4, 0), (4, 4))]
+    assert torch.stack(corners, 2).argmax(2).sort(1).values.tolist() == 2 * [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(("batches", "match"), [("representatives:sample=0", "sample is 0"), ("representatives:every=0", "every is 0")])
+def test_options_of_representatives_that_cannot_be_used(batches: str, match: str) -> None:
+    with pytest.raises(UsageError, match=f"{match}; expected a whole number of 1 or more"):
+        fastdc.condense("digits", batches=batches, **SHORT)
+
+
 # Runs that are stopped between two steps
 
 STOPPED = [
-    "fresh:train=real,images=100",
-    "fresh:train=real,augmentation=color+crop,cutmix=0.5",
-    "pretrained:networks=2,epochs=1,change=perturb",
-    "pretrained:networks=2,epochs=1,change=interpolate,train=real,images=100",
+    ("fresh:train=real,images=100", "random"),
+    ("fresh:train=real,augmentation=color+crop,cutmix=0.5", "random"),
+    ("fresh:train=real,images=100", "representatives:sample=20,every=2"),
+    ("pretrained:networks=2,epochs=1,change=perturb", "representatives:sample=20"),
+    ("pretrained:networks=2,epochs=1,change=interpolate,train=real,images=100", "random"),
 ]
 
 
-@pytest.mark.parametrize("pool", STOPPED)
+@pytest.mark.parametrize(("pool", "batches"), STOPPED)
 @pytest.mark.usefixtures("cache")
-def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(
+    pool: str, batches: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run, "_CHECKPOINT_SHARE", 1e9)  # a checkpoint after every step
 
     def stop(event: Event) -> None:
         if isinstance(event, CheckpointWritten):
             raise InterruptedError
 
-    expected = fastdc.condense("digits", pool=pool, out=tmp_path / "whole", **SHORT)
+    expected = fastdc.condense("digits", pool=pool, batches=batches, out=tmp_path / "whole", **SHORT)
     stops = 0
     while not (tmp_path / "run" / "condensed.safetensors").exists():
         try:
-            fastdc.condense("digits", pool=pool, out=tmp_path / "run", callbacks=[stop], **SHORT)
+            fastdc.condense("digits", pool=pool, batches=batches, out=tmp_path / "run", callbacks=[stop], **SHORT)
         except InterruptedError:
             stops += 1
     assert stops == 9

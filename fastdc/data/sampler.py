@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +52,11 @@ class ClassSampler:
         positions = self.indices(classes, count, *key)
         if len({len(some) for some in positions}) > 1:
             raise UsageError(f"some of these classes have fewer than {count} images; draw those that give equally many, a group at a time.")
-        index = torch.stack(positions)  # [G, B]
+        return self.images(positions)
+
+    def images(self, positions: Sequence[Tensor]) -> Tensor:
+        """The normalised images [G, B, channels, H, W] at `positions`, equally many [B] for each class."""
+        index = torch.stack(list(positions))  # [G, B]
         images = self.data.normalised(index.flatten(), self.dtype, self.device)
         return images.unflatten(0, index.shape)
 

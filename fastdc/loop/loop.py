@@ -82,8 +82,8 @@ class Condensation:
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)
-        batches = BATCHES.make(recipe.batches, self.sampler)
-        problem = Problem(recipe, config.seed, self.engine, family, batches, self.augmentation, self._groups(), progress)
+        self.batches = BATCHES.make(recipe.batches, self.sampler)
+        problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(), progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
         everything = ClassGroup.of(range(real.num_classes), family.device)
@@ -142,6 +142,7 @@ class Condensation:
             state.theta = self.pool.next(state)
             self.match.begin(state)
         self._freeze_statistics()
+        self.batches.prepare(state, self.engine, self.recipe.batch_real)
         parts = [self._move(group, place) for group, place in zip(self.groups, self.places, strict=True)]
         losses = torch.cat(parts)[self.by_class] if parts[0].dim() else torch.stack(parts).sum()  # [C] or []
         iteration, step = state.iteration + 1, state.step + 1

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fastdc.data import ClassSampler
+from fastdc.data.k_means import medoids
+from fastdc.engines import Engine
+from fastdc.options.checks import check_count
 from fastdc.options.registry import NoOptions, Registry
 from fastdc.recipe.groups import ClassGroup
+from fastdc.recipe.state import State
+from fastdc.runtime.seeding import make_generator
+
+_POSITIONS = "representatives"  # their name in the path of a state
 
 
 class Batches(ABC):
@@ -25,6 +34,9 @@ class Batches(ABC):
     def __init__(self, sampler: ClassSampler, options: Any = None) -> None:
         self.sampler, self.options = sampler, options
 
+    def prepare(self, state: State, engine: Engine, count: int) -> None:  # noqa: B027  nothing to do is the rule
+        """Look at the network `state.theta` before each step, for draws of `count` images; what is kept belongs into `state.path`."""
+
     @abstractmethod
     def draw(self, group: ClassGroup, count: int, *when: int) -> Tensor:
         """`count` images of each class, or all it has, [G, B, channels, H, W]; always the same ones for one moment of a run."""
@@ -38,4 +50,44 @@ class RandomBatches(Batches):
         return self.sampler.draw(group.numbers, count, "real images", *when)
 
 
-BATCHES: Registry[Batches] = Registry("batches", {"random": RandomBatches})
+@dataclass(frozen=True)
+class RepresentativesOptions:
+    """Options of `representatives`: sample (random images of a class among which they are sought, or as many as they are where that is
+    more) and every (for how many matching steps they serve)."""
+
+    sample: int = 512
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        check_count("sample", self.sample)
+        check_count("every", self.every)
+
+
+class Representatives(Batches):
+    """`representatives`: of each class the images nearest to the centres of the k-means of their features under the present network,
+    sought anew for each network, and every so many steps (Liu et al., "DREAM", ICCV 2023)."""
+
+    Options = RepresentativesOptions
+
+    def prepare(self, state: State, engine: Engine, count: int) -> None:
+        """Seek them where it is time."""
+        if state.step % self.options.every == 0:
+            positions = [self._of_class(number, state, engine, count) for number in range(self.sampler.data.num_classes)]
+            state.path[_POSITIONS] = torch.cat(positions)
+        self._positions = state.path[_POSITIONS].split(self.sampler.data.class_counts.clamp(max=count).tolist())
+
+    def draw(self, group: ClassGroup, count: int, *when: int) -> Tensor:
+        """Those that the last `prepare` left."""
+        return self.sampler.images([self._positions[number] for number in group.numbers])
+
+    def _of_class(self, number: int, state: State, engine: Engine, count: int) -> Tensor:
+        """The positions [count, or all images of the class] of representatives."""
+        sampler, theta = self.sampler, state.theta
+        assert theta is not None
+        (sample,) = sampler.indices([number], max(self.options.sample, count), "representatives sample", *state.moment)
+        features = engine.features(theta, sampler.data.normalised(sample, sampler.dtype, sampler.device))  # [n, F]
+        generator = make_generator(sampler.seed, "representatives", *state.moment, number)
+        return sample[medoids(features, min(count, len(sample)), generator).cpu()]
+
+
+BATCHES: Registry[Batches] = Registry("batches", {"random": RandomBatches, "representatives": Representatives})

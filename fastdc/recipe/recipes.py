@@ -76,6 +76,7 @@ RECIPES: dict[str, Recipe] = {
     "dsa": Recipe(pool=f"fresh:train=synthetic,augmentation={_DSA}", augmentation="siamese", init="real", protocol="dsa"),
     "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
     "idc": _IDC,
+    "dream": replace(_IDC, batches="representatives:every=10", iterations=250, init="kmeans"),
     "accdd": replace(_IDC, pool=f"pretrained:{_IDC_TRAINING},networks=5,epochs=2,change=perturb", iterations=400),
     "dance": _DANCE,
     "ncfm": replace(
@@ -105,6 +106,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
         "dsa": {**_NARROW, "iterations": 100},
         "dm": {**_NARROW, "iterations": 1000},
         "idc": {**_NARROW, **_FALLING, "iterations": 20, "matching_steps": 50, "lr_images_each": 4e-4},
+        "dream": {**_NARROW, **_FALLING, "iterations": 20, "matching_steps": 50, "lr_images_each": 4e-4},
         "accdd": {**_NARROW, **_FALLING, "iterations": 20, "matching_steps": 50, "lr_images_each": 4e-4},
         "dance": {**_NARROW, **_FEW_NETWORKS},
         "ncfm": {**_NARROW, **_FEW_NETWORKS, "match": "characteristic:frequencies=256,cross_entropy=1", "batch_real": 128},

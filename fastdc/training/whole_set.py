@@ -1,4 +1,4 @@
-"""A network trained on the whole set, of which herding, k-center and forgetting make their choice; trained once, then kept.
+"""A network trained on the whole set, by which coresets choose and with which the pool `pretrained` matches; trained once, then kept.
 
 Training is that of the paper's evaluation (`fastdc.training.schedule`), without augmentation, batch by batch
 (`fastdc.training.by_batch`).
