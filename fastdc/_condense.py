@@ -75,8 +75,8 @@ def condense(
         ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. dd, parameter_matching and
             curriculum need one number for all.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
-            "curriculum"; "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", the later methods of the family; "auto", what gave the most for
-            its time, which wants a `budget`; "untrained", what that starts from; with options of its parts as in
+            "curriculum"; "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", the later methods of the family; "auto", what gave the
+            most for its time, which wants a `budget`; "untrained", what that starts from; with options of its parts as in
             "dd:unroll=20,networks=fixed"; or a `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere
             below means what the recipe says, in brackets for dc.
         scale: how much of a named recipe to spend: "paper" is as published; "laptop" has fewer steps, larger rates and narrower
