@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from fastdc.errors import UsageError
 from fastdc.loop import plan
 from fastdc.loop.loop import Condensation
 from fastdc.options.checks import seconds_of
+from fastdc.recipe.pools import pretrained
+from fastdc.training.whole_set import TrainedNetwork, WholeSetOptions
 
 SMALL = {"ipc": 1, "model": "mlp:width=8", "matching_steps": 2, "model_epochs": 1, "batch_real": 4, "progress": False}
 
@@ -83,3 +86,23 @@ def test_iterations_and_a_budget_are_one_too_many() -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5h", 5400), ("30min", 1800), (".5s", 0.5), ("2.min", 120)])
 def test_a_time_is_read(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds
+
+
+def test_networks_that_are_trained_beforehand_are_within_the_budget(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each takes 10 s when it is trained, and none when it is kept: what comes before the run counts both."""
+    clock, kept = Clock(monkeypatch), set()
+    train = pretrained.train_on_whole_set
+
+    def timed(data: fastdc.ImageData, options: WholeSetOptions) -> TrainedNetwork:
+        clock.now += 0 if options.seed in kept else 10
+        kept.add(options.seed)
+        return train(data, dataclasses.replace(options, cache=tmp_path))
+
+    monkeypatch.setattr(pretrained, "train_on_whole_set", timed)
+    options = {**SMALL, "pool": "pretrained:networks=2,epochs=1"}
+    del options["model_epochs"]
+    condensed = fastdc.condense("digits", budget="1min", **options)
+    assert len(kept) == 2
+    before = 11  # the step that makes ready, in which one network is trained; the other, and three steps
+    assert condensed.provenance["config"]["iterations"] == int((60 - before - 10 - 3 - before) * 0.96 / 2)
+    assert clock.now - 100 <= 60

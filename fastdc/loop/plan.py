@@ -9,6 +9,7 @@ from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig
 from fastdc.loop.loop import Condensation
 from fastdc.models.network import NetworkFamily
+from fastdc.recipe import POOLS
 
 _TRIAL_SHARE = 0.04  # of the time may go into steps that are thrown away,
 _TRIAL_STEPS = 3  # or as many as these, where they take longer
@@ -25,13 +26,18 @@ def planned_iterations(config: CondenseConfig, real: ImageData, family: NetworkF
     seconds = end - began
     trial = Condensation(config, real, family, None, (), False)
     trial.take_step()  # which makes what later steps find ready
+    before = time.monotonic() - began  # of the run, to which the pool adds:
+    trial.pool.prepare()
+    again = time.monotonic()
+    POOLS.make(trial.recipe.pool, trial.pool.problem).prepare()  # what it keeps on disk is there by now
     ready = time.monotonic()
+    before += ready - again
     steps = 0
     while steps < _TRIAL_STEPS or time.monotonic() - ready < _TRIAL_SHARE * seconds:
         trial.take_step()
         steps += 1
     now = time.monotonic()
-    left = (end - now - (ready - began)) * (1 - _RESERVE)
+    left = (end - now - before) * (1 - _RESERVE)
     iteration = (now - ready) / steps * trial.steps
     if left < iteration:
         raise UsageError(

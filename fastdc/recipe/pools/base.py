@@ -30,6 +30,9 @@ class Pool(ABC):
         """Whether networks are trained on the images between two steps, for `model_epochs`."""
         return False
 
+    def prepare(self) -> None:  # noqa: B027  nothing to do is the rule
+        """Make what networks are taken from, which is made when it is needed otherwise; so that a planned run knows its time."""
+
     @abstractmethod
     def next(self, state: State) -> Tensor:
         """The weights [P] to begin iteration `state.iteration` with; they are changed in place."""

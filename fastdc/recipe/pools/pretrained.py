@@ -86,13 +86,21 @@ class Pretrained(TrainingPool):
         super().__init__(problem, options)
         self._networks: dict[int, tuple[Tensor, Tensor]] = {}  # trained and first weights [P] of each
 
+    def prepare(self) -> None:
+        """Train all networks."""
+        for number in range(self.options.networks):
+            self._trained(number)
+
     def next(self, state: State) -> Tensor:
         """The weights of the network that is drawn, changed."""
         generator = make_generator(self.problem.seed, "pretrained", state.iteration)
         number = int(torch.randint(self.options.networks, (), generator=generator))
+        return CHANGES[self.options.change](*self._trained(number), self.problem.engine.layout, generator)
+
+    def _trained(self, number: int) -> tuple[Tensor, Tensor]:
         if number not in self._networks:
             self._networks[number] = self._made(number)
-        return CHANGES[self.options.change](*self._networks[number], self.problem.engine.layout, generator)
+        return self._networks[number]
 
     def _made(self, number: int) -> tuple[Tensor, Tensor]:
         problem = self.problem
