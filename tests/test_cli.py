@@ -98,9 +98,24 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     for subject, images in (("condensed", condensed), ("random", fastdc.coresets.random(train, 1, seed=3))):
         result = fastdc.evaluate(images, test, model="mlp:width=8", networks=2, epochs=1, seed=3)
         expected = {"accuracies": list(result.accuracies), "mean": result.mean, "std": result.std, "protocol": "dc", "epochs": 1}
-        assert written["results"][subject] == expected
+        assert written["results"][subject] == {**expected, "images": 10, "stored": 10}
     assert written["protocol"] == "dc"
     assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)
+
+
+def test_a_set_of_more_images_than_it_stores_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["condense", "--ipc", "1", "--method", "untrained", "--networks", "1", "--epochs", "1", "--model", "mlp:width=8", "--quiet"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    condensed, random = capsys.readouterr().out.splitlines()[:2]
+    assert condensed.endswith("(1 network), 20 images in the storage of 10")
+    assert random.endswith("(1 network)")
+    written = json.loads((tmp_path / "evaluation.json").read_text())["results"]
+    assert {subject: (found["images"], found["stored"]) for subject, found in written.items()} == {
+        "condensed": (20, 10),
+        "random": (10, 10),
+    }
+    assert main(["evaluate", str(tmp_path), "--networks", "1", "--epochs", "1", "--model", "mlp:width=8", "--quiet"]) == 0
+    assert capsys.readouterr().out.strip().endswith(", 20 images in the storage of 10")
 
 
 def test_images_learned_with_batch_norm_are_tested_with_instance_norm(

@@ -58,7 +58,9 @@ class Condense(CondenseConfig, Common):
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         evaluation = evaluation.for_set(condensed)
-        results = evaluate_all({"condensed": condensed, **baseline}, test, evaluation, self.quiet, callbacks)
-        content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": {k: as_json(v) for k, v in results.items()}}
+        subjects = {"condensed": condensed, **baseline}
+        found = evaluate_all(subjects, test, evaluation, self.quiet, callbacks)
+        results = {subject: as_json(found[subject], images) for subject, images in subjects.items()}
+        content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": results}
         write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")

@@ -68,15 +68,17 @@ def evaluate_all(
     results = {}
     for subject, images in subjects.items():
         results[subject] = evaluate(images, test, **dataclasses.asdict(options), progress=not quiet)
-        print(f"{subject:<10}  {results[subject]}", flush=True)
+        held = f", {len(images)} images in the storage of {len(images.stored)}" if len(images) != len(images.stored) else ""
+        print(f"{subject:<10}  {results[subject]}{held}", flush=True)
         for callback in callbacks:
             callback(Evaluated(subject, results[subject]))
     return results
 
 
-def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as it stands in evaluation.json."""
-    return {**dataclasses.asdict(evaluation), "mean": evaluation.mean, "std": evaluation.std}
+def as_json(evaluation: Evaluation, images: CondensedDataset) -> dict[str, Any]:
+    """An evaluation as it stands in evaluation.json, with how many images were trained on, and how many lie in storage."""
+    counts = {"images": len(images), "stored": len(images.stored)}
+    return {**dataclasses.asdict(evaluation), "mean": evaluation.mean, "std": evaluation.std, **counts}
 
 
 def check_baseline(name: str) -> None:
