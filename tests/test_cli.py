@@ -118,6 +118,14 @@ def test_a_set_of_more_images_than_it_stores_says_so(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.strip().endswith(", 20 images in the storage of 10")
 
 
+def test_a_planned_run_says_what_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["condense", "--ipc", "1", "--method", "auto", "--budget", "5s", "--networks", "1", "--epochs", "1", "--baseline", "none"]
+    assert main([*command, "--model", "convnet:width=8", "--quiet", "--out", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"took {config['iterations']} iterations of 20 steps, formation frequency:images=2,clamp=true"
+
+
 def test_images_learned_with_batch_norm_are_tested_with_instance_norm(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,9 @@ class Condense(CondenseConfig, Common):
         resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
+        if self.budget is not None:
+            took = condensed.provenance["config"]
+            print(f"took {took['iterations']} iterations of {took['matching_steps']} steps, formation {took['formation']}", flush=True)
         evaluation = evaluation.for_set(condensed)
         subjects = {"condensed": condensed, **baseline}
         found = evaluate_all(subjects, test, evaluation, self.quiet, callbacks)
