@@ -61,10 +61,11 @@ _AUTO = Recipe(
     iterations=50,
     matching_steps=20,
     init="kmeans",
-    lr_images=0.05,
+    lr_images=0.1,
     optimizer="adam:beta1=0.5,beta2=0.99",
     schedule="linear",
     batch_real=64,
+    distance="mse:rows=convolutions",
 )
 
 # Settings of the published methods, each a line.
