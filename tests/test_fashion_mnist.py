@@ -39,14 +39,17 @@ def test_coresets(name: str, cache: Path, tmp_path: Path) -> None:
         assert (of_class == image).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("method", RECIPES)
-def test_methods(method: str, tmp_path: Path) -> None:
-    flags = ["--model", MODEL, "--iterations", "2", "--batch-real", "16", "--networks", "1", "--epochs", "1", "--baseline", "none"]
+@pytest.mark.parametrize("name", RECIPES)
+def test_methods(name: str, tmp_path: Path) -> None:
+    method = f"{name}:networks=1,epochs=1" if RECIPES[name].pool.startswith("pretrained") else name
+    sizes = {"iterations": 2, "matching_steps": 2, "batch_real": 16}
+    flags = ["--model", MODEL, "--networks", "1", "--epochs", "1", "--baseline", "none"]
+    flags += [text for size, value in sizes.items() for text in (f"--{size.replace('_', '-')}", str(value))]
     command = ["condense", "--method", method, "--dataset", "fashion-mnist", "--ipc", "1", "--out", str(tmp_path), "--quiet"]
     assert main([*command, *flags]) == 0
     learned = CondensedDataset.load(tmp_path / "condensed.safetensors")
-    again = fastdc.condense("fashion-mnist", 1, model=MODEL, method=method, iterations=2, batch_real=16, progress=False)
+    again = fastdc.condense("fashion-mnist", 1, model=MODEL, method=method, **sizes, progress=False)
     assert torch.equal(learned.images, again.images)
-    assert learned.images.shape == (10, 1, 28, 28)
+    assert learned.stored.shape == (10, 1, 28, 28)
     assert torch.isfinite(learned.images).all()
     assert (tmp_path / "evaluation.json").exists()
