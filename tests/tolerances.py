@@ -24,6 +24,7 @@ WHOLE_SET_TRAINING = 1e-3  # change of the weights in five epochs of 600 images,
 FLOAT64_STEP = 1e-12  # weights after one step of SGD with distillation against autograd: 4.7e-17
 UNROLLED_FLOAT64 = 1e-9  # gradients through unrolled SGD against double backward: 7.5e-14
 UNROLLED_FINITE_DIFFERENCES = 1e-6  # slopes against central differences, step 1e-4 or 1e-5: 1.4e-7
+RECIPE_FLOAT64 = 1e-9  # change of what a recipe stores against a plain script, any engine: 9.4e-14; at rates near 1e-5: 2.4e-12
 GOLDEN_RUN = 1e-3  # images after a few steps in float32, ReLU inputs near zero may change sign: 5.3e-6
 GOLDEN_FILES = 1e-4  # change of the images in the four steps of a golden file, any engine and version of torch: 2.4e-6
 # Distance or cotangent of that dtype, of any backend but the reference, against the definition in float64; cpp and triton agree.
