@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,21 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import needs_extension, relative
+from helpers import needs_extension, relative, stop_at
 from test_matches import plain_characteristic, plain_features, plain_gradients
 from test_recipe_parts import cosine, expected
-from tolerances import RECIPE_FLOAT64
+from test_resume import MOMENTS, PROCESSES, assert_same_run, read_state
+from tolerances import NATIVE_RUN, RECIPE_FLOAT64
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
 import fastdc
-from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.callbacks import Event
+from fastdc.errors import UsageError
+from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.loop import Condensation
 from fastdc.models.network import NetworkFamily
+from fastdc.recipe import SCALES, recipe_named
 from fastdc.recipe.formation import chosen_formation
 from fastdc.recipe.pools.pretrained import Pretrained
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -291,3 +296,218 @@ def test_a_recipe_learns_what_a_plain_script_learns(method: str, engine: str, mo
         run.take_step()
     assert (run.state.iteration, run.state.step) == (run.recipe.iterations, 0)
     assert relative(run.state.stored - start, plain.detach().flatten(0, 1) - start) < RECIPE_FLOAT64
+
+
+# Their numbers
+
+_ON_REAL = "train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,augmentation=color+crop,cutmix=0.5"
+_ALL_SIX = "+".join(DSA)
+_DC: dict[str, Any] = {
+    "match": "gradients",
+    "pool": "fresh:train=synthetic,networks=random",
+    "batches": "random",
+    "augmentation": "none",
+    "formation": "plain:clamp=false",
+    "model": "convnet",
+    "iterations": 1000,
+    "matching_steps": 10,
+    "model_epochs": 50,
+    "init": "noise",
+    "lr_images": 0.1,
+    "optimizer": "sgd:momentum=0.5",
+    "schedule": "constant",
+    "lr_model": 0.01,
+    "batch_real": 256,
+    "distance": "layerwise_cosine",
+    "protocol": "dc",
+}
+_UNTRAINED_NETWORKS = {"pool": "fresh:train=none,networks=random", "model_epochs": None}
+_DSA: dict[str, Any] = {"augmentation": f"siamese:operations={_ALL_SIX},mode=one", "init": "real", "protocol": "dsa"}
+_IDC = _DC | {
+    "pool": f"fresh:{_ON_REAL},networks=random",
+    "augmentation": "siamese:operations=color+crop+cutout,mode=all",
+    "formation": "tiles:factor=2,clamp=true",
+    "iterations": 2000,
+    "matching_steps": 100,
+    "model_epochs": None,
+    "init": "real",
+    "lr_images": 2 * 7.66e-6 * 10,
+    "optimizer": "sgd:momentum=0.0",
+    "batch_real": 64,
+    "distance": "l1:rows=convolutions",
+    "protocol": "idc",
+}
+_DANCE = _DC | {
+    "match": "features:cross_entropy=1.0",
+    "pool": "pretrained:train=none,networks=20,epochs=60,change=interpolate",
+    "augmentation": f"siamese:operations={_ALL_SIX},mode=one",
+    "formation": "tiles:factor=2,clamp=true",
+    "iterations": 10000,
+    "matching_steps": 1,
+    "model_epochs": None,
+    "init": "real",
+    "lr_images": 0.01 * 10,
+    "batch_real": 128,
+    "protocol": "idc",
+}
+# At ten images per class, as published.
+PAPER: dict[str, dict[str, Any]] = {
+    "dc": _DC,
+    "dd": _DC | _UNTRAINED_NETWORKS | {"match": "dd:unroll=10,step_size=0.1,lr_step_sizes=0.01", "matching_steps": 1},
+    "parameter_matching": _DC | _UNTRAINED_NETWORKS | {"match": "parameter_matching:unroll=5,compare=displacement", "matching_steps": 1},
+    "curriculum": _DC | _UNTRAINED_NETWORKS | {"match": "curriculum:unroll=1,compare=displacement", "matching_steps": 10},
+    "dsa": _DC | _DSA | {"pool": f"fresh:train=synthetic,augmentation={_ALL_SIX},networks=random"},
+    "dm": _DC | _DSA | _UNTRAINED_NETWORKS | {"match": "features", "iterations": 20000, "matching_steps": 1, "lr_images": 1.0},
+    "idc": _IDC,
+    "accdd": _IDC | {"pool": f"pretrained:{_ON_REAL},networks=5,epochs=2,change=perturb", "iterations": 400},
+    "dance": _DANCE,
+    "ncfm": _DANCE
+    | {
+        "match": "characteristic:cross_entropy=1.0,frequencies=1024,amplitude=0.5",
+        "iterations": 20000,
+        "lr_images": 0.01,
+        "optimizer": "adam:beta1=0.9,beta2=0.999,decay=0.01",
+        "batch_real": 1024,
+    },
+    "auto": _DC
+    | {
+        "pool": f"fresh:{_ON_REAL},networks=random".replace("color+crop,cutmix=0.5", "none,cutmix=0.0"),
+        "formation": "frequency:clamp=true",
+        "model": "convnet:width=32",
+        "iterations": 50,
+        "matching_steps": 20,
+        "model_epochs": None,
+        "init": "kmeans",
+        "lr_images": 0.05,
+        "optimizer": "adam:beta1=0.5,beta2=0.99,decay=0.0",
+        "schedule": "linear",
+        "batch_real": 64,
+    },
+}
+_SMALL = {"model": "convnet:width=32", "batch_real": 64, "iterations": 100}
+_SHORTER_IDC = {"iterations": 20, "matching_steps": 50, "lr_images": 4e-4 * 10, "optimizer": "sgd:momentum=0.5", "schedule": "linear"}
+_SHORTER_DANCE = {"iterations": 1000, "schedule": "linear", "pool": "pretrained:train=none,networks=5,epochs=4,change=interpolate"}
+# What two cores change of that.
+LAPTOP: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("dc", "dd", "parameter_matching", "curriculum", "dsa"), _SMALL),
+    "dm": _SMALL | {"iterations": 1000},
+    **dict.fromkeys(("idc", "accdd"), _SMALL | _SHORTER_IDC),
+    "dance": _SMALL | _SHORTER_DANCE,
+    "ncfm": _SMALL | _SHORTER_DANCE | {"match": "characteristic:cross_entropy=1.0,frequencies=256,amplitude=0.5", "batch_real": 128},
+    "auto": {},
+}
+LEARNING = [method for method in fastdc.RECIPES if method != "untrained"]  # which is auto without iterations
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_recipe_has_the_numbers_that_were_published_or_those_of_a_laptop(method: str, scale: str) -> None:
+    found = as_plain(resolved(CondenseConfig(ipc=10, method=method, scale=scale))) | {"protocol": recipe_named(method, scale).protocol}
+    expected = PAPER[method] | {"paper": {}, "laptop": LAPTOP[method]}[scale]
+    assert {name: found[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "rates"),
+    [
+        ("dm", [1, 1, 1]),
+        ("idc", [1.532e-5, 1.532e-4, 7.66e-4]),
+        ("accdd", [1.532e-5, 1.532e-4, 7.66e-4]),
+        ("dance", [0.01, 0.1, 0.5]),
+        ("ncfm", [0.01, 0.01, 0.01]),
+    ],
+)
+def test_a_learning_rate_grows_with_the_images_where_the_authors_let_it(method: str, rates: list[float]) -> None:
+    assert [resolved(CondenseConfig(ipc=ipc, method=method)).lr_images for ipc in (1, 10, 50)] == pytest.approx(rates)
+    assert resolved(CondenseConfig(ipc=10, method=method, lr_images=0.3)).lr_images == 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        (
+            "idc:factor=3,images=100",
+            {"formation": "tiles:factor=3,clamp=true", "pool": f"fresh:{_ON_REAL},networks=random".replace("500", "100")},
+        ),
+        ("dsa:mode=all", {"augmentation": f"siamese:operations={_ALL_SIX},mode=all"}),
+        ("ncfm:frequencies=8", {"match": "characteristic:cross_entropy=1.0,frequencies=8,amplitude=0.5"}),
+    ],
+)
+@pytest.mark.parametrize("scale", SCALES)
+def test_options_of_a_method_change_a_part_of_it_at_any_scale(method: str, changed: dict[str, str], scale: str) -> None:
+    plain, found = (as_plain(resolved(CondenseConfig(ipc=10, method=name, scale=scale))) for name in (method.split(":")[0], method))
+    assert found == plain | {"method": method} | changed
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"method": "idc", "scale": "notebook"}, "unknown scale 'notebook'. Known: laptop, paper"),
+        ({"method": "idc", "scale": "laptob"}, "unknown scale 'laptob'. Did you mean 'laptop'"),
+        ({"method": "idc", "scale": None}, "scale is None; expected one of laptop, paper"),
+        ({"method": "idc:factr=2", "scale": "laptop"}, "unknown option of 'idc' 'factr'. Did you mean 'factor'"),
+        ({"method": "dance:networks=0", "scale": "laptop"}, "networks is 0; expected a whole number of 1 or more"),
+        ({"method": "idcc", "scale": "laptop"}, "unknown method 'idcc'. Did you mean 'idc'"),
+        (
+            {"method": fastdc.Recipe(), "scale": "laptop"},
+            "scale is 'laptop', but a Recipe has no scales, only .* leave it out, or give the name of a method",
+        ),
+        ({"method": fastdc.RECIPES["idc"], "scale": "notebook"}, "scale is 'notebook', but a Recipe has no scales"),
+    ],
+)
+def test_a_method_or_scale_that_cannot_be_used_is_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        fastdc.condense("digits", 1, progress=False, **options)
+
+
+# Runs as users start them
+
+RUN: dict[str, Any] = {"ipc": 1, "scale": "laptop", "model": "convnet:width=8", "batch_real": 6, "progress": False}
+
+
+@needs_extension
+@pytest.mark.parametrize("method", LEARNING)
+def test_the_native_engine_learns_in_two_steps_what_the_reference_learns(method: str) -> None:
+    def learned(engine: str, iterations: int) -> Tensor:
+        options = {**RUN, "matching_steps": 2, "iterations": iterations, "engine": engine}
+        return fastdc.condense("digits", method=method, **options).stored
+
+    start = learned("reference", 0)
+    found, plain = (learned(engine, 1) - start for engine in ("native", "reference"))
+    assert relative(found, plain) < NATIVE_RUN
+
+
+@pytest.mark.parametrize("method", LEARNING)
+@pytest.mark.usefixtures("every_step_kept")
+def test_a_recipe_that_was_stopped_ends_in_the_same_bits(method: str, tmp_path: Path) -> None:
+    options = {**RUN, "method": method, "matching_steps": 3, "iterations": 3}
+    fastdc.condense("digits", out=tmp_path / "whole", **options)
+    with pytest.raises(InterruptedError):
+        fastdc.condense("digits", out=tmp_path / "run", callbacks=[stop_at(iteration=2)], **options)
+    begun: list[Event] = []
+    fastdc.condense("digits", out=tmp_path / "run", callbacks=[begun.append], **options)
+    assert begun[0].iteration == 1  # within the second, after two of its three steps
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def killed(folder: str, networks: str, options: dict[str, Any]) -> None:
+    """What a process of its own does: a run that is killed after a checkpoint within an iteration."""
+    torch.set_num_threads(1)
+    whole_set.DEFAULT_CACHE = Path(networks)
+    MOMENTS["after a checkpoint within an iteration"]()
+    fastdc.condense("digits", out=folder, **options)
+
+
+@pytest.mark.parametrize("method", ["idc", "accdd"])
+def test_a_recipe_that_was_killed_goes_on_with_the_velocity_of_its_network(method: str, tmp_path: Path, cache: Path) -> None:
+    options = {**RUN, "method": method, "matching_steps": 3, "iterations": 4}
+    fastdc.condense("digits", out=tmp_path / "whole", **options)
+    process = PROCESSES.Process(target=killed, args=(str(tmp_path / "run"), str(cache), options))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    state = read_state(tmp_path / "run" / "checkpoint.safetensors", (10, 1, 1, 8, 8))
+    assert (state.iteration, state.step) == (2, 2)
+    assert state.path["velocity of the network"].any()
+    fastdc.condense("digits", out=tmp_path / "run", **options)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
