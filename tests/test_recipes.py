@@ -21,6 +21,7 @@ from torch.nn.utils import vector_to_parameters
 
 import fastdc
 from fastdc.callbacks import Event
+from fastdc.data.k_means import medoids
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.loop import Condensation
@@ -160,7 +161,16 @@ def dm(draws: Draws, stored: Tensor) -> None:
         descend(sgd, loss)
 
 
-def idc(draws: Draws, stored: Tensor, next_network: Callable[[Draws, int], nn.Module] = Draws.network) -> None:
+def random_images(draws: Draws, network: nn.Module, k: int, t: int, c: int) -> Tensor:
+    return draws.real(k, t, c)
+
+
+def idc(
+    draws: Draws,
+    stored: Tensor,
+    next_network: Callable[[Draws, int], nn.Module] = Draws.network,
+    real_images: Callable[[Draws, nn.Module, int, int, int], Tensor] = random_images,
+) -> None:
     sgd, augment = torch.optim.SGD([stored], lr=2 * 7.66e-6 * IPC), training_augmentation(["color", "crop"], "image", 0.5)
     for k in range(NETWORKS):
         network = next_network(draws, k)
@@ -168,12 +178,26 @@ def idc(draws: Draws, stored: Tensor, next_network: Callable[[Draws, int], nn.Mo
         for t in range(STEPS):
             loss = torch.zeros(())
             for c in range(10):
-                sides = [changed(some, ["color", "crop", "cutout"], "all", k, t, c) for some in (tiles(stored[c]), draws.real(k, t, c))]
+                sides = [tiles(stored[c]), real_images(draws, network, k, t, c)]
+                sides = [changed(some, ["color", "crop", "cutout"], "all", k, t, c) for some in sides]
                 loss = loss + differences_of_convolutions(*(gradients(network, side, c) for side in sides))
             descend(sgd, loss)
             if t + 1 < STEPS:
                 draws.learn_real_images(network, training, k, t, augment)
         draws.clamp(stored)
+
+
+def dream(draws: Draws, stored: Tensor) -> None:
+    kept = {}
+
+    def representatives(draws: Draws, network: nn.Module, k: int, t: int, c: int) -> Tensor:
+        if t % 10 == 0:
+            (sample,) = draws.run.sampler.indices([c], 512, "representatives sample", k, t)
+            found = features(network, draws.pixels(sample)).detach()
+            kept[c] = draws.pixels(sample[medoids(found, BATCH, make_generator(0, "representatives", k, t, c))])
+        return kept[c]
+
+    idc(draws, stored, real_images=representatives)
 
 
 def accdd(draws: Draws, stored: Tensor) -> None:
@@ -259,6 +283,7 @@ SCRIPTS: dict[str, tuple[Callable[[Draws, Tensor], None], dict[str, Any]]] = {
     "dsa": (dsa, {**SEVERAL, "model_epochs": 2}),
     "dm": (dm, ONE_STEP_EACH),
     "idc": (idc, SEVERAL),
+    "dream": (dream, SEVERAL),
     "accdd": (accdd, SEVERAL),
     "dance": (dance, FEW_TRAINED),
     "ncfm": (ncfm, FEW_TRAINED),
@@ -279,8 +304,8 @@ def in_double(method: str, engine: str, monkeypatch: pytest.MonkeyPatch, **numbe
     monkeypatch.setattr(family, "fresh_weights", lambda seed: fresh_weights(seed).double())
     state.stored, state.moments = state.stored.double(), {name: value.double() for name, value in state.moments.items()}
     if isinstance(run.pool, Pretrained):
-        made = [run.pool._made(number) for number in range(run.pool.options.networks)]
-        run.pool._networks = {number: (trained.double(), first.double()) for number, (trained, first) in enumerate(made)}
+        run.pool.prepare()
+        run.pool._networks = {number: (trained.double(), first.double()) for number, (trained, first) in run.pool._networks.items()}
     return run
 
 
@@ -359,6 +384,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "dsa": _DC | _DSA | {"pool": f"fresh:train=synthetic,augmentation={_ALL_SIX},networks=random"},
     "dm": _DC | _DSA | _UNTRAINED_NETWORKS | {"match": "features", "iterations": 20000, "matching_steps": 1, "lr_images": 1.0},
     "idc": _IDC,
+    "dream": _IDC | {"batches": "representatives:sample=512,every=10", "iterations": 250, "init": "kmeans", "batch_real": 128},
     "accdd": _IDC | {"pool": f"pretrained:{_ON_REAL},networks=5,epochs=2,change=perturb", "iterations": 400},
     "dance": _DANCE,
     "ncfm": _DANCE
@@ -391,7 +417,7 @@ _SHORTER_DANCE = {"iterations": 1000, "schedule": "linear", "pool": "pretrained:
 LAPTOP: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dc", "dd", "parameter_matching", "curriculum", "dsa"), _SMALL),
     "dm": _SMALL | {"iterations": 1000},
-    **dict.fromkeys(("idc", "accdd"), _SMALL | _SHORTER_IDC),
+    **dict.fromkeys(("idc", "dream", "accdd"), _SMALL | _SHORTER_IDC),
     "dance": _SMALL | _SHORTER_DANCE,
     "ncfm": _SMALL | _SHORTER_DANCE | {"match": "characteristic:cross_entropy=1.0,frequencies=256,amplitude=0.5", "batch_real": 128},
     "auto": {},
@@ -412,6 +438,7 @@ def test_a_recipe_has_the_numbers_that_were_published_or_those_of_a_laptop(metho
     [
         ("dm", [1, 1, 1]),
         ("idc", [1.532e-5, 1.532e-4, 7.66e-4]),
+        ("dream", [1.532e-5, 1.532e-4, 7.66e-4]),
         ("accdd", [1.532e-5, 1.532e-4, 7.66e-4]),
         ("dance", [0.01, 0.1, 0.5]),
         ("ncfm", [0.01, 0.01, 0.01]),
