@@ -23,7 +23,7 @@ from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
-from fastdc.recipe import RECIPES, Recipe
+from fastdc.recipe import RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
@@ -175,4 +175,5 @@ def condense(
             known = run.recorded("iterations") if run is not None else None
             iterations = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=iterations)
-        return Condensation(config, real, family, run, callbacks, progress).result()
+        protocol = (recipe if recipe is not None else recipe_named(config.method)).protocol
+        return Condensation(config, real, family, run, callbacks, progress).result(protocol)

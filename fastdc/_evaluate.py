@@ -21,7 +21,7 @@ from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.parallel.threads import one_thread_each
-from fastdc.recipe import RECIPES, Recipe
+from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
@@ -104,14 +104,12 @@ def evaluate(
 
 
 def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
-    """A protocol that is asked for; for "auto" that of the recipe which a set was learned by, as its provenance says."""
+    """A protocol that is asked for; for "auto" that which the provenance of a set names, its recipe's; "dc" where it names none."""
     if protocol != AUTO:
         return protocol
+    found: str = condensed.provenance.get("protocol", Recipe.protocol)
     config = condensed.provenance.get("config")
-    config = config if isinstance(config, Mapping) else {}
-    name, _ = split_spec(str(config.get("method")))
-    found = RECIPES[name].protocol if name in RECIPES else Recipe.protocol
-    augmentation, options = split_spec(str(config.get("augmentation")))
+    augmentation, options = split_spec(str(config.get("augmentation")) if isinstance(config, Mapping) else "none")
     if (found, augmentation) == ("dsa", "siamese") and "operations" in options:  # networks see what the images were learned under
         return with_options(found, operations=options["operations"])
     return found

@@ -48,7 +48,7 @@ def test_as_many_iterations_are_planned_as_fit(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_trial_takes_a_share_of_a_long_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, planned = Clock(monkeypatch), []
-    monkeypatch.setattr(Condensation, "result", lambda self: planned.append(self.config.iterations))
+    monkeypatch.setattr(Condensation, "result", lambda self, protocol: planned.append(self.config.iterations))
     fastdc.condense("digits", budget="1h", **SMALL)
     assert clock.now - 100 == 1 + 0.04 * 3600
     assert planned == [int((3600 - 145 - 1) * 0.96 / 2)]

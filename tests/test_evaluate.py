@@ -262,14 +262,32 @@ def learned_by(method: Any, **options: Any) -> CondensedDataset:
         (lambda: learned_by("dm"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
         (lambda: learned_by("dm:operations=crop+rotate"), "dsa:operations=crop+rotate"),
         (lambda: learned_by("dm", augmentation="none"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
-        (lambda: learned_by(dataclasses.replace(fastdc.RECIPES["dm"], lr_images=0.5)), "dc"),  # a recipe without a name
+        (
+            lambda: learned_by(dataclasses.replace(fastdc.RECIPES["dm"], lr_images=0.5)),
+            "dsa:operations=color+crop+cutout+flip+scale+rotate",
+        ),
+        (lambda: learned_by(fastdc.Recipe(protocol="idc:cutmix=0")), "idc:operations=flip+color+crop/scale/rotate,cutmix=0.0"),
         (lambda: fastdc.coresets.random("digits", 1), "dc"),
         (lambda: with_provenance(None), "dc"),
         (lambda: with_provenance({"config": {"method": "idea"}}), "dc"),
         (lambda: with_provenance({"config": {"method": 3, "augmentation": None}}), "dc"),
         (lambda: with_provenance({"config": "dm"}), "dc"),
+        (lambda: with_provenance({"protocol": "dsa:operations=crop"}), "dsa:operations=crop"),
     ],
-    ids=["dc", "dm", "dm of some operations", "dm without", "unnamed", "coreset", "none", "another method", "a number", "text"],
+    ids=[
+        "dc",
+        "dm",
+        "dm of some operations",
+        "dm without",
+        "unnamed",
+        "one's own",
+        "coreset",
+        "none",
+        "another method",
+        "a number",
+        "text",
+        "named",
+    ],
 )
 def test_auto_is_the_protocol_of_the_recipe_that_a_set_was_learned_by(made: Any, protocol: str, tmp_path: Path) -> None:
     made().save(tmp_path / "set.safetensors")

@@ -88,6 +88,11 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     config = dataclasses.replace(config, ipc=checked_ipc(config.ipc))
     check_engine(config.engine)
     check_seed(config.seed)
+    if recipe is not None and config.scale != CondenseConfig.scale:
+        raise UsageError(
+            f"scale is {config.scale!r}, but a Recipe has no scales, only the numbers that it was made with; leave it out, or give the "
+            "name of a method."
+        )
     base = recipe if recipe is not None else recipe_named(config.method, config.scale)
     given = {name: value for name in _RECIPE_FIELDS if (value := getattr(config, name)) is not None}
     if base.lr_images_each is not None:

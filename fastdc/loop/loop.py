@@ -100,8 +100,8 @@ class Condensation:
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
 
-    def result(self) -> CondensedDataset:
-        """Run to the end, from the checkpoint where there is one."""
+    def result(self, protocol: str) -> CondensedDataset:
+        """Run to the end, from the checkpoint where there is one; the provenance says by which protocol to evaluate the images."""
         state, run, total = self.state, self.run, self.recipe.iterations
         if run is not None:
             config = {"dataset": self.real.name, **as_plain(self.config)}
@@ -129,7 +129,7 @@ class Condensation:
                     raise Interrupted(
                         f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.", signum
                     )
-        return self._finish()
+        return self._finish(protocol)
 
     def take_step(self) -> None:
         """One step, and a wait for its numbers."""
@@ -216,7 +216,7 @@ class Condensation:
         run.save(lambda path, length: save_checkpoint(path, self.state, length))
         self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
 
-    def _finish(self) -> CondensedDataset:
+    def _finish(self, protocol: str) -> CondensedDataset:
         condensed = CondensedDataset(
             self.state.stored,
             self.labels,
@@ -230,6 +230,7 @@ class Condensation:
                 "fingerprint": self.real.fingerprint,
                 "config": as_plain(self.config),
                 "seed": self.config.seed,
+                "protocol": protocol,
                 "versions": versions(),
                 **self.match.provenance(self.state),
             },

@@ -77,7 +77,7 @@ RECIPES: dict[str, Recipe] = {
     "dsa": Recipe(pool=f"fresh:train=synthetic,augmentation={_DSA}", augmentation="siamese", init="real", protocol="dsa"),
     "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
     "idc": _IDC,
-    "dream": replace(_IDC, batches="representatives:every=10", iterations=250, init="kmeans"),
+    "dream": replace(_IDC, batches="representatives:every=10", iterations=250, init="kmeans", batch_real=128),
     "accdd": replace(_IDC, pool=f"pretrained:{_IDC_TRAINING},networks=5,epochs=2,change=perturb", iterations=400),
     "dance": _DANCE,
     "ncfm": replace(
