@@ -16,6 +16,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.data import k_means as module
 from fastdc.data.k_means import k_means, medoids
+from fastdc.recipe.formation import fitted_formation
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -104,5 +105,5 @@ def test_a_condensation_starts_from_the_medoids(formation: str, each: int) -> No
     options = {"ipc": 2, "model": "mlp:width=8", "iterations": 1, "matching_steps": 1, "batch_real": 8, "lr_images": 1e-30}
     condensed = fastdc.condense("digits", init="kmeans", formation=formation, seed=5, progress=False, **options)
     expected = fastdc.coresets.kmeans("digits", 2 * each, seed=5)
-    start = fastdc.recipe.FORMATIONS.make(formation).encode(expected.images.view(10, 2 * each, 1, 8, 8))
+    start = fitted_formation(formation, fastdc.load_dataset("digits")[0]).encode(expected.images.view(10, 2 * each, 1, 8, 8))
     assert torch.equal(condensed.stored.view_as(start), start)

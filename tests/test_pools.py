@@ -50,8 +50,7 @@ def pool_on(data: ImageData, spec: str, engine: str = "torch", **options: Any) -
     groups = [ClassGroup.of(range(data.num_classes))]
     problem = Problem(recipe_of(config), 5, make_engine(engine, module), family, RandomBatches(sampler), NoAugmentation(5), groups)
     pool = POOLS.make(spec, problem)
-    images = torch.zeros(data.num_classes, 1, data.channels, *data.image_size, dtype=torch.float64)
-    state = State(images, torch.zeros_like(images))
+    state = State(torch.zeros(data.num_classes, data.channels, *data.image_size, dtype=torch.float64), {})  # one image per class
     state.theta = pool.next(state).double()
     plain = family.fresh(0).double()
     problem.engine.layout.assign(plain, state.theta)
@@ -75,7 +74,7 @@ def test_training_on_real_images_is_that_of_torch_with_momentum_kept_from_step_t
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        pool.advance(state, state.stored)
+        pool.advance(state, state.stored, torch.arange(3))
         state.step += 1
     assert state.theta is not None
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
@@ -93,7 +92,7 @@ def test_real_images_are_augmented_and_mixed_batch_by_batch(engine: str) -> None
         optimizer.zero_grad()
         F.cross_entropy(plain(images), labels).backward()
         optimizer.step()
-    pool.advance(state, state.stored)
+    pool.advance(state, state.stored, torch.arange(3))
     assert state.theta is not None
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
 
@@ -102,8 +101,7 @@ def test_real_images_are_augmented_and_mixed_batch_by_batch(engine: str) -> None
 def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -> None:
     data = noise_data([30, 50, 40])
     pool, state, plain = pool_on(data, "fresh:train=synthetic,augmentation=color+rotate", engine, lr_model=0.05, model_epochs=4)
-    state.stored = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64, generator=make_generator(0))
-    flat, labels = state.stored.flatten(0, 1), torch.tensor([0, 0, 1, 1, 2, 2])
+    flat, labels = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=make_generator(0)), torch.tensor([0, 0, 1, 1, 2, 2])
     augment, generator = training_augmentation(["color", "rotate"], "batch"), make_generator(5, "training", 0, 0)
     assert augment is not None
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.05)
@@ -113,7 +111,7 @@ def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -
         optimizer.zero_grad()
         F.cross_entropy(plain(images), expected).backward()
         optimizer.step()
-    pool.advance(state, state.stored)
+    pool.advance(state, flat, labels)
     assert state.theta is not None
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
 
@@ -130,12 +128,12 @@ def test_by_default_a_step_learns_500_images_in_batches_of_64_with_momentum_and_
 def test_a_new_network_begins_without_the_velocity_of_the_one_before() -> None:
     pool, state, _ = pool_on(noise_data([30, 50, 40]), "fresh:train=real,images=20")
     first, images = state.theta.clone(), state.stored
-    pool.advance(state, images)
+    pool.advance(state, images, torch.arange(3))
     once, state.theta = state.theta, first
-    pool.advance(state, images)
+    pool.advance(state, images, torch.arange(3))
     assert not torch.equal(state.theta, once)
     state.theta, state.path = pool.next(state).double(), {}  # as the loop does at the end of an iteration
-    pool.advance(state, images)
+    pool.advance(state, images, torch.arange(3))
     assert torch.equal(state.theta, once)
 
 

@@ -126,8 +126,8 @@ def cosines(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     return torch.cat([1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + 1e-6) for a, b in pairs]).sum()
 
 
-def differences_of_convolutions(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
-    return torch.stack([(a - b).abs().sum() for a, b in zip(one, other, strict=True) if a.dim() == 4]).sum()
+def differences_of_convolutions(one: Sequence[Tensor], other: Sequence[Tensor], power: int = 1) -> Tensor:
+    return torch.stack([(a - b).abs().pow(power).sum() for a, b in zip(one, other, strict=True) if a.dim() == 4]).sum()
 
 
 def tiles(stored: Tensor) -> Tensor:
@@ -258,18 +258,19 @@ def auto(draws: Draws, stored: Tensor) -> None:
     kept = draws.run.formation.fitted["frequencies"].tolist()
     waves = torch.stack([torch.outer(cosine(8, place // 8), cosine(8, place % 8)) for place in kept])  # [K, 8, 8]
     low, high = (0 - draws.mean) / draws.std, (1 - draws.mean) / draws.std
-    adam = torch.optim.Adam([stored], lr=0.05, betas=(0.5, 0.99), eps=1e-150)
+    adam = torch.optim.Adam([stored], lr=0.1, betas=(0.5, 0.99), eps=1e-150)
     for k in range(NETWORKS):
         network = draws.network(k)
         training = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for t in range(STEPS):
-            adam.param_groups[0]["lr"] = 0.05 * (1 - (k * STEPS + t) / (NETWORKS * STEPS))
+            adam.param_groups[0]["lr"] = 0.1 * (1 - (k * STEPS + t) / (NETWORKS * STEPS))
             loss = torch.zeros(())
             for c in range(10):
                 weights = stored[c].flatten(1)[:, : 64 // len(kept) * len(kept)].view(-1, len(kept))  # [n, K]
                 sums = torch.einsum("nk,khw->nhw", weights, waves)[:, None]
                 images = sums + (sums.clamp(low, high) - sums).detach()  # gradients go past the cut
-                loss = loss + cosines(*(gradients(network, side, c) for side in (images, draws.real(k, t, c))))
+                sides = (images, draws.real(k, t, c))
+                loss = loss + differences_of_convolutions(*(gradients(network, side, c) for side in sides), power=2)
             descend(adam, loss)
             if t + 1 < STEPS:
                 draws.learn_real_images(network, training, k, t)
@@ -404,7 +405,8 @@ PAPER: dict[str, dict[str, Any]] = {
         "matching_steps": 20,
         "model_epochs": None,
         "init": "kmeans",
-        "lr_images": 0.05,
+        "lr_images": 0.1,
+        "distance": "mse:rows=convolutions",
         "optimizer": "adam:beta1=0.5,beta2=0.99,decay=0.0",
         "schedule": "linear",
         "batch_real": 64,

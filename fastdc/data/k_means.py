@@ -7,11 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+_SAME = 100  # roundings of the mean square of the points by which the squares of equal distances may differ
 _ROUNDS = 10  # of Lloyd's algorithm; more of them change the centres of a class of images little
 
 
 def medoids(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The positions [count] of different points, each the nearest to a centre of their k-means that is not taken by one before it.
+
+    Of points that are equally near but for rounding, as both of a cluster of two are, it is the first.
 
     Args:
         points: float [n, F], n >= count; on any device.
@@ -25,9 +28,10 @@ def medoids(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """
     points = points - points.mean(0)  # the shorter points are, the more exact is the square of a distance made of products
     distances = points.square().sum(1) - 2 * k_means(points, count, generator) @ points.T  # [count, n], less the square of each centre
+    slack = _SAME * torch.finfo(points.dtype).eps * points.square().sum(1).mean()
     chosen = []
     for row in distances:
-        chosen.append(row.argmin()[None])
+        chosen.append((row <= row.min() + slack).to(torch.uint8).argmax()[None])
         distances.index_fill_(1, chosen[-1], math.inf)
     return torch.cat(chosen)
 
