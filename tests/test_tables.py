@@ -387,7 +387,7 @@ def test_columns_are_what_is_asked_for_within_their_budget(config: TableConfig) 
     given = {name: condensed.provenance["config"] for name, condensed in made.items() if "config" in condensed.provenance}
     assert {name: content["budget"] for name, content in given.items()} == {"ncfm": "2s", "auto": "2s", "untrained": None}
     assert given["untrained"]["iterations"] == 0 < given["auto"]["iterations"]
-    assert given["ncfm"]["match"].startswith("characteristic:frequencies=256")  # the scale of a laptop
+    assert "frequencies=256" in given["ncfm"]["match"]  # the scale of a laptop
     assert "2s for each image set of a method" in (config.out / "table.md").read_text()
 
 

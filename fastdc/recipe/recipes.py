@@ -90,7 +90,7 @@ RECIPES: dict[str, Recipe] = {
         batch_real=1024,
     ),
     "auto": _AUTO,
-    "untrained": replace(_AUTO, iterations=0),
+    "untrained": Recipe(formation=_AUTO.formation, init=_AUTO.init, iterations=0),
 }
 
 # What a recipe changes at a scale: "paper" is as published; "laptop" is for two cores, fewer steps at larger rates on narrower networks.
