@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="fashion-mnist")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *LINES])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--budgets", nargs="+", default=["30s", "2min", "8min"])
     parser.add_argument("--networks", type=int, default=2, help="to train and test on each set")
     parser.add_argument("--model", default="convnet", help="of these networks")
@@ -103,9 +103,7 @@ def taken(options: argparse.Namespace, say: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = json.loads(options.file.read_text())["rows"] if options.file.exists() else []
     data = fastdc.load_dataset(options.dataset)
     budgets = sorted(options.budgets, key=seconds_of)
-    wanted = [(method, None) for method in LINES] + [
-        (method, budget) for budget in budgets for method in options.methods if method in METHODS
-    ]
+    wanted = [*((method, budget) for budget in budgets for method in options.methods), *((method, None) for method in LINES)]
     for ipc in options.ipc:
         for method, budget in wanted:
             what = key(method, budget, ipc, options)
