@@ -64,11 +64,15 @@ double work(int threads) {
                        threads);
     image_gradients<float>(plan, theta.data(), by_class, labels.data(), cotangent.data(), record.data(), moved.data(),
                            threads);
-    train<float>(plan, theta.data(), {images.data(), labels.data(), count}, {order.data(), 2}, {},
+    std::vector<float> velocity(theta.size());
+    train<float>(plan, {theta.data(), velocity.data()}, {images.data(), {labels.data()}, count}, {order.data(), 2}, {},
                  {20, 0.01, 0.9, 5e-4}, threads);
-    logits<float>(plan, theta.data(), images.data(), count, scores.data(), threads);
+    outputs<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), threads);
+    std::vector<float> pulled(images.size());
+    output_gradients<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), pulled.data(),
+                            threads);
     double sum = 0;
-    for (const auto* values : {&moved, &theta, &scores, &distance})
+    for (const auto* values : {&moved, &theta, &scores, &distance, &velocity, &pulled})
         sum = std::accumulate(values->begin(), values->end(), sum);
     return sum;
 }
