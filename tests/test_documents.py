@@ -166,7 +166,8 @@ def test_every_result_file_names_its_command_and_machine(monkeypatch: pytest.Mon
         if program == "fastdc":
             parse(cli.COMMANDS, words, "")
         else:
-            assert (program, (ROOT / words[0]).exists()) == ("pytest", True), file
+            assert program in ("pytest", "python"), file
+                assert (ROOT / words[0]).exists(), file
 
 
 def test_what_a_command_reports_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
