@@ -167,7 +167,7 @@ def test_every_result_file_names_its_command_and_machine(monkeypatch: pytest.Mon
             parse(cli.COMMANDS, words, "")
         else:
             assert program in ("pytest", "python"), file
-                assert (ROOT / words[0]).exists(), file
+            assert (ROOT / words[0]).exists(), file
 
 
 def test_what_a_command_reports_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
