@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -114,7 +116,7 @@ def taken(options: argparse.Namespace, say: Callable[[str], None]) -> list[Row]:
             except fastdc.FastdcError as error:
                 say(f"{method} at {ipc} per class within {budget}: {error}")
                 continue
-            write(options.file, "python bench/bench_time_to_accuracy.py", rows)
+            write(options.file, shlex.join(["python", "bench/bench_time_to_accuracy.py", *sys.argv[1:]]), rows)
             say(", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in rows[-1].items()))
     return rows
 

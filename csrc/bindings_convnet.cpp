@@ -439,9 +439,8 @@ void bind_convnet(py::module_& module) {
              "Elements of the record of images [classes, each, ...] in float32 or float64.")
         .def("train", &train_on, array("theta"), array("velocity"), array("images"), array("labels"), array("order"),
              py::kw_only(), py::arg("sgd"), py::arg("distillation") = py::none(), py::arg("threads"),
-             "Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] "
-             "in "
-             "the order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
+             "Trains theta [P] in place, with the velocity [P] of its momentum, on batches of images [N, ...] in the "
+             "order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].")
         .def("features", &features_of, array("theta"), array("images"), array("features"), py::kw_only(),

@@ -75,16 +75,17 @@ def condense(
         ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. dd, parameter_matching and
             curriculum need one number for all.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
-            "curriculum"; "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", the later methods of the family; "auto", what gave the
-            most for its time, which wants a `budget`; "untrained", what that starts from; with options of its parts as in
+            "curriculum"; "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", the later methods of the family; "auto", for a
+            time that is given as `budget`; "untrained", what that starts from; with options of its parts as in
             "dd:unroll=20,networks=fixed"; or a `fastdc.Recipe`. What is given beside it replaces that part of the recipe; None anywhere
             below means what the recipe says, in brackets for dc.
         scale: how much of a named recipe to spend: "paper" is as published; "laptop" has fewer steps, larger rates and narrower
             networks, for two cores.
         model: a name, such as "convnet:width=64", or a function (channels, num_classes, (height, width)) -> nn.Module ("convnet").
         iterations: K, the number of random networks; 0 gives what a run starts from (1000).
-        budget: the time to take, as "90s", "30min" or "2h", in place of `iterations`: as many are planned as fit into it, from the
-            time of a few steps. What was planned stands in the provenance, and in the folder `out`, where a later call takes it from.
+        budget: the time to take, as "90s", "30min" or "2h": as many iterations are planned as fit into it, from the time of a few steps.
+            What was planned stands in the provenance, and in the folder `out`, where a later call takes it from. Nothing is planned
+            where `iterations` are given as well, as in the configuration of a run that was planned.
         matching_steps: T, matching steps with each of them (the paper's number for this ipc, (1, 10, 20, 30, 40, 50) for ipc
             (1, 10, 20, 30, 40, 50), interpolated linearly between them, 50 above; for a list by its mean).
         model_epochs: epochs of training the network between two matching steps, where the pool trains (the paper's number,
@@ -171,9 +172,9 @@ def condense(
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
     config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where), ipc=one_or_each(numbers))
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
-        if budget is not None:
+        if budget is not None and iterations is None:
             known = run.recorded("iterations") if run is not None else None
-            iterations = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
-            config = dataclasses.replace(config, iterations=iterations)
+            planned = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
+            config = dataclasses.replace(config, iterations=planned)
         protocol = (recipe if recipe is not None else recipe_named(config.method)).protocol
         return Condensation(config, real, family, run, callbacks, progress).result(protocol)

@@ -151,17 +151,17 @@ class NativeEngine(Engine):
         return result
 
     def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        self._check_images(theta, images, 4)
-        gradients = torch.empty(images.shape, dtype=images.dtype)
-        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
-        self._network(images).logit_gradients(*arrays, threads=torch.get_num_threads())
-        return gradients
+        return self._pulled_back("logit_gradients", theta, images, cotangent)
 
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._pulled_back("feature_gradients", theta, images, cotangent)
+
+    def _pulled_back(self, job: str, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        """From the gradient by an output of the network to that by the images, by the C++ of this name."""
         self._check_images(theta, images, 4)
         gradients = torch.empty(images.shape, dtype=images.dtype)
         arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
-        self._network(images).feature_gradients(*arrays, threads=torch.get_num_threads())
+        getattr(self._network(images), job)(*arrays, threads=torch.get_num_threads())
         return gradients
 
     def _check_images(self, theta: Tensor, images: Tensor, dimensions: int) -> None:

@@ -39,7 +39,7 @@ def load_checkpoint(path: Path, state: State) -> int:
     tensors, content = load_tensors(path, KIND)
     if "stored" not in tensors:
         raise DataError(f"{path} was written by version 0.1 of fastdc; finish its run with that version, or use another folder.")
-    if tensors["stored"].numel() != state.stored.numel():
+    if tensors["stored"].shape != state.stored.shape:
         raise DataError(
             f"{path} holds images of shape {list(tensors['stored'].shape)}; this run has {list(state.stored.shape)}: use another folder."
         )

@@ -46,7 +46,8 @@ class CondenseConfig:
     iterations: int | None = None
     """The number of networks to match on, one after another; for dc 1000."""
     budget: str | None = None
-    """The time to take, such as 90s, 30min or 2h, in place of iterations: as many as fit into it, from the time of a few steps."""
+    """The time to take, such as 90s, 30min or 2h: as many iterations as fit into it, from the time of a few steps. Nothing is planned
+    where iterations are given as well, as in the configuration of a run that was planned."""
     matching_steps: int | None = None
     """The number of matching steps with each network; for dc what the paper takes for this ipc."""
     model_epochs: int | None = None
@@ -100,8 +101,8 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
     full = dataclasses.replace(base, **given)
     if config.budget is not None:
         check_duration("budget", config.budget)
-        if config.iterations is not None:
-            raise UsageError(f"iterations is {config.iterations} and budget {config.budget!r}; give one of them.")
+        if config.iterations is None and full.iterations == 0:
+            raise UsageError(f"budget is {config.budget!r}, but method {config.method!r} learns nothing; leave it out, or give iterations.")
     check_count("iterations", full.iterations, least=0)
     for name in ("batch_real", "matching_steps", "model_epochs"):
         check_count(name, getattr(full, name), optional=name in ("matching_steps", "model_epochs"))

@@ -153,7 +153,7 @@ class Condensation:
             self.pool.advance(state, self.formation.decode(state.stored[None])[0], self.image_labels)
             state.step = step
             if state.theta is not None:
-                checked["a weight of the network, trained on the images of all classes,"] = state.theta
+                checked["a weight of the network, trained between two steps,"] = state.theta
         else:
             self.formation.settle(state.stored)
             state.theta, state.path, state.step, state.iteration = None, {}, 0, iteration

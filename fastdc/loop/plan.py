@@ -13,7 +13,7 @@ from fastdc.recipe import POOLS
 
 _TRIAL_SHARE = 0.04  # of the time may go into steps that are thrown away,
 _TRIAL_STEPS = 3  # or as many as these, where they take longer
-_RESERVE = 0.04  # of what is left is not planned for
+_RESERVE = 0.08  # of what is left is not planned for: machines drift
 
 
 def planned_iterations(config: CondenseConfig, real: ImageData, family: NetworkFamily, end: float) -> int:

@@ -15,6 +15,7 @@ from fastdc.recipe.match import MATCHES
 from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
+from fastdc.training.operations import OPERATIONS
 from fastdc.training.protocols import PROTOCOLS
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
@@ -27,7 +28,7 @@ CHOICES: dict[str, Registry] = {  # type: ignore[type-arg]
 }
 
 
-_DSA = "color+crop+cutout+flip+scale+rotate"
+_DSA = "+".join(OPERATIONS)
 _IDC_TRAINING = "train=real,augmentation=color+crop,cutmix=0.5"
 _IDC = Recipe(
     pool=f"fresh:{_IDC_TRAINING}",
@@ -45,7 +46,7 @@ _IDC = Recipe(
 _DANCE = Recipe(
     match="features:cross_entropy=1",
     pool="pretrained:networks=20,epochs=60,change=interpolate",
-    augmentation=f"siamese:operations={_DSA}",
+    augmentation="siamese",
     formation="tiles:clamp=true",
     iterations=10000,
     matching_steps=1,
