@@ -127,6 +127,16 @@ def fashion_mnist() -> str:
     return markdown(head, lines) + source(*setting, commands=False)
 
 
+def auto() -> str:
+    """What `auto` reaches within a budget, with how many images it trains as in the storage of how many."""
+    head = ["images per class", "budget", "seconds of condensing", "trained on", "stored", "accuracy"]
+    lines = [
+        [str(row["ipc"]), row["budget"], number(row["seconds"]), str(row["trains_as"]), str(row["stored"]), f"{percent(row)} %"]
+        for row in rows_of("auto", method="auto")
+    ]
+    return markdown(head, lines) + source("auto")
+
+
 def cells(name: str, corner: str) -> str:
     """A table of `fastdc table` as rows and columns, with the paper's figures in brackets."""
     found = rows_of(name)
@@ -338,6 +348,7 @@ def card() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "fashion-mnist": fashion_mnist,
+    "auto": auto,
     "coresets": lambda: cells("table-coresets", "images per class"),
     "ablations": ablations,
     "cross-architecture": lambda: cells("table-cross-architecture", "condensed with"),

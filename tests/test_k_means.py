@@ -107,3 +107,11 @@ def test_a_condensation_starts_from_the_medoids(formation: str, each: int) -> No
     expected = fastdc.coresets.kmeans("digits", 2 * each, seed=5)
     start = fitted_formation(formation, fastdc.load_dataset("digits")[0]).encode(expected.images.view(10, 2 * each, 1, 8, 8))
     assert torch.equal(condensed.stored.view_as(start), start)
+
+
+@pytest.mark.parametrize("noise", [1e-6, -1e-6])
+def test_of_two_that_are_equally_near_but_for_rounding_it_is_the_first(noise: float) -> None:
+    points = torch.tensor([0.0, 1.0, 10.0, 11.0, 20.0, 21.0])[:, None]
+    points[::2] -= noise
+    for seed in range(5):
+        assert sorted(medoids(points, 3, generator(seed)).tolist()) == [0, 2, 4]
