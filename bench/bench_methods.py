@@ -54,7 +54,7 @@ def problem(spec: str, ipc: int, dtype: torch.dtype = torch.float32) -> tuple[Ma
     assert config.match is not None
     assert config.pool is not None
     learner = MATCHES.make(config.match, problem)
-    state = State(images, torch.zeros_like(images), learned=learner.learned())
+    state = State(images, {}, learned=learner.learned())
     state.theta = POOLS.make(config.pool, problem).next(state).to(dtype)
     learner.begin(state)
     return learner, state

@@ -55,7 +55,7 @@ def digits_problem(
     sampler, engine = ClassSampler(train, 2, torch.float64), make_engine(engine, module)
     problem = Problem(recipe_of(config), 0, engine, family, RandomBatches(sampler), NoAugmentation(0), groups)
     learner = MATCHES.make(config.match, problem)
-    state = State(images, torch.zeros_like(images), learned=learner.learned())
+    state = State(images, {}, learned=learner.learned())
     state.theta = pool_of(learner).next(state).double()
     learner.begin(state)
     return learner, state

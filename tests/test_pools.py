@@ -244,7 +244,7 @@ def test_networks_are_made_when_they_are_drawn_and_shared_by_runs(cache: Path, m
 def test_representatives_are_the_nearest_to_the_centres_of_the_features_of_their_class() -> None:
     data, module = noise_data([30, 5, 40]), build(MODEL, 1, 3, (8, 8)).double()
     engine, sampler, images = make_engine("torch", module), ClassSampler(data, 5, torch.float64), torch.zeros(3, 1, 1, 8, 8)
-    state = State(images, images, theta=engine.layout.flatten(module), iteration=2)
+    state = State(images, {}, theta=engine.layout.flatten(module), iteration=2)
     batches = BATCHES.make("representatives:sample=25,every=3", sampler)
     drawn = []
     for state.step in range(5):
@@ -269,7 +269,7 @@ def test_representatives_show_every_group_of_a_class() -> None:
         images[groups == number, :, row : row + 4, column : column + 4] += 200
     data, module = ImageData.of(images, data.labels), build("mlp:width=64", 1, 2, (8, 8))
     engine, sampler = make_engine("torch", module), ClassSampler(data, 0)
-    state = State(torch.zeros(2, 1, 1, 8, 8), torch.zeros(2, 1, 1, 8, 8), theta=engine.layout.flatten(module))
+    state = State(torch.zeros(2, 1, 8, 8), {}, theta=engine.layout.flatten(module))
     batches = BATCHES.make("representatives", sampler)
     batches.prepare(state, engine, 4)
     drawn = batches.draw(ClassGroup.of(range(2)), 4, 0, 0, 0)  # [2, 4, 1, 8, 8]

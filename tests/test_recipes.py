@@ -542,7 +542,7 @@ def test_a_recipe_that_was_killed_goes_on_with_the_velocity_of_its_network(metho
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    state = read_state(tmp_path / "run" / "checkpoint.safetensors", (10, 1, 1, 8, 8))
+    state = read_state(tmp_path / "run" / "checkpoint.safetensors", (10, 1, 8, 8))
     assert (state.iteration, state.step) == (1, 3)  # two steps are left, and a training between them
     fastdc.condense("digits", out=tmp_path / "run", **options)
     assert_same_run(tmp_path / "run", tmp_path / "whole")

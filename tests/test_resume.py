@@ -90,8 +90,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
-def read_state(path: Path, shape: tuple[int, ...] = (10, 2, 1, 8, 8)) -> State:
-    state = State(torch.zeros(shape), torch.zeros(shape))
+def read_state(path: Path, shape: tuple[int, ...] = (20, 1, 8, 8)) -> State:
+    state = State(torch.zeros(shape), {})
     load_checkpoint(path, state)
     return state
 
