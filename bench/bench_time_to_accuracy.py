@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from record import RESULTS, ROOT, Row, write
 
@@ -28,6 +27,7 @@ from fastdc.training import whole_set
 
 METHODS = ("dc", "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", "auto")
 LINES = ("random", "herding", "untrained")
+EVALUATION = ("model", "networks", "protocol", "epochs", "seed")  # the options that it takes
 FILE, PLOT = RESULTS / "time_to_accuracy.json", ROOT / "docs" / "time_to_accuracy.png"
 WHOLE_SET_EPOCHS = 5  # of the network by which herding chooses
 
@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", type=int, default=2, help="to train and test on each set")
     parser.add_argument("--model", default="convnet", help="of these networks")
     parser.add_argument("--protocol", default="dc", help="of their training")
+    parser.add_argument("--epochs", type=int, default=300, help="of their training, whatever the protocol says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--file", type=Path, default=FILE)
     parser.add_argument("--plot", type=Path, default=PLOT)
@@ -63,8 +64,7 @@ def point(method: str, budget: str | None, ipc: int, data: tuple[fastdc.ImageDat
     began = time.monotonic()
     condensed = condensed_by(method, budget, ipc, data[0], options.seed)
     seconds = time.monotonic() - began
-    how: dict[str, Any] = {"model": options.model, "networks": options.networks, "protocol": options.protocol, "seed": options.seed}
-    found = fastdc.evaluate(condensed, data[1], **how)
+    found = fastdc.evaluate(condensed, data[1], **{name: getattr(options, name) for name in EVALUATION})
     return {
         **key(method, budget, ipc, options),
         "seconds": seconds,
@@ -78,8 +78,7 @@ def point(method: str, budget: str | None, ipc: int, data: tuple[fastdc.ImageDat
 
 def key(method: str, budget: str | None, ipc: int, options: argparse.Namespace) -> Row:
     """What tells a point from others."""
-    names = ("dataset", "model", "networks", "protocol", "seed")
-    return {"method": method, "ipc": ipc, "budget": budget, **{name: getattr(options, name) for name in names}}
+    return {"method": method, "ipc": ipc, "budget": budget, **{name: getattr(options, name) for name in ("dataset", *EVALUATION)}}
 
 
 def drawn(rows: list[Row], ipcs: list[int]) -> bytes:

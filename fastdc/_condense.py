@@ -21,7 +21,7 @@ from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
-from fastdc.options.ipc import checked_ipc, of_each_class, one_or_each
+from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
 from fastdc.recipe import RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation
@@ -176,5 +176,5 @@ def condense(
             known = run.recorded("iterations") if run is not None else None
             planned = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
-        protocol = (recipe if recipe is not None else recipe_named(config.method)).protocol
+        protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
         return Condensation(config, real, family, run, callbacks, progress).result(protocol)

@@ -94,7 +94,7 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
             f"scale is {config.scale!r}, but a Recipe has no scales, only the numbers that it was made with; leave it out, or give the "
             "name of a method."
         )
-    base = recipe if recipe is not None else recipe_named(config.method, config.scale)
+    base = recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))
     given = {name: value for name in _RECIPE_FIELDS if (value := getattr(config, name)) is not None}
     if base.lr_images_each is not None:
         base = dataclasses.replace(base, lr_images_each=None, lr_images=base.lr_images_each * mean_ipc(config.ipc))

@@ -115,13 +115,24 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# What a recipe changes from so many images per class on, at every scale. With more images, each of them has less to say about its class,
+# and networks learn more of it when it is changed in each batch; and the real images that it is compared with must tell more as well.
+FROM_IPC: dict[str, dict[float, dict[str, Any]]] = {
+    "dm": {100: {"lr_images": 10.0}},
+    "auto": {
+        5: {"augmentation": "siamese", "protocol": "dsa"},
+        30: {"batch_real": 256},
+    },
+}
 
-def recipe_named(method: str, scale: str = "paper") -> Recipe:
+
+def recipe_named(method: str, scale: str = "paper", ipc: float = 1) -> Recipe:
     """The recipe that a method's spec names; each of its options is set in the first part that has one of that name.
 
     Args:
         method: a name in `RECIPES`, perhaps with options.
         scale: a name in `SCALES`.
+        ipc: images per class, their mean where classes differ.
 
     Raises:
         UsageError: an unknown method, scale or option, or a value that cannot be used.
@@ -135,6 +146,9 @@ def recipe_named(method: str, scale: str = "paper") -> Recipe:
     if not isinstance(scale, str) or scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     recipe = replace(RECIPES[name], **SCALES[scale].get(name, {}))
+    for least, changes in FROM_IPC.get(name, {}).items():
+        if ipc >= least:
+            recipe = replace(recipe, **changes)
     for key, value in options.items():
         places = {choice: registry.option_names(getattr(recipe, choice)) for choice, registry in CHOICES.items()}
         choice = next((choice for choice, names in places.items() if key in names), None)

@@ -18,7 +18,8 @@ from fastdc.options.ipc import mean_ipc
 from fastdc.recipe.formation.base import Formation
 
 _IMAGES = (16, 12, 8, 6, 4, 3, 2)  # in the storage of one, most first, from which `chosen` takes:
-_MOST = 16  # at one image per class,
+_MOST = 16  # at one image per class, and
+_FEWER = 0.3  # as this power of the number per class fewer: 8 at 10, 4 at 50,
 _LEAST_EXPLAINED = 0.78  # the share of variance that the frequencies kept must hold
 _FITTED_ON = 10_000  # images at most, evenly over the set, from which the variances are taken
 _BLOCK = 1000  # of them at once
@@ -53,14 +54,14 @@ class Frequency(Formation):
     def chosen(cls, options: FrequencyOptions, real: ImageData, ipc: Sequence[int]) -> FrequencyOptions:
         """Without a number of images: as many as the number per class and the real images allow.
 
-        16 at one per class, and fewer by the root of the number per class, since many images need less variety from each; but no more
-        than leave 78% of the variance of the real images in the frequencies that are kept, or than a class has to start from.
+        16 at one per class, 8 at ten, 4 at fifty, since many images need less variety from each; but no more than leave 78% of the
+        variance of the real images in the frequencies that are kept, or than a class has to start from.
         """
         if options.images is not None:
             return options
         explained = explained_variance(real)  # [H W], by the one, two, ... frequencies of most variance
         fewest = min(count // number for count, number in zip(real.class_counts.tolist(), ipc, strict=True))
-        most = min(_MOST / mean_ipc(ipc) ** 0.5, fewest)
+        most = min(_MOST / mean_ipc(ipc) ** _FEWER, fewest)
         allowed = (m for m in _IMAGES if m <= most and m <= len(explained) and explained[len(explained) // m - 1] >= _LEAST_EXPLAINED)
         return dataclasses.replace(options, images=next(allowed, 1))
 
