@@ -399,6 +399,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "auto": _DC
     | {
         "pool": f"fresh:{_ON_REAL},networks=random".replace("color+crop,cutmix=0.5", "none,cutmix=0.0"),
+        "augmentation": f"siamese:operations={_ALL_SIX},mode=one",
         "formation": "frequency:clamp=true",
         "model": "convnet:width=32",
         "iterations": 50,
@@ -410,6 +411,7 @@ PAPER: dict[str, dict[str, Any]] = {
         "optimizer": "adam:beta1=0.5,beta2=0.99,decay=0.0",
         "schedule": "linear",
         "batch_real": 64,
+        "protocol": "dsa",
     },
 }
 _SMALL = {"model": "convnet:width=32", "batch_real": 64, "iterations": 100}
@@ -431,7 +433,7 @@ LEARNING = [method for method in fastdc.RECIPES if method != "untrained"]  # whi
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("method", LEARNING)
 def test_a_recipe_has_the_numbers_that_were_published_or_those_of_a_laptop(method: str, scale: str) -> None:
-    found = as_plain(resolved(CondenseConfig(ipc=10, method=method, scale=scale))) | {"protocol": recipe_named(method, scale).protocol}
+    found = as_plain(resolved(CondenseConfig(ipc=10, method=method, scale=scale))) | {"protocol": recipe_named(method, scale, 10).protocol}
     expected = PAPER[method] | {"paper": {}, "laptop": LAPTOP[method]}[scale]
     assert {name: found[name] for name in expected} == expected
 
@@ -439,17 +441,31 @@ def test_a_recipe_has_the_numbers_that_were_published_or_those_of_a_laptop(metho
 @pytest.mark.parametrize(
     ("method", "rates"),
     [
-        ("dm", [1, 1, 1]),
-        ("idc", [1.532e-5, 1.532e-4, 7.66e-4]),
-        ("dream", [1.532e-5, 1.532e-4, 7.66e-4]),
-        ("accdd", [1.532e-5, 1.532e-4, 7.66e-4]),
-        ("dance", [0.01, 0.1, 0.5]),
-        ("ncfm", [0.01, 0.01, 0.01]),
+        ("dm", [1, 1, 1, 10]),
+        ("idc", [1.532e-5, 1.532e-4, 7.66e-4, 1.532e-3]),
+        ("dream", [1.532e-5, 1.532e-4, 7.66e-4, 1.532e-3]),
+        ("accdd", [1.532e-5, 1.532e-4, 7.66e-4, 1.532e-3]),
+        ("dance", [0.01, 0.1, 0.5, 1]),
+        ("ncfm", [0.01, 0.01, 0.01, 0.01]),
     ],
 )
 def test_a_learning_rate_grows_with_the_images_where_the_authors_let_it(method: str, rates: list[float]) -> None:
-    assert [resolved(CondenseConfig(ipc=ipc, method=method)).lr_images for ipc in (1, 10, 50)] == pytest.approx(rates)
-    assert resolved(CondenseConfig(ipc=10, method=method, lr_images=0.3)).lr_images == 0.3
+    assert [resolved(CondenseConfig(ipc=ipc, method=method)).lr_images for ipc in (1, 10, 50, 100)] == pytest.approx(rates)
+    assert resolved(CondenseConfig(ipc=100, method=method, lr_images=0.3)).lr_images == 0.3
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_auto_does_more_for_more_images_per_class(scale: str) -> None:
+    found = [recipe_named("auto", scale, ipc) for ipc in (1, 4.9, 5, 29, 30, 200)]
+    assert [recipe.augmentation for recipe in found] == ["none"] * 2 + ["siamese"] * 4
+    assert [recipe.protocol for recipe in found] == ["dc"] * 2 + ["dsa"] * 4
+    assert [recipe.batch_real for recipe in found] == [64] * 4 + [256] * 2
+    assert resolved(CondenseConfig(ipc=(1,) * 9 + (60,), method="auto", scale=scale)).augmentation.startswith("siamese")  # 6.9 on average
+
+
+def test_a_set_names_the_protocol_of_its_recipe_for_so_many_images_per_class() -> None:
+    options: dict[str, Any] = {"method": "auto", "model": "convnet:width=4,depth=1", "iterations": 0, "progress": False}
+    assert [fastdc.condense("digits", ipc, **options).provenance["protocol"] for ipc in (1, 5)] == ["dc", "dsa"]
 
 
 @pytest.mark.parametrize(
