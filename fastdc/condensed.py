@@ -19,6 +19,7 @@ from fastdc.data.image_data import check_labels, per_channel
 from fastdc.errors import DataError, MissingFileError
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale
+from fastdc.runs.content import reading
 from fastdc.runs.files import load_tensors, save_tensors, write_atomically, write_error
 
 if TYPE_CHECKING:
@@ -162,7 +163,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         """
         tensors, content = load_tensors(Path(path), KIND)
         fitted = {name.removeprefix(_FITTED): values for name, values in tensors.items() if name.startswith(_FITTED)}
-        return cls(tensors["images"], tensors["labels"], fitted=fitted, **content)
+        with reading(Path(path), f"a {KIND} file"):
+            return cls(tensors["images"], tensors["labels"], fitted=fitted, **content)
 
     def grid(self) -> Image:
         """The picture of the paper's figure 2: a row per class; at one image per class, rows of ten classes.
@@ -237,13 +239,17 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         if not 0 <= experiment < len(pairs):
             raise DataError(f"{path} holds experiments 0 to {len(pairs) - 1}; got {experiment}.")
         images, labels = pairs[experiment]
-        if not (isinstance(images, Tensor) and isinstance(labels, Tensor)) or not labels.numel() or (labels != labels.long()).any():
+        if not _is_dense(images) or not _is_dense(labels) or not labels.numel() or (labels != labels.long()).any():
             raise DataError(
-                f"{path}: experiment {experiment} is no pair of tensors; expected images and labels, the labels whole class numbers."
+                f"{path}: experiment {experiment} is no pair of dense tensors; expected images and labels, the labels whole class numbers."
             )
-        names = class_names if class_names is not None else [str(c) for c in range(int(labels.max()) + 1)]
+        if class_names is None:
+            if labels.max() >= len(labels):
+                raise DataError(f"{path}: a label is {int(labels.max())} with {len(labels)} images; expected an image of every class.")
+            class_names = [str(number) for number in range(int(labels.max()) + 1)]
         provenance = {"imported": Path(path).name, "experiment": experiment, "accs_all_exps": accuracies}
-        return cls(images, labels.long(), mean=mean, std=std, class_names=names, provenance=provenance)
+        with reading(Path(path), "a file of condensed images"):
+            return cls(images, labels.long(), mean=mean, std=std, class_names=class_names, provenance=provenance)
 
     def to_pt(self, path: str | Path) -> None:
         """Export to the .pt format of the paper's authors, as one experiment; mean, std and provenance do not fit into it.
@@ -254,6 +260,16 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         buffer = io.BytesIO()
         torch.save({"data": [[self.images, self.labels]], "accs_all_exps": {}}, buffer)
         write_atomically(Path(path), buffer.getvalue())
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether it is a tensor of numbers that lie one after another in the memory of the CPU."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not (value.is_quantized or value.is_nested or value.is_complex())
+    )
 
 
 def _read_pt(path: Path) -> tuple[list[Any], Any]:

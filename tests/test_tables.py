@@ -473,7 +473,7 @@ def test_a_damaged_result_is_named(config: TableConfig, counted: Counted) -> Non
     make_table(config)
     file = config.out / "cells" / "random-convnet_width=8-ipc1-seed0" / "evaluation-convnet_width=8.json"
     file.write_text('{"accuracies"')
-    with pytest.raises(DataError, match="remove it to have it made anew"):
+    with pytest.raises(DataError, match="remove it to make it anew"):
         make_table(config)
     file.unlink()
     make_table(config)

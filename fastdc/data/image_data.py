@@ -174,7 +174,7 @@ def count_classes(labels: Tensor) -> int:
         raise DataError(f"label {int(present.min())} is negative; expected labels from 0 to the number of classes - 1.")
     if len(present) < count:
         held = set(present.tolist())
-        missing = [c for c in range(count) if c not in held]
+        missing = [c for c in range(min(count, len(present) + 6)) if c not in held]  # labels may be large: not all that there are
         raise DataError(
             f"labels go up to {count - 1}, but class {', '.join(map(str, missing[:5]))}{'...' if len(missing) > 5 else ''} "
             "has no image; number the classes 0, 1, 2, ... without a gap, as np.unique(labels, return_inverse=True)[1] does."

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastdc.errors import DataError
-from fastdc.runs.files import write_atomically
+from fastdc.runs.content import reading
+from fastdc.runs.files import read_whole, write_atomically
 from fastdc.runs.folder import shared_folder
 
 Outcome = TypeVar("Outcome")
@@ -29,10 +29,8 @@ def read_outcome(file: Path, parse: Callable[[Any], Outcome]) -> Outcome:
     Raises:
         DataError: a file that cannot be read, or of which `parse` makes nothing.
     """
-    try:
-        return parse(json.loads(file.read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{file} cannot be read; it is damaged or of another program: remove it to have it made anew.") from None
+    with reading(file, "what an experiment wrote"):
+        return parse(json.loads(read_whole(file)))
 
 
 def write_report(folder: Path, files: Mapping[str, str | bytes]) -> None:

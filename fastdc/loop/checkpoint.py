@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fastdc.errors import DataError
 from fastdc.recipe.state import State
+from fastdc.runs.content import finite, reading, tensor_like, whole_number
 from fastdc.runs.files import load_tensors, save_tensors
 
 KIND = "checkpoint"
@@ -30,11 +33,16 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
     save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes})
 
 
-def load_checkpoint(path: Path, state: State) -> int:
+def load_checkpoint(path: Path, state: State, weights: int) -> int:
     """Put the state from the file in place of a fresh one; returns the length of the metrics that belong to it.
 
+    Args:
+        path: the file.
+        state: a fresh one, whose images, optimizer and match the file must fit.
+        weights: how many numbers theta has.
+
     Raises:
-        DataError: a file of another kind or version, cut short or altered, or of images of another shape.
+        DataError: a file of another kind or version, cut short or altered, or of another run.
     """
     tensors, content = load_tensors(path, KIND)
     if "stored" not in tensors:
@@ -43,12 +51,26 @@ def load_checkpoint(path: Path, state: State) -> int:
         raise DataError(
             f"{path} holds images of shape {list(tensors['stored'].shape)}; this run has {list(state.stored.shape)}: use another folder."
         )
-    device = state.stored.device
-    state.stored = tensors["stored"].to(device)
-    state.theta = tensors["theta"].to(device) if "theta" in tensors else None
-    state.moments, state.path, state.learned = (
-        {name.removeprefix(group): value.to(device) for name, value in tensors.items() if name.startswith(group)}
-        for group in ("moments.", "path.", "learned.")
-    )
-    state.iteration, state.step, state.losses = content["iteration"], content["step"], tensors["losses"].item()
-    return content["metrics_bytes"]
+    with reading(path, "a checkpoint of such a run"):
+        device = state.stored.device
+        theta = tensors.get("theta")
+        if theta is not None and (theta.shape != (weights,) or not theta.is_floating_point()):
+            raise ValueError(f"theta is {theta.dtype} {list(theta.shape)}, not {weights} weights")
+        losses = tensor_like(tensors, "losses", torch.zeros((), dtype=torch.float64)).item()
+        stored = finite(tensor_like(tensors, "stored", state.stored), "stored")
+        groups = [_group(tensors, name, like) for name, like in (("moments", state.moments), ("path", None), ("learned", state.learned))]
+        iteration, step, metrics_bytes = (whole_number(content, name) for name in ("iteration", "step", "metrics_bytes"))
+        if step and theta is None:
+            raise ValueError(f"it lacks the weights of step {step}")
+    state.iteration, state.step, state.losses = iteration, step, losses
+    state.stored, state.theta = stored.to(device), None if theta is None else theta.to(device)
+    state.moments, state.path, state.learned = ({name: value.to(device) for name, value in group.items()} for group in groups)
+    return metrics_bytes
+
+
+def _group(tensors: Mapping[str, Tensor], group: str, like: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The tensors GROUP.NAME of a file by NAME; where a state has some, these and no others."""
+    names = [name.partition(".")[2] for name in tensors if name.startswith(f"{group}.")]
+    if like is not None and sorted(names) != sorted(like):
+        raise ValueError(f"{group} are {sorted(names)}, not {sorted(like)}")
+    return {name: tensor_like(tensors, f"{group}.{name}", (like or tensors)[name if like else f"{group}.{name}"]) for name in names}

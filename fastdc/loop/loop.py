@@ -108,7 +108,7 @@ class Condensation:
             origin = {"fingerprint": self.real.fingerprint, **versions()}
             grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
             run.check_config(config, origin, grows)
-            run.restore(lambda path: load_checkpoint(path, state))  # before anything is written
+            run.restore(lambda path: load_checkpoint(path, state, self.engine.layout.size))  # before anything is written
             run.record_config(config, origin, grows)
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step

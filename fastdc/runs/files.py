@@ -7,46 +7,135 @@ import errno
 import hashlib
 import json
 import os
+import secrets
+import stat
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fastdc.errors import DataError, MissingFileError, RunError
+from fastdc.runs.content import reading
 
 FORMAT_VERSION = 1
 _ENTRY = "fastdc"
+_TEMPORARY = ".fastdc.tmp"  # ends the name of a file that is being written
+_LEFT_OVER_AFTER = 3600.0  # seconds
+_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # no link, no wait, no other line ends
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file through a temporary one beside it and a rename, so that `path` is always a whole file, old or new.
 
+    The temporary file is this call's own, so several writers of one path do not meet, and no link is followed.
+
     Raises:
-        RunError: the folder cannot be written or the disk is full; what `path` held before is still there.
+        RunError: the folder cannot be written, the disk is full, or there is something else than a regular file at `path`; what it held
+            before is still there.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+        check_regular(path)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_IS, 0o666)
+    except (OSError, ValueError) as error:
+        raise write_error(path, error) from None
+    try:
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise write_error(path, error) from None
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file, which is made where it is missing.
+
+    Raises:
+        RunError: as `write_atomically`.
+    """
+    try:
+        check_regular(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _AS_IT_IS, 0o666)
+        with open(descriptor, "ab") as file:
+            file.write(content)
+    except (OSError, ValueError) as error:
         raise write_error(path, error) from None
 
 
-def write_error(path: Path, error: OSError) -> RunError:
+def cut(path: Path, length: int) -> None:
+    """Cut a file that is longer than `length` bytes.
+
+    Raises:
+        DataError: it is shorter.
+        RunError: as `write_atomically`.
+    """
+    try:
+        check_regular(path)
+        size = path.stat().st_size if path.exists() else 0
+        if size < length:
+            raise DataError(
+                f"{path} has {size} bytes; expected at least {length}: it was cut or replaced; restore it, or use another folder."
+            )
+        if size > length:
+            with open(os.open(path, os.O_WRONLY | _AS_IT_IS), "wb") as file:
+                file.truncate(length)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a regular file, or of one that a link leads to.
+
+    Raises:
+        FileNotFoundError: no such file.
+        OSError: it cannot be read, or is a folder, a device or a pipe, which would never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))  # a pipe would wait
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no regular file")
+        return file.read()
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote; those of the last hour may still be written."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _LEFT_OVER_AFTER:
+                path.unlink()
+
+
+def check_regular(path: Path) -> None:
+    """Raise a RunError where there is something at `path` that a file shall not take the place of: a folder, a link, a device, a pipe.
+
+    Raises:
+        OSError: what the path goes through cannot be looked at.
+        ValueError: it can be no path.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
+            raise RunError(f"{path} is {kind}; expected a regular file, or a name where one can be made.")
+
+
+def write_error(path: Path, error: OSError | ValueError) -> RunError:
     """The error for a path that cannot be written."""
-    advice = "free some space, or name another folder" if error.errno == errno.ENOSPC else "name a folder that can be written"
-    return RunError(f"{path} cannot be written ({error.strerror or error}); {advice}. What was written before is still there.")
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    advice = "free some space, or name another folder" if full else "name a folder that can be written"
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return RunError(f"{path!s:.300} cannot be written ({reason}); {advice}. What was written before is still there.")
 
 
 def save_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
@@ -74,23 +163,25 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         DataError: another kind of file, another format version, or a file that is cut short or altered.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_whole(path)
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing; expected a {kind} file of fastdc.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); expected a {kind} file of fastdc.") from None
-    damaged = DataError(f"{path} is not a whole {kind} file: it is cut short, altered or of another kind; restore it or make it anew.")
-    try:
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); expected a {kind} file of fastdc.") from None
+    with reading(path, f"a whole {kind} file"):
         header = _read_header(raw)
-        version = header["format"]
         tensors = load_safetensors(raw)
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, struct.error):
-        raise damaged from None
-    if version != FORMAT_VERSION:
-        raise DataError(f"{path} has format version {version}; this version of fastdc reads {FORMAT_VERSION}: use the one that wrote it.")
-    if header.get("kind") != kind or header.get("digest") != _digest(kind, tensors, header.get("content", "")):
-        raise damaged
-    return tensors, json.loads(header["content"])
+        version, text = header["format"], header["content"]
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path} has format version {version}; this version of fastdc reads {FORMAT_VERSION}: use the one that wrote it."
+            )
+        if header["kind"] != kind or header["digest"] != _digest(kind, tensors, text):
+            raise ValueError(f"a {header['kind']} file" if header["kind"] != kind else "its digest is another")
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise TypeError("its content has no names")
+    return tensors, content
 
 
 def _read_header(raw: bytes) -> dict[str, Any]:

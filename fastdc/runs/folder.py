@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fastdc.errors import DataError, RunError, UsageError
-from fastdc.runs.files import write_atomically, write_error
+from fastdc.runs.files import append, cut, read_whole, remove_left_over, write_atomically, write_error
 
 _CHECKPOINT_SHARE = 0.02  # of the run's time may go into writing checkpoints
 
@@ -49,7 +48,7 @@ class RunFolder:
             DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
         self.check_config(config, origin, grows)
-        if not self._config.exists() or (grows is not None and json.loads(self._config.read_text())["config"][grows] < config[grows]):
+        if not self._config.exists() or (grows is not None and self.recorded(grows) < config[grows]):
             text = json.dumps({"config": dict(config), **origin}, indent=2)
             write_atomically(self._config, text.encode())
 
@@ -60,13 +59,13 @@ class RunFolder:
                 raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")
             return
         try:
-            content = json.loads(self._config.read_text())
+            content = json.loads(read_whole(self._config))
             found = {**content["config"], "fingerprint": content["fingerprint"]}
             config, version = {**config, "fingerprint": origin["fingerprint"]}, content.get("fastdc")
             differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
             if grows is not None and grows in differing and found[grows] < config[grows]:
                 differing.remove(grows)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None
         if found.keys() != config.keys() and version != origin.get("fastdc"):
             raise UsageError(
@@ -80,8 +79,8 @@ class RunFolder:
     def recorded(self, field: str) -> Any:
         """What config.json says of a field; None where there is no such file, or it cannot be read."""
         try:
-            return json.loads(self._config.read_text())["config"][field]
-        except (OSError, ValueError, KeyError, TypeError):
+            return json.loads(read_whole(self._config))["config"][field]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def restore(self, load: Callable[[Path], int]) -> None:
@@ -91,11 +90,9 @@ class RunFolder:
             load: reads a checkpoint, and returns the length of the metrics that belong to it.
 
         Raises:
-            DataError: the checkpoint is damaged.
+            DataError: the checkpoint is damaged, or the metrics are shorter than it says.
         """
-        length = load(self.checkpoint) if self.checkpoint.exists() else 0
-        if self._metrics.exists() and self._metrics.stat().st_size > length:
-            os.truncate(self._metrics, length)
+        cut(self._metrics, load(self.checkpoint) if self.checkpoint.exists() else 0)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl.
@@ -103,11 +100,7 @@ class RunFolder:
         Raises:
             RunError: the file cannot be written.
         """
-        try:
-            with open(self._metrics, "a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise write_error(self._metrics, error) from None
+        append(self._metrics, (json.dumps(record) + "\n").encode())
 
     def save(self, save: Callable[[Path, int], None]) -> None:
         """Let `save` write the checkpoint.
@@ -137,16 +130,16 @@ def open_run(path: str | Path) -> Iterator[RunFolder]:
         RunError: the path is a file, cannot be written, or is in use by another run.
     """
     folder = Path(path).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; expected a folder, or a name where one can be made.")
     lock = FileLock(folder / ".lock", timeout=0)
     try:
+        check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise RunError(f"{folder} is in use by another run; wait for it to end, or use another folder.") from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise write_error(folder, error) from None
+    remove_left_over(folder)
     try:
         yield RunFolder(folder)
     finally:
@@ -162,14 +155,31 @@ def shared_folder(path: Path) -> Iterator[RunFolder]:
     """
     lock = FileLock(path / ".lock")
     try:
+        check_folder(path)
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise write_error(path, error) from None
     try:
         yield RunFolder(path)
     finally:
         lock.release()
+
+
+def check_folder(path: Path) -> None:
+    """Raise a RunError where there is something at `path`, or on the way to it, that is no folder.
+
+    Raises:
+        OSError: it cannot be looked at.
+        ValueError: it can be no path.
+    """
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            raise RunError(
+                f"{part} is a link to {part.readlink()}, which is not there; expected a folder, or a name where one can be made."
+            )
+        if part.exists() and not part.is_dir():
+            raise RunError(f"{part} is a file; expected a folder, or a name where one can be made.")
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import describe
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import resolve_device
+from fastdc.runs.content import finite, finite_number, finite_numbers, reading, tensor_like
 from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
@@ -127,7 +128,7 @@ def train_on_whole_set(real: ImageData, options: WholeSetOptions) -> TrainedNetw
     engine = resolve_engine(options.engine, module)
     origin = _origin(real, options, engine, module)
     file = _file(options, origin)
-    kept = _read(file, origin, module) if file is not None else None
+    kept = _read(file, origin, module, len(real), options.epochs) if file is not None else None
     if kept is not None:
         return kept
     trained = _Training(real, make_engine(engine, family.fresh(options.network_seed)), family, options).result(origin)
@@ -203,18 +204,23 @@ def _file(options: WholeSetOptions, origin: dict[str, Any]) -> Path | None:
     return Path(options.cache if options.cache is not None else DEFAULT_CACHE).expanduser() / f"{name}.safetensors"
 
 
-def _read(file: Path, origin: dict[str, Any], module: nn.Module) -> TrainedNetwork | None:
-    """The network of this origin, its weights put into `module`; None where there is no such file, or a damaged one."""
+def _read(file: Path, origin: dict[str, Any], module: nn.Module, images: int, epochs: int) -> TrainedNetwork | None:
+    """The network of this origin, trained on so many images for so many epochs, its weights put into `module`; None where there is no
+    such file, or a damaged one."""
     try:
         tensors, content = load_tensors(file, KIND)
-        if content["origin"] != origin:
-            return None
-        forgetting = tensors.pop(_FORGETTING)
-        module.load_state_dict({name.removeprefix(_NETWORK): tensor for name, tensor in tensors.items()})
-        losses, accuracies, seconds = tuple(content["losses"]), tuple(content["accuracies"]), content["seconds"]
-        return TrainedNetwork(module.eval(), origin, losses, accuracies, forgetting, seconds)
-    except (DataError, KeyError, RuntimeError):
+        with reading(file, f"a {KIND}"):
+            if content["origin"] != origin:
+                return None
+            forgetting = tensor_like(tensors, _FORGETTING, torch.zeros(images, dtype=torch.float64))
+            losses = finite_numbers(content, "losses", count=epochs)
+            accuracies = finite_numbers(content, "accuracies", most=1.0, count=epochs)
+            seconds = finite_number(content, "seconds")
+            weights = {name.removeprefix(_NETWORK): finite(value, name) for name, value in tensors.items() if name != _FORGETTING}
+            module.load_state_dict(weights)
+    except DataError:
         return None
+    return TrainedNetwork(module.eval(), origin, losses, accuracies, forgetting, seconds)
 
 
 def _write(file: Path, network: TrainedNetwork) -> None:

@@ -23,6 +23,7 @@ from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
+from fastdc.runs.content import finite, finite_numbers, reading
 from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
@@ -275,16 +276,23 @@ class ContinualRunner:
         stage: Stage = self.stages[number]
         data, device = stage.train, resolve_device(self.config.device)
         module = NetworkFamily(self.config.model, data.channels, stage.seen, data.image_size, device).fresh(0)
-        module.load_state_dict(load_tensors(self._file(run, distill, number), KIND)[0])
+        file = self._file(run, distill, number)
+        with reading(file, f"a {KIND}"):
+            module.load_state_dict({name: finite(value, name) for name, value in load_tensors(file, KIND)[0].items()})
         return module
+
+    def _read_accuracies(self, run: Run, distill: bool, number: int) -> tuple[float, ...]:
+        """On the test sets of all stages up to `number`."""
+        file = self._file(run, distill, number)
+        with reading(file, f"a {KIND}"):
+            return finite_numbers(load_tensors(file, KIND)[1], "accuracies", most=1.0, count=number + 1)
 
     def _file(self, run: Run, distill: bool, number: int) -> Path:
         return self.path(run) / ("distilled" if distill else "plain") / f"stage{number + 1}.safetensors"
 
     def _collected(self, memory: str, distill: bool) -> ContinualResult:
         runs = [run for run in self.runs if run.memory == memory]
-        files = [[self._file(run, distill, number) for number in range(len(self.stages))] for run in runs]
-        accuracies = tuple(tuple(tuple(load_tensors(file, KIND)[1]["accuracies"]) for file in some) for some in files)
+        accuracies = tuple(tuple(self._read_accuracies(run, distill, number) for number in range(len(self.stages))) for run in runs)
         images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages)
         numbers = images * self.stages[0].train.images[0].numel()
         return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_coreset(memory) else 4 * numbers)

@@ -11,6 +11,8 @@ from fastdc.data import ImageData
 from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
 from fastdc.options.specs import plain_name
+from fastdc.runs.content import finite_number, reading
+from fastdc.runs.files import read_whole
 
 
 class ProxySetRunner:
@@ -57,7 +59,7 @@ class ProxySetRunner:
         Raises:
             DataError: a file that cannot be read.
         """
-        return read_outcome(self._made(name), lambda content: float(content["seconds"]))
+        return read_outcome(self._made(name), lambda content: finite_number(content, "seconds"))
 
     def _made(self, name: str) -> Path:
         return self.path(name) / "made.json"
@@ -65,5 +67,6 @@ class ProxySetRunner:
 
 def _logged_seconds(metrics: Path) -> float:
     """Of all iterations that a run has logged."""
-    records = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return float(sum(record["seconds"] for record in records if record["event"] == "iteration"))
+    with reading(metrics, "the metrics of a run"):
+        records = [json.loads(line) for line in read_whole(metrics).splitlines()]
+        return sum(finite_number(record, "seconds") for record in records if record["event"] == "iteration")

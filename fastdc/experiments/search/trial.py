@@ -22,6 +22,7 @@ from fastdc.experiments.search.training_plans import early_stopping_plan, whole_
 from fastdc.models.network import NetworkFamily
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
+from fastdc.runs.content import finite_number
 from fastdc.runtime.seeding import derive_seed
 from fastdc.training.by_batch import Batch, accuracy, train_by_batch, whole_batches
 
@@ -149,4 +150,4 @@ def _fetch_at(fetch: Callable[[Tensor], Batch], positions: Tensor, index: Tensor
 
 
 def _as_outcome(content: Any) -> Outcome:
-    return Outcome(float(content["accuracy"]), float(content["seconds"]))
+    return Outcome(finite_number(content, "accuracy", most=1.0), finite_number(content, "seconds"))

@@ -23,6 +23,7 @@ from fastdc.experiments.tables.scale import Scale
 from fastdc.models.network import NetworkFamily
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
+from fastdc.runs.content import finite_numbers
 from fastdc.runtime.isolation import isolated
 from fastdc.training.by_batch import accuracy
 from fastdc.training.evaluation import Evaluation
@@ -189,4 +190,4 @@ class TableRunner:
 def _as_outcome(content: Any) -> Outcome:
     if "skipped" in content:
         return Skipped(str(content["skipped"]))
-    return Evaluation(tuple(map(float, content["accuracies"])), content.get("protocol"), content.get("epochs"))
+    return Evaluation(finite_numbers(content, "accuracies", most=1.0), content.get("protocol"), content.get("epochs"))
