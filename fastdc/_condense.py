@@ -11,6 +11,8 @@ from typing import Any
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import as_image_data, check_every_class
+from fastdc.data.image_data import what_classes_have
+from fastdc.data.pictures import checked_size
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
@@ -23,8 +25,8 @@ from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
-from fastdc.recipe import RECIPES, Recipe, recipe_named
-from fastdc.recipe.formation import chosen_formation
+from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
+from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
@@ -59,6 +61,7 @@ def condense(
     seed: int = 0,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    image_size: int | tuple[int, int] | None = None,
     progress: bool = True,
 ) -> CondensedDataset:
     """Learn `ipc` images per class with which a network trained from scratch does nearly as well as with all of `data`.
@@ -70,9 +73,10 @@ def condense(
     with momentum 0.5; and between two steps theta is trained on the images (batch 256).
 
     Args:
-        data: the name of a dataset | ImageData | (images, labels), arrays or tensors, uint8 or float in 0..1, as NCHW, NHWC
-            or NHW | a map-style torch Dataset of (image, label).
-        ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. dd, parameter_matching and
+        data: the name of a dataset | ImageData | (images, labels), arrays or tensors, images uint8 or float in 0..1, as NCHW, NHWC or
+            NHW, labels numbers or names | a map-style Dataset of (image, label), or of dicts with both.
+        ipc: images per class: one number for all classes, or a list, array or tensor with a number for each. Where images start from
+            real ones, a class with fewer than the one number for all gives as many as it has. dd, parameter_matching and
             curriculum need one number for all.
         method: the name of a recipe in `fastdc.RECIPES`: "dc", gradient matching; "dd", Dataset Distillation; "parameter_matching";
             "curriculum"; "dsa", "dm", "idc", "dream", "accdd", "dance", "ncfm", the later methods of the family; "auto", for a
@@ -110,6 +114,8 @@ def condense(
         out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
             with the same arguments continues the run that is there, and ends in the same bits as one never interrupted; with more
             `iterations` it goes on from there.
+        image_size: to bring the middle of each image of `data` to, N or (height, width); None: images stay as they are, and all have one
+            size.
         callbacks: called with every event (see `fastdc.callbacks`).
         progress: show a progress bar when stderr is a terminal.
 
@@ -154,17 +160,23 @@ def condense(
         device=device,
         seed=seed,
     )
-    config = resolved(given, recipe)
+    size, config = checked_size(image_size), resolved(given, recipe)
     if not isinstance(callbacks, tuple | list) or not all(map(callable, callbacks)):
         raise UsageError(f"callbacks is {callbacks!r}; expected a list of functions of one event.")
     if not isinstance(out, str | Path | None):
         raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
     where = resolve_device(device)
-    real = as_image_data(data)
+    real = as_image_data(data, image_size=size)
     check_every_class(real)
-    numbers = of_each_class(config.ipc, real.num_classes)
     assert config.formation is not None
+    assert config.match is not None
+    numbers = of_each_class(config.ipc, real.num_classes)
+    from_what_there_is = isinstance(config.ipc, int) and config.init != "noise" and not MATCHES.entry(config.match).needs_all_classes
+    if from_what_there_is:
+        numbers = tuple(map(min, numbers, real.class_counts.tolist()))
     config = dataclasses.replace(config, formation=chosen_formation(config.formation, real, numbers))
+    if isinstance(config.ipc, int) and from_what_there_is:
+        numbers = what_classes_have(real, config.ipc, images_of_each(str(config.formation)))
     assert config.model is not None
     family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))

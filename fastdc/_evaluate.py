@@ -53,8 +53,9 @@ def evaluate(
 
     Args:
         condensed: the images to train on.
-        test: the test set: the name of a dataset | ImageData | (images, labels) | a map-style torch Dataset. It is
-            normalised by the condensed set's mean and std.
+        test: the test set: the name of a dataset | ImageData | (images, labels) | a map-style Dataset. It is normalised by the condensed
+            set's mean and std. Labels that are names are numbered as the condensed set's class names; the images of a named dataset
+            are brought to the size of the condensed ones.
         protocol: "dc" (Zhao et al., ICLR 2021): 300 epochs without augmentation, in batches of 256, a tenth of the learning rate in
             their second half; on MNIST 1000 epochs, each image cropped, scaled or rotated. "dsa" (Zhao & Bilen, ICML 2021): 1000
             epochs, each batch changed by one operation. "idc" (Kim et al., ICML 2022): 1000 epochs in batches of 64, changed by several
@@ -87,7 +88,8 @@ def evaluate(
     check_count("epochs", epochs, optional=True)
     check_seed(seed)
     where = resolve_device(device)
-    data = as_image_data(test, split="test", num_classes=condensed.num_classes)
+    size = condensed.image_size if isinstance(test, str) else None
+    data = as_image_data(test, split="test", num_classes=condensed.num_classes, class_names=condensed.class_names, image_size=size)
     _check_fit(condensed, data)
     family = NetworkFamily(model, data.channels, condensed.num_classes, data.image_size, where)
     spec = PROTOCOLS.in_full(protocol_for(condensed, protocol))

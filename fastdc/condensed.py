@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastdc.data.image_data import check_labels, per_channel
-from fastdc.errors import DataError, MissingFileError
+from fastdc.data.sources.files import read_classes
+from fastdc.errors import DataError, MissingFileError, UsageError
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale
 from fastdc.runs.content import reading
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 KIND = "condensed dataset"
 
 _FITTED = "formation."  # what begins the names of these tensors in a file
+_HALF_A_LEVEL = 0.5 / 255  # what rounding to 256 levels moves a pixel by at most
 _GRID_SIDE = 64  # pixels at least that an image takes in the picture, by whole repetition of its pixels
 
 
@@ -81,10 +85,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             raise DataError(f"images or labels cannot be read as an array ({error}); expected tensors.") from None
         stored, labels = stored.detach(), labels.detach()
         images = self._decoded(stored) if stored.dim() == 4 and stored.dtype.is_floating_point else stored
-        if images.dim() != 4 or images.shape[1] not in (1, 3) or not images.dtype.is_floating_point:
-            raise DataError(
-                f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W], 1 or 3 channels."
-            )
+        if images.dim() != 4 or not all(images.shape[1:]) or not images.dtype.is_floating_point:
+            raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W].")
         check_labels(labels, len(stored), len(class_names))
         if not torch.isfinite(stored).all():
             raise DataError("some pixels are NaN or infinite; expected finite images.")
@@ -122,6 +124,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
 
     @property
     def ipc(self) -> int | tuple[int, ...]:
@@ -174,7 +181,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         from PIL import Image
         from torchvision.utils import make_grid
 
-        pixels, most = self.to_pixels(), int(torch.bincount(self.labels).max())
+        pixels, most = _as_seen(self.to_pixels()), int(torch.bincount(self.labels).max())
         if most > 1:
             rows = pixels.new_ones(self.num_classes, most, *pixels.shape[1:])  # a class with fewer images ends in white
             for label in range(self.num_classes):
@@ -195,14 +202,32 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         """
         write_atomically(Path(path), _png(self.grid()))
 
+    @property
+    def clipped(self) -> float:
+        """The share of pixel values that lie outside 0..1, which a picture cannot show: it holds the nearest of 0 and 1."""
+        pixels = self.images * per_channel(self.std, self.images) + per_channel(self.mean, self.images)
+        return ((pixels < -_HALF_A_LEVEL) | (pixels > 1 + _HALF_A_LEVEL)).float().mean().item()
+
     def to_folder(self, path: str | Path) -> None:
-        """Write one PNG per image into a subfolder per class: PATH/CLASS/0000.png.
+        """Write one PNG per image into a subfolder per class: PATH/CLASS/0000.png; `from_folder` reads them back.
+
+        PNGs hold 256 levels of pixels in 0..1. Where images have others, a warning says how many; what is read back then trains networks
+        to another accuracy, which `fastdc.evaluate` tells. A formation that keeps pixels in 0..1 avoids it.
 
         Raises:
+            UsageError: images that are neither grey nor RGB.
             RunError: the folder cannot be written.
         """
         from PIL import Image
 
+        if self.images.shape[1] not in (1, 3):
+            raise UsageError(f"images of {self.images.shape[1]} channels are no pictures; save() writes them to a file.")
+        if self.clipped:
+            warnings.warn(
+                f"{100 * self.clipped:.1f}% of the pixel values lie outside 0..1 and were cut off in {path}: what is read back is not what "
+                "was learned. save() keeps all; formation 'plain:clamp=true' learns images without such values.",
+                stacklevel=2,
+            )
         counts = [0] * self.num_classes
         for image, label in zip(_to_bytes(self.to_pixels()), self.labels.tolist(), strict=True):
             folder = Path(path) / f"{label:03d}_{re.sub('[^0-9A-Za-z._-]+', '_', self.class_names[label])}"
@@ -214,6 +239,26 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
             write_atomically(folder / f"{counts[label]:04d}.png", _png(picture))
             counts[label] += 1
+
+    @classmethod
+    def from_folder(cls, path: str | Path, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> CondensedDataset:
+        """Read the pictures of PATH/CLASS/*, as `to_folder` writes them, or as anyone does.
+
+        Args:
+            path: the folder, with one subfolder per class; their names, without a number in front as `to_folder` writes it, are those of
+                the classes.
+            mean: what real images are normalised by, per channel: that of the set which these stand for; None: of these images.
+            std: likewise.
+
+        Raises:
+            MissingFileError: no such folder.
+            DataError: a picture that cannot be read, or pictures of several sizes.
+        """
+        data = read_classes(Path(path).expanduser())
+        names = [re.sub("^[0-9]{3}_", "", name) for name in data.class_names]
+        data = dataclasses.replace(data, mean=_numbers("mean", mean or data.mean), std=_numbers("std", std or data.std))
+        provenance = {"imported": str(path), **({"changes": list(data.changes)} if data.changes else {})}
+        return cls(data.normalised(slice(None)), data.labels, mean=data.mean, std=data.std, class_names=names, provenance=provenance)
 
     @classmethod
     def from_pt(
@@ -310,6 +355,11 @@ def _numbers(what: str, values: Any) -> tuple[float, ...]:
     if not all(map(math.isfinite, numbers)):
         raise DataError(f"{what} is {numbers}; expected finite numbers.")
     return numbers
+
+
+def _as_seen(pixels: Tensor) -> Tensor:
+    """Pixels of other than 1 or 3 channels as grey, their mean."""
+    return pixels if pixels.shape[1] in (1, 3) else pixels.mean(1, keepdim=True)
 
 
 def _to_bytes(pixels: Tensor) -> Tensor:

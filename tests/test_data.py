@@ -253,11 +253,12 @@ def test_other_files_beside_the_images_of_a_folder_are_left_alone(tmp_path):
     assert len(fastdc.load_dataset(f"folder:{tmp_path}")[0]) == 2
 
 
-def test_pngs_of_sixteen_bits_are_refused(tmp_path):
+def test_pngs_of_sixteen_bits_are_rounded_to_eight(tmp_path):
     images = np.random.default_rng(0).integers(0, 1 << 16, (2, 4, 4)).astype(np.uint16)
     write_image_folder(tmp_path, images, [0, 1], ["a", "b"])
-    with pytest.raises(DataError, match=r"a/000\.png has more than 8 bits a pixel .*; save it with 8"):
-        fastdc.load_dataset(f"folder:{tmp_path}")
+    with pytest.warns(UserWarning, match=r"rounded from 16 to 8 bits a pixel \(4 images\)"):
+        train, _ = fastdc.load_dataset(f"folder:{tmp_path}")
+    np.testing.assert_array_equal(train.images[:, 0], np.round(images / 257))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from fastdc.cli.arguments import parse
 from fastdc.cli.condense import Condense
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(COMMANDS, given, _DESCRIPTION)
         debug = command.debug
-        command.run()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command.run()
     except KeyboardInterrupt as stop:
         text = str(stop) or "stopped; the same command again continues from the last checkpoint."
         print(f"fastdc: {text}", file=sys.stderr)
@@ -81,6 +84,12 @@ def run() -> None:
     if code > 128:
         os._exit(code)
     sys.exit(code)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    print(f"fastdc: {message}", file=sys.stderr, flush=True)
 
 
 def _raise_interrupted(signum: int, frame: FrameType | None) -> None:

@@ -28,6 +28,11 @@ class Condense(CondenseConfig, Common):
     """The dataset to condense."""
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
+    image_size: int | tuple[int, int] | None = None
+    """The size to bring the middle of each image to: a number, or height and width as 24 32. The default is to leave images as they
+    are."""
+    classes: tuple[str, ...] | None = None
+    """The names or numbers of the classes to condense. The default is all."""
     out: str | None = None
     """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN, or runs/DATASET-ipcLEAST-MOST."""
     networks: int = 5
@@ -49,7 +54,7 @@ class Condense(CondenseConfig, Common):
         check_baseline(self.baseline)
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
-        train, test = load_dataset(self.dataset, self.data_root)
+        train, test = load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}

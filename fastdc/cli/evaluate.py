@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import tyro
 
 from fastdc.cli.arguments import ComputeOptions
-from fastdc.cli.shared import EvaluationOptions, baseline_images, check_baseline, evaluate_all, read_condensed
-from fastdc.data import load_dataset
+from fastdc.cli.shared import EvaluationOptions, baseline_images, check_baseline, evaluate_all, load_like, read_condensed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +38,7 @@ class Evaluate(ComputeOptions):
         """Evaluate, print."""
         check_baseline(self.baseline)
         condensed, name = read_condensed(self.condensed, self.dataset, self.data_root)
-        train, test = load_dataset(name, self.data_root)
+        train, test = load_like(condensed, name, self.data_root)
         options = EvaluationOptions.of(self).for_set(condensed)
         baseline = baseline_images(self.baseline, train, condensed.ipc, options, self.quiet)
         evaluate_all({"condensed": condensed, **baseline}, test, options, self.quiet, ())

@@ -32,6 +32,11 @@ class Select(ComputeOptions):
     """The number of images to choose of each class; or a list with a number for each, as 10,1,5."""
     dataset: str = "digits"
     """The dataset to choose from."""
+    image_size: int | tuple[int, int] | None = None
+    """The size to bring the middle of each image to: a number, or height and width as 24 32. The default is to leave images as they
+    are."""
+    classes: tuple[str, ...] | None = None
+    """The names or numbers of the classes to choose from. The default is all."""
     out: str | None = None
     """The folder for the result. The default is runs/DATASET-CORESET-ipcN, or runs/DATASET-CORESET-ipcLEAST-MOST."""
     features: str = "network"
@@ -52,7 +57,7 @@ class Select(ComputeOptions):
         options, surplus = self._options()
         if surplus:
             raise UsageError(f"coreset {self.coreset!r} takes no {', '.join(surplus)}; leave it out, or choose another coreset.")
-        train, _ = load_dataset(self.dataset, self.data_root)
+        train, _ = load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
         options["ipc"] = one_or_each(list(check_ipc(train, self.ipc)))
         config = {"dataset": train.name, "coreset": self.coreset, **options}
         origin = {"fingerprint": train.fingerprint, **versions()}

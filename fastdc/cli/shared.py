@@ -14,6 +14,7 @@ from fastdc._evaluate import AUTO, evaluate, protocol_for
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData, load_dataset
+from fastdc.data.sources.named import keep_classes
 from fastdc.errors import UsageError, unknown_name
 from fastdc.loop.events import Callback, Evaluated
 from fastdc.models.paper import evaluation_model
@@ -96,10 +97,9 @@ def baseline_images(
     numbers = of_each_class(ipc, train.num_classes)
     if not all(numbers):
         raise UsageError("a class has no condensed image, and a baseline has images of each class; --baseline none goes without.")
-    short = [(count, number) for count, number in zip(train.class_counts.tolist(), numbers, strict=True) if count < number]
-    if short:
-        fewest, number = min(short)
-        raise UsageError(f"ipc is {number}, but a class has {fewest} images to choose the baseline from; --baseline none goes without.")
+    if any(count < number for count, number in zip(train.class_counts.tolist(), numbers, strict=True)):
+        ipc = tuple(map(min, numbers, train.class_counts.tolist()))
+        print(f"{name}: classes with fewer images than ipc give all that they have", flush=True)
     given = {"model": options.model, "seed": options.seed, "engine": options.engine, "device": options.device, "progress": not quiet}
     return {name: SELECTIONS[name](train, ipc, **options_taken(name, given))}
 
@@ -112,6 +112,12 @@ def options_taken(coreset: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def folder_for(out: str | None, name: str) -> Path:
     """The folder that `out` names; None: one of this name in runs/."""
     return Path(out if out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', name)}")
+
+
+def load_like(condensed: CondensedDataset, name: str, root: str | None) -> tuple[ImageData, ImageData]:
+    """A dataset with the image size of a condensed set, and of its classes those that this has, where it has some of them alone."""
+    pair, kept = load_dataset(name, root, image_size=condensed.image_size), condensed.class_names
+    return keep_classes(pair, kept) if len(kept) >= 2 and set(kept) < set(pair[0].class_names) else pair
 
 
 def condensed_file(path: str) -> Path:

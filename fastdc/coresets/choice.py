@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, check_every_class
+from fastdc.data.image_data import what_classes_have
 from fastdc.errors import UsageError
 from fastdc.options.ipc import listed_ipc, of_each_class, one_or_each
 from fastdc.runtime.versions import versions
@@ -17,10 +18,10 @@ from fastdc.training.whole_set import TrainedNetwork
 
 
 def check_ipc(real: ImageData, ipc: object) -> tuple[int, ...]:
-    """How many images to choose of each class; raise unless it has them.
+    """How many images to choose of each class: as many as are wanted, or all where a class has fewer than one number for all classes.
 
     Raises:
-        UsageError: a number below 1, or above what a class has; or a list of another length.
+        UsageError: a number below 1, or above what any class has; or a list of another length, or with more than a class has.
         DataError: a class without an image.
     """
     check_every_class(real)
@@ -32,11 +33,11 @@ def check_ipc(real: ImageData, ipc: object) -> tuple[int, ...]:
                     f"ipc is {number} for class {name!r}; expected a whole number from 1 to {count}, the number of its images."
                 )
         return numbers
-    fewest = int(real.class_counts.min())
-    if isinstance(ipc, bool) or not isinstance(ipc, int) or not 1 <= ipc <= fewest:
-        smallest = real.class_names[int(real.class_counts.argmin())]
-        raise UsageError(f"ipc is {ipc!r}; expected a whole number from 1 to {fewest}, the number of images of class {smallest!r}.")
-    return of_each_class(ipc, real.num_classes)
+    most = int(real.class_counts.max())
+    if isinstance(ipc, bool) or not isinstance(ipc, int) or not 1 <= ipc <= most:
+        largest = real.class_names[int(real.class_counts.argmax())]
+        raise UsageError(f"ipc is {ipc!r}; expected a whole number from 1 to {most}, the number of images of class {largest!r}.")
+    return what_classes_have(real, ipc)
 
 
 def chosen_images(
@@ -64,6 +65,7 @@ def chosen_images(
             "ipc": one_or_each(list(map(len, positions))),
             "seed": seed,
             "options": dict(options or {}),
+            **({"changes": list(real.changes)} if real.changes else {}),
             "network": trained,
             "versions": versions(),
             "positions": chosen.tolist(),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,53 +12,84 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData, count_classes
+from fastdc.data.labels import labels_and_names
+from fastdc.data.pictures import Changes, Size, channels_of, pixels_of, resized
 from fastdc.data.sources.named import load_dataset
+from fastdc.data.storage import empty_pixels
 from fastdc.errors import DataError, UsageError
 from fastdc.runtime.isolation import isolated
 
-_ACCEPTED = "the name of a dataset, an ImageData, a pair (images, labels), or a map-style torch Dataset"
+_ACCEPTED = (
+    "the name of a dataset, an ImageData, a pair (images, labels), or a map-style Dataset of (image, label) or of dicts with both, such as "
+    "those of torch or Hugging Face"
+)
+_IMAGE_KEYS = ("image", "img", "images", "pixel_values", "x", "data", "input")  # of an item that is a dict
+_LABEL_KEYS = ("label", "labels", "fine_label", "target", "targets", "class", "y", "category")
+_EXPECTED_ITEM = "(image, label), or a dict with both, such as {'image': ..., 'label': ...}"
 
 
 @isolated()
-def as_image_data(data: Any, *, split: str = "train", num_classes: int | None = None, name: str = "data") -> ImageData:
+def as_image_data(
+    data: Any,
+    *,
+    split: str = "train",
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    image_size: Size | None = None,
+    name: str = "data",
+) -> ImageData:
     """Turn what a user calls data into ImageData.
 
     Args:
-        data: the name of a dataset | ImageData | (images, labels), arrays or tensors | a map-style torch Dataset.
-            Images are uint8, or float in 0..1 (rounded to the nearest of 256 levels), as NCHW, NHWC or NHW.
+        data: the name of a dataset | ImageData | (images, labels), arrays or tensors | a map-style Dataset of (image, label), or of
+            dicts with an image and a label. Images are uint8, or float in 0..1 (rounded to the nearest of 256 levels), as NCHW, NHWC or
+            NHW, or pictures of PIL. Labels are whole numbers of any type, as [N] or [N, 1] or one-hot, or the names of classes.
         split: which half of a named dataset is meant, "train" or "test".
         num_classes: the number of classes, where not every class need have an image (a test set).
+        class_names: of a test set, by which labels that are names are numbered.
+        image_size: to bring the middle of each image to; None: all have one size.
         name: what data without a name is called.
 
     Raises:
         UsageError: another kind of object, or an unknown name.
         DataError: images or labels that cannot be used; the text says which and why.
     """
-    if isinstance(data, ImageData):
-        return data
     if isinstance(data, str):
-        train, test = load_dataset(data)
+        train, test = load_dataset(data, image_size=image_size)
         return train if split == "train" else test
+    changes = Changes()
+    if isinstance(data, ImageData):
+        images = resized(data.images, image_size, changes)
+        return (
+            data if images is data.images else dataclasses.replace(data, images=images, changes=(*data.changes, *changes.said(data.name)))
+        )
     if isinstance(data, tuple | list) and len(data) == 2:
-        images, labels = as_images(data[0]), as_labels(data[1])
+        images, labels = resized(as_images(data[0]), image_size, changes), data[1]
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, np.ndarray | Tensor | dict):
-        images, labels = _read_items(data)
+        images, labels = _read_items(data, image_size, changes)
     else:
         raise UsageError(f"data is a {type(data).__name__}; expected {_ACCEPTED}.")
+    labels, found = labels_and_names(labels, class_names)
     if len(images) != len(labels):
         raise DataError(f"there are {len(images)} images and {len(labels)} labels; expected one label per image.")
-    classes = getattr(data, "classes", None)
     if num_classes is None:
         num_classes = count_classes(labels)
-    named = isinstance(classes, Iterable) and not isinstance(classes, str)
-    names = [str(c) for c in classes] if named and classes is not None else None
+    names = found if found is not None else _class_names(data)
     return ImageData.of(
-        images, labels, num_classes=num_classes, class_names=names if names and len(names) == num_classes else None, name=name
+        images,
+        labels,
+        num_classes=num_classes,
+        class_names=names if names and len(names) == num_classes else None,
+        name=name,
+        changes=changes.said(name),
     )
 
 
 def as_images(images: Any) -> Tensor:
-    """Images as uint8 [N, channels, H, W], from uint8 or float in 0..1, NCHW, NHWC or NHW."""
+    """Images as uint8 [N, channels, H, W], from uint8 or float in 0..1, NCHW, NHWC or NHW.
+
+    Where neither dimension 1 nor 3 is 1 or 3, the channels are the one that is smaller, dimension 1 where they are equal.
+    """
     tensor = _as_tensor(images, "images")
     if tensor.dim() not in (3, 4):
         raise DataError(f"images have shape {list(tensor.shape)}; expected [N, channels, H, W], [N, H, W, channels] or [N, H, W].")
@@ -65,21 +97,9 @@ def as_images(images: Any) -> Tensor:
         raise DataError(f"images have shape {list(tensor.shape)}: there are none; expected at least one.")
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(1)
-    elif tensor.shape[1] not in (1, 3):
-        if tensor.shape[3] not in (1, 3):
-            raise DataError(f"images have shape {list(tensor.shape)}; expected 1 (grey) or 3 (RGB) channels as dimension 1 or 3.")
+    elif tensor.shape[1] not in (1, 3) and (tensor.shape[3] in (1, 3) or tensor.shape[3] < tensor.shape[1]):
         tensor = tensor.permute(0, 3, 1, 2)
     return _as_bytes(tensor)
-
-
-def as_labels(labels: Any) -> Tensor:
-    """Labels as int64 [N], from any whole-number dtype."""
-    tensor = _as_tensor(labels, "labels")
-    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
-        raise DataError(f"labels are {tensor.dtype}; expected whole class numbers: convert them with .long() or .astype(int).")
-    if tensor.dim() != 1:
-        raise DataError(f"labels have shape {list(tensor.shape)}; expected one number per image, [N].")
-    return tensor.to(torch.int64)
 
 
 def _as_tensor(values: Any, what: str) -> Tensor:
@@ -114,36 +134,95 @@ def _as_bytes(images: Tensor) -> Tensor:
     return result
 
 
-def _read_items(dataset: Any) -> tuple[Tensor, Tensor]:
-    """Read a map-style Dataset of (image, label) once; only the uint8 copy is kept."""
-    count = len(dataset)
+def _read_items(dataset: Any, size: Size | None, changes: Changes) -> tuple[Tensor, list[Any]]:
+    """Read a map-style Dataset once; only the uint8 copy is kept. Pictures of PIL become grey where all of them are, else RGB."""
+    count, kind = len(dataset), type(dataset).__name__
     if not count:
-        raise DataError(f"the {type(dataset).__name__} given is empty; expected at least one image of each class.")
-    labels = torch.empty(count, dtype=torch.int64)
+        raise DataError(f"the {kind} given is empty; expected at least one image of each class.")
     images: Tensor | None = None
-    for i in range(count):
-        item = dataset[i]
-        if not isinstance(item, tuple | list) or len(item) < 2:
-            raise DataError(f"item {i} of the {type(dataset).__name__} is a {type(item).__name__}; expected (image, label).")
-        image = _read_image(item[0], i)
-        images = torch.empty((count, *image.shape), dtype=torch.uint8) if images is None else images
+    labels: list[Any] = []
+    channels, i = 1, 0
+    while i < count:
+        item, label = _parts(dataset[i], i, kind)
+        if _is_picture(item) and channels_of(item) > channels:
+            channels, images, labels, i = 3, None, [], 0  # those before were grey: once more, with all in colour
+            changes.counts.clear()
+            continue
+        image = _read_image(item, i, channels, size, changes)
+        images = empty_pixels((count, *image.shape)) if images is None else images
         if image.shape != images.shape[1:]:
-            raise DataError(f"image {i} has shape {list(image.shape)}, image 0 {list(images.shape[1:])}; bring them to one size.")
-        label = as_labels(item[1].reshape(-1) if isinstance(item[1], Tensor | np.ndarray) else [item[1]])
-        if len(label) != 1:
-            raise DataError(f"the label of item {i} has {len(label)} elements; expected one class number (argmax() of a one-hot label).")
-        images[i], labels[i] = image, label[0]
+            raise DataError(
+                f"image {i} has shape {list(image.shape)}, image 0 {list(images.shape[1:])}; give image_size=N to bring all to one size."
+            )
+        images[i] = image
+        labels.append(_one_label(label, i))
+        i += 1
     assert images is not None
     return images, labels
 
 
-def _read_image(image: Any, position: int) -> Tensor:
-    if getattr(image, "mode", None) in ("P", "PA"):
-        image = image.convert("RGB")  # pixels of such a PIL image are numbers of a palette
-    array = image if isinstance(image, Tensor) else np.array(image)  # a PIL image becomes HW or HWC
-    if array.ndim not in (2, 3):
-        raise DataError(f"image {position} has shape {list(array.shape)}; expected [channels, H, W], [H, W, channels] or [H, W].")
+def _parts(item: Any, position: int, kind: str) -> tuple[Any, Any]:
+    """Image and label of an item."""
+    if isinstance(item, Mapping):
+        image, label = (next((key for key in keys if key in item), None) for keys in (_IMAGE_KEYS, _LABEL_KEYS))
+        if image is None:  # by what it is, where no name says it
+            image = next((key for key, value in item.items() if _is_picture(value)), None)
+        if image is not None and label is not None:
+            return item[image], item[label]
+        raise DataError(
+            f"item {position} of the {kind} is a dict with {', '.join(map(repr, item))}; expected {_EXPECTED_ITEM}, or give a dataset "
+            "whose items are (image, label)."
+        )
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise DataError(f"item {position} of the {kind} is a {type(item).__name__}; expected {_EXPECTED_ITEM}.")
+    return item[0], item[1]
+
+
+def _one_label(label: Any, position: int) -> Any:
+    """The label of an item as a number or a name."""
+    if isinstance(label, Tensor | np.ndarray):
+        values = label.reshape(-1).tolist()
+        if len(values) == 1:
+            return values[0]
+        if len(values) > 1 and sorted(values) == [0] * (len(values) - 1) + [1]:
+            return values.index(1)
+        raise DataError(
+            f"the label of item {position} has {len(values)} elements; expected one class number (argmax() of a one-hot label)."
+        )
+    return label
+
+
+def _class_names(data: Any) -> list[str] | None:
+    """The names that a Dataset keeps: in `classes`, in its features, or those of the one it is a part of."""
+    for part in (data, getattr(data, "dataset", None)):
+        classes = getattr(part, "classes", None)
+        if isinstance(classes, Iterable) and not isinstance(classes, str):
+            return [str(name) for name in classes]
+        features = getattr(part, "features", None)
+        if isinstance(features, Mapping):
+            names = next((getattr(features[key], "names", None) for key in _LABEL_KEYS if key in features), None)
+            if names:
+                return [str(name) for name in names]
+    return None
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether it is a picture of PIL, which need not be installed."""
+    return all(hasattr(value, name) for name in ("mode", "convert", "getextrema"))
+
+
+def _read_image(image: Any, position: int, channels: int, size: Size | None, changes: Changes) -> Tensor:
     try:
-        return as_images(array[None])[0]
+        if _is_picture(image):
+            return torch.from_numpy(np.ascontiguousarray(pixels_of(image, channels, size, changes)))
+        array = image if isinstance(image, Tensor) else np.array(image)
+        if array.ndim not in (2, 3):
+            raise DataError(f"it has shape {list(array.shape)}; expected [channels, H, W], [H, W, channels] or [H, W].")
+        one, many = as_images(array[None]), Changes()
+        result = resized(one, size, many)[0]
+        changes.counts.update(many.counts)
+        return result
     except DataError as error:
         raise DataError(f"image {position} of the dataset: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"image {position} of the dataset cannot be read ({' '.join(str(error).split())}).") from None

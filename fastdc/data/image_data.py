@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,13 +34,15 @@ class ImageData:
     """A labelled set of images; frozen, and the tensors given are kept without a copy.
 
     Args:
-        images: uint8 [N, channels, H, W], 1 (grey) or 3 (RGB) channels.
+        images: uint8 [N, channels, H, W]; 1 channel is grey, 3 are RGB, others are what they are.
         labels: int64 [N], from 0 to num_classes - 1.
         num_classes: how many classes there are; a test set need not hold all of them.
         class_names: one name per class.
         mean: per channel, of pixels in 0..1.
         std: per channel, of pixels in 0..1, above 0.
         name: what it is called in reports, such as "fashion-mnist".
+        changes: what was done to the images on the way in, such as "resized", as texts; they stand in the provenance of what is made
+            of them.
 
     Raises:
         DataError: images or labels of another shape, dtype, length or range.
@@ -52,17 +55,15 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str = "data"
+    changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field, kind, expected in _FIELDS:
             if not isinstance(value := getattr(self, field), kind):
                 given = f"is a {type(value).__name__}" if kind is Tensor else f"is {value!r}"
                 raise DataError(f"{field} {given}; expected {expected}.")
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or self.images.shape[1] not in (1, 3):
-            raise DataError(
-                f"images are {self.images.dtype} of shape {list(self.images.shape)}; "
-                "expected uint8 [N, channels, H, W] with 1 (grey) or 3 (RGB) channels."
-            )
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not all(self.images.shape[1:]):
+            raise DataError(f"images are {self.images.dtype} of shape {list(self.images.shape)}; expected uint8 [N, channels, H, W].")
         check_labels(self.labels, len(self.images), self.num_classes)
         if len(self.class_names) != self.num_classes:
             raise DataError(f"{len(self.class_names)} class names for {self.num_classes} classes; give one for each.")
@@ -70,7 +71,7 @@ class ImageData:
             if len(values) != self.channels or not np.isfinite(values).all():
                 raise DataError(f"{what} is {values}; expected one finite number for each of {self.channels} channels.")
         if min(self.std) <= 0:
-            raise DataError(f"std is {self.std}; expected numbers above 0: are all images the same single colour?")
+            raise DataError(f"std is {self.std}; expected numbers above 0.")
 
     @classmethod
     def of(
@@ -82,24 +83,25 @@ class ImageData:
         class_names: Sequence[str] | None = None,
         name: str = "data",
         like: ImageData | None = None,
+        changes: tuple[str, ...] = (),
     ) -> ImageData:
-        """Make an ImageData, its mean and std those of its own pixels.
+        """Make an ImageData, its mean and std those of its own pixels; std is 1 where a channel has one value alone.
 
         A test set takes number and names of classes, mean, std and name from the training set given as `like`.
         """
         if like is not None:
-            return cls(images, labels, like.num_classes, like.class_names, like.mean, like.std, like.name)
+            return cls(images, labels, like.num_classes, like.class_names, like.mean, like.std, like.name, changes)
         num_classes = count_classes(labels) if num_classes is None else num_classes
         names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(num_classes))
         mean, std = pixel_statistics(images)
-        return cls(images, labels, num_classes, names, mean, std, name)
+        return cls(images, labels, num_classes, names, mean, tuple(value or 1.0 for value in std), name, changes)
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def channels(self) -> int:
-        """1 for grey images, 3 for RGB."""
+        """1 for grey images, 3 for RGB; others for others."""
         return self.images.shape[1]
 
     @property
@@ -139,6 +141,16 @@ class ImageData:
         if device.type != "cuda" or self.images.nbytes > _SHARE_OF_DEVICE * free_memory(device):
             return self
         return dataclasses.replace(self, images=self.images.to(device))
+
+
+def of_classes(data: ImageData, numbers: Sequence[int]) -> ImageData:
+    """The images of some classes, numbered anew in this order; mean and std stay."""
+    renumbered = torch.full((data.num_classes,), -1)
+    renumbered[torch.tensor(numbers)] = torch.arange(len(numbers))
+    labels = renumbered[data.labels]
+    kept = labels >= 0
+    names = tuple(data.class_names[number] for number in numbers)
+    return dataclasses.replace(data, images=data.images[kept], labels=labels[kept], num_classes=len(numbers), class_names=names)
 
 
 def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
@@ -182,6 +194,21 @@ def count_classes(labels: Tensor) -> int:
     if count < 2:
         raise DataError("all labels are 0; expected two classes or more.")
     return count
+
+
+def what_classes_have(data: ImageData, ipc: int, each: int = 1) -> tuple[int, ...]:
+    """`ipc` for every class, or what a class with fewer images has, which a warning says.
+
+    Args:
+        data: real images, some of each class.
+        ipc: how many are wanted of each class.
+        each: how many images make one.
+    """
+    numbers = tuple(min(ipc, max(1, count // each)) for count in data.class_counts.tolist())
+    if short := [f"{name!r} {number}" for name, number in zip(data.class_names, numbers, strict=True) if number < ipc]:
+        listed = ", ".join(short[:5]) + (", ..." if len(short) > 5 else "")
+        warnings.warn(f"ipc is {ipc}, but some classes have fewer images and give all that they have: {listed}.", stacklevel=2)
+    return numbers
 
 
 def check_every_class(data: ImageData) -> None:

@@ -228,6 +228,7 @@ class Condensation:
             provenance={
                 "dataset": self.real.name,
                 "fingerprint": self.real.fingerprint,
+                **({"changes": list(self.real.changes)} if self.real.changes else {}),
                 "config": as_plain(self.config),
                 "seed": self.config.seed,
                 "protocol": protocol,

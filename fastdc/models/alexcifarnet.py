@@ -11,7 +11,7 @@ class AlexCifarNet(nn.Module):
     """The AlexCifarNet of Wang et al. (Dataset Distillation, 2018), with which Zhao et al. (ICLR 2021) compare on CIFAR10.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images.
         num_classes: outputs.
         image_size: height and width in pixels.
 

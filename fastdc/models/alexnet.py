@@ -15,7 +15,7 @@ class AlexNet(nn.Module):
     Grey 28x28 images are padded to 32x32 by the first convolution, as in the paper.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images.
         num_classes: outputs.
         image_size: height and width in pixels, 8 or more.
 

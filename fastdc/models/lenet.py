@@ -15,7 +15,7 @@ class LeNet(nn.Module):
     Its convolutions do not pad, but that the first makes 32x32 of grey 28x28 images.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images.
         num_classes: outputs.
         image_size: height and width in pixels, 16 or more.
 

@@ -31,7 +31,7 @@ class ResNet18(nn.Module):
     average pooling after convolutions of stride 1 halves them, and the linear layer sees them whole, as in the authors' ResNet18_AP.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images.
         num_classes: outputs.
         image_size: height and width in pixels; 9 or more with instance norm; with "avgpool" 16 or more, with batch norm 8.
         options: norm, downsampling.

@@ -26,7 +26,7 @@ class VGG11(nn.Module):
     Images of less than 32x32 are padded to that by the first convolution, as the paper does with grey ones of 28x28.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images.
         num_classes: outputs.
         image_size: height and width in pixels.
         options: norm.

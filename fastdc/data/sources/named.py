@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fastdc.data.image_data import ImageData
+from fastdc.data.image_data import ImageData, of_classes
+from fastdc.data.pictures import Changes, Size, checked_size, resized
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
 from fastdc.runtime.isolation import isolated
@@ -24,21 +25,26 @@ _FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal",
 
 
 @isolated()
-def load_dataset(name: str, root: str | Path | None = None) -> Pair:
+def load_dataset(
+    name: str, root: str | Path | None = None, *, image_size: int | Size | None = None, classes: Sequence[int | str] | None = None
+) -> Pair:
     """Load a dataset: the training set and the test set.
 
     Args:
         name: "digits", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100", "usps", "folder:PATH" (train/ and test/
-            with one subfolder per class) or "npz:PATH" (x_train, y_train, x_test, y_test).
+            or val/ with one subfolder per class, or such subfolders alone) or "npz:PATH" (x_train, y_train, x_test, y_test).
         root: where torchvision keeps its files; what is missing is downloaded there. None: ~/.cache/fastdc/data.
             FashionMNIST is also found where Debian's package dataset-fashion-mnist puts it.
+        image_size: to bring the middle of each image to, N or (height, width); None: images stay as they are, and a folder's must have
+            one size.
+        classes: the names or numbers of those to keep, which are numbered anew in the order given; None: all.
 
     Returns:
         (train, test). mean and std are those of the training images, in both. digits, which has no official split, is
         split 80/20, stratified, always in the same way.
 
     Raises:
-        UsageError: an unknown name, or digits where scikit-learn is not installed.
+        UsageError: an unknown name or class, an image_size that is none, or digits where scikit-learn is not installed.
         MissingFileError: files that are neither there nor to be downloaded.
         DataError: files that cannot be read.
 
@@ -46,7 +52,17 @@ def load_dataset(name: str, root: str | Path | None = None) -> Pair:
         >>> train, test = load_dataset("digits")
         >>> len(train), len(test), train.channels, train.image_size, train.num_classes
         (1437, 360, 1, (8, 8), 10)
+        >>> train, test = load_dataset("digits", image_size=12, classes=[3, "8"])
+        >>> train.image_size, train.class_names
+        ((12, 12), ('3', '8'))
     """
+    size = checked_size(image_size)
+    pair = _loaded(name, root, size)
+    return pair if classes is None else keep_classes(pair, classes)
+
+
+def _loaded(name: str, root: str | Path | None, size: Size | None) -> Pair:
+    """Both halves of a dataset, all classes, the images of this size."""
     if not isinstance(name, str):
         raise UsageError(f"the name of a dataset is {name!r}; expected text, such as 'digits' or 'npz:PATH'.")
     kind, colon, path = name.partition(":")
@@ -55,10 +71,50 @@ def load_dataset(name: str, root: str | Path | None = None) -> Pair:
             raise UsageError(f"{name!r} names no path; write {kind}:PATH.")
         from fastdc.data.sources.files import load_folder, load_npz
 
-        return (load_folder if kind == "folder" else load_npz)(Path(path).expanduser())
+        return (load_folder if kind == "folder" else load_npz)(Path(path).expanduser(), size)
     if colon or kind not in _LOADERS:
         raise unknown_name("dataset", name, dataset_names())
-    return _LOADERS[kind](Path(root if root is not None else DEFAULT_ROOT).expanduser())
+    train, test = _LOADERS[kind](Path(root if root is not None else DEFAULT_ROOT).expanduser())
+    if size is None or train.image_size == size:
+        return train, test
+    changes = Changes()
+    images, tested = (resized(part.images, size, changes) for part in (train, test))
+    train = ImageData.of(images, train.labels, class_names=train.class_names, name=train.name, changes=changes.said(name))
+    return train, ImageData.of(tested, test.labels, like=train)
+
+
+def keep_classes(pair: Pair, classes: Sequence[int | str]) -> Pair:
+    """Both halves with some classes alone, numbered anew in the order given; mean and std are those of the training images kept.
+
+    Raises:
+        UsageError: no list, an unknown class, one that is given twice, or fewer than two.
+    """
+    numbers = class_numbers(pair[0].class_names, classes)
+    train, test = (of_classes(part, numbers) for part in pair)
+    changes = (*train.changes, f"only the classes {', '.join(train.class_names)}")
+    train = ImageData.of(train.images, train.labels, class_names=train.class_names, name=train.name, changes=changes)
+    return train, ImageData.of(test.images, test.labels, like=train)
+
+
+def class_numbers(names: Sequence[str], classes: Sequence[int | str]) -> list[int]:
+    """The numbers of classes that are given by number or by name.
+
+    Raises:
+        UsageError: no list, an unknown class, one that is given twice, or fewer than two.
+    """
+    if isinstance(classes, str) or not isinstance(classes, Sequence | np.ndarray | range):
+        raise UsageError(f"classes is {classes!r}; expected a list of names or numbers.")
+    numbers = []
+    for given in classes:
+        if str(given) in names:
+            numbers.append(list(names).index(str(given)))
+        elif isinstance(given, int | np.integer) and 0 <= given < len(names):
+            numbers.append(int(given))
+        else:
+            raise unknown_name("class", str(given), names)
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise UsageError(f"classes is {list(classes)!r}; expected two classes or more, each once.")
+    return numbers
 
 
 def dataset_names() -> tuple[str, ...]:

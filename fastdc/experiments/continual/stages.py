@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data import ImageData, as_image_data, check_every_class, load_dataset
+from fastdc.data.image_data import of_classes
 from fastdc.errors import DataError, UsageError, unknown_name
 from fastdc.options.checks import check_count
 from fastdc.runtime.isolation import isolated
@@ -119,10 +120,8 @@ def split_classes(train: Any, test: Any, stages: int) -> list[tuple[ImageData, I
 
 def _some(data: ImageData, start: int, stop: int) -> ImageData:
     """The images of classes start to stop - 1, numbered from 0."""
-    taken = (data.labels >= start) & (data.labels < stop)
-    names = data.class_names[start:stop]
-    name = f"{data.name} {names[0]} to {names[-1]}"
-    return ImageData(data.images[taken], data.labels[taken] - start, stop - start, names, data.mean, data.std, name)
+    some = of_classes(data, range(start, stop))
+    return dataclasses.replace(some, name=f"{data.name} {some.class_names[0]} to {some.class_names[-1]}")
 
 
 def _pair(stage: Any, number: int) -> tuple[ImageData, ImageData]:

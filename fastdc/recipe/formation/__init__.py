@@ -12,7 +12,7 @@ from fastdc.recipe.formation.frequency import Frequency
 from fastdc.recipe.formation.plain import Plain
 from fastdc.recipe.formation.tiles import Tiles
 
-__all__ = ["FORMATIONS", "Formation", "Scale", "chosen_formation", "fitted_formation"]
+__all__ = ["FORMATIONS", "Formation", "Scale", "chosen_formation", "fitted_formation", "images_of_each"]
 
 FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles": Tiles, "frequency": Frequency})
 
@@ -20,6 +20,11 @@ FORMATIONS: Registry[Formation] = Registry("formation", {"plain": Plain, "tiles"
 def chosen_formation(spec: str, real: ImageData, ipc: Sequence[int]) -> str:
     """The spec with options that were left open chosen for the real images and the number of images of each class."""
     return format_spec(split_spec(spec)[0], FORMATIONS.entry(spec).chosen(FORMATIONS.options(spec), real, ipc))
+
+
+def images_of_each(spec: str) -> int:
+    """How many images a stored item becomes by a formation of which no option is open."""
+    return FORMATIONS.make(spec, Scale((0.0,), (1.0,)), {}).images_each
 
 
 def fitted_formation(spec: str, real: ImageData) -> Formation:
