@@ -11,7 +11,7 @@ from typing import Any
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import as_image_data, check_every_class
-from fastdc.data.image_data import what_classes_have
+from fastdc.data.image_data import ImageData, what_classes_have
 from fastdc.data.pictures import checked_size
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError
@@ -168,25 +168,32 @@ def condense(
     where = resolve_device(device)
     real = as_image_data(data, image_size=size)
     check_every_class(real)
-    assert config.formation is not None
-    assert config.match is not None
-    numbers = of_each_class(config.ipc, real.num_classes)
-    from_what_there_is = isinstance(config.ipc, int) and config.init != "noise" and not MATCHES.entry(config.match).needs_all_classes
-    if from_what_there_is:
-        numbers = tuple(map(min, numbers, real.class_counts.tolist()))
-    config = dataclasses.replace(config, formation=chosen_formation(config.formation, real, numbers))
-    if isinstance(config.ipc, int) and from_what_there_is:
-        numbers = what_classes_have(real, config.ipc, images_of_each(str(config.formation)))
+    protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
+    numbers, formation = _numbers_and_formation(config, real)
     assert config.model is not None
     family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
     network = family.fresh(derive_seed(seed, "network", 0))
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
-    config = dataclasses.replace(config, engine=resolve_engine(engine, network), device=str(where), ipc=one_or_each(numbers))
+    engine = resolve_engine(engine, network)
+    config = dataclasses.replace(config, engine=engine, device=str(where), ipc=one_or_each(numbers), formation=formation)
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
         if budget is not None and iterations is None:
             known = run.recorded("iterations") if run is not None else None
             planned = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
-        protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
         return Condensation(config, real, family, run, callbacks, progress).result(protocol)
+
+
+def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tuple[int, ...], str]:
+    """How many are learned of each class, and the formation for so many. Where they start from real images, a class with fewer than one
+    number for all gives those that it has."""
+    assert config.formation is not None
+    assert config.match is not None
+    numbers, counts = of_each_class(config.ipc, real.num_classes), real.class_counts.tolist()
+    whole = config.init == "noise" or MATCHES.entry(config.match).needs_all_classes  # no class has fewer
+    if whole or not isinstance(config.ipc, int) or config.ipc > max(counts):
+        return numbers, chosen_formation(config.formation, real, numbers)
+    formation = chosen_formation(config.formation, real, tuple(map(min, numbers, counts)))
+    each = images_of_each(formation)
+    return (what_classes_have(real, config.ipc, each) if config.ipc * each <= max(counts) else numbers), formation

@@ -534,8 +534,8 @@ def test_networks_are_trained_on_a_coreset_as_on_any_condensed_set(cache: Path) 
 @pytest.mark.parametrize(
     ("ipc", "options", "match"),
     [
-        (0, {}, "ipc is 0; expected a whole number from 1 to 139"),
-        (140, {}, "ipc is 140; expected a whole number from 1 to 139, the number of images of class '8'"),
+        (0, {}, "ipc is 0; expected a whole number from 1 to 146"),
+        (147, {}, "ipc is 147; expected a whole number from 1 to 146, the number of images of class '1'"),
         (True, {}, "ipc is True"),
         (1, {"epochs": 0}, "epochs is 0; expected a whole number of 1 or more"),
         (1, {"epochs": 2.5}, "epochs is 2.5"),
