@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import math
+import os
 import pickle
 import shutil
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ import fastdc
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
 from fastdc.data.sources import named
+from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, FastdcError, MissingFileError, RunError, UsageError
 from fastdc.metrics import METRICS
 
@@ -450,7 +454,7 @@ def test_an_idx_file_cut_short_anywhere_is_refused_by_name(idx_root, stem):
         case("another type", bytes((0, 0, 13, 3)) + idx_bytes(IMAGES[:20, 0])[4:], "does not begin like an idx file of unsigned bytes"),
         case("text", b"hello world", "does not begin like an idx file"),
         case("rank 0", bytes((0, 0, 8, 0)), "header declares"),
-        case("too long", idx_bytes(IMAGES[:20, 0]) + b"\0", "1281 bytes of data where its header declares 1280"),
+        case("too long", idx_bytes(IMAGES[:20, 0]) + b"\0", "more than 1280 bytes of data where its header declares 1280"),
         case("huge", bytes((0, 0, 8, 3)) + b"\xff" * 12, "header declares"),
         case("labels in place of images", idx_bytes(np.arange(20)), "images"),
         case("fewer images", idx_bytes(IMAGES[:19, 0]), r"labels have shape \[20\] for 19 images"),
@@ -893,3 +897,45 @@ def test_an_argument_of_evaluate_that_cannot_be_used(options, match):
 def test_a_condensed_dataset_whose_parts_do_not_fit_together(changes, match):
     with refusal(DataError, match):
         condensed_of(**changes)
+
+
+def test_a_bomb_is_read_no_further_than_its_header_says(tmp_path, monkeypatch):
+    """16 MB that unpack to 16 GiB would take minutes and all memory."""
+    unpacked = 0
+
+    class Counted(gzip.GzipFile):
+        def read(self, size=-1):
+            nonlocal unpacked
+            content = super().read(size)
+            unpacked += len(content)
+            return content
+
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(idx_bytes(IMAGES[:, 0]) + bytes(1 << 26)))
+    monkeypatch.setattr(gzip, "open", Counted)
+    with refusal(DataError, "holds more than 2560 bytes"):
+        read_idx(tmp_path / "bomb.gz")
+    assert unpacked < 3000
+    assert (tmp_path / "bomb.gz").stat().st_size < 1 << 18
+
+
+def test_a_pipe_or_a_folder_in_place_of_a_file_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe.gz")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe.gz", "folder"):
+        with refusal(DataError, "no regular file"):
+            read_idx(tmp_path / name)
+        with refusal(DataError, f"{name} cannot be read|is missing"):
+            fastdc.CondensedDataset.load(tmp_path / name)
+    os.mkfifo(tmp_path / "folder" / "config.json")
+    with refusal(DataError, r"config\.json cannot be read"):
+        condense(out=tmp_path / "folder", iterations=1)
+
+
+def test_an_archive_that_declares_more_than_it_holds_is_refused(tmp_path):
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for key in GOOD_NPZ:
+            archive.writestr(f"{key}.npy", buffer.getvalue() + bytes(10))
+    with refusal(DataError, "declares 1099511627776 bytes of uint8 where it holds 10"):
+        fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
