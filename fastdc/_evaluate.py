@@ -25,7 +25,7 @@ from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
-from fastdc.training.by_batch import accuracy
+from fastdc.training.by_batch import accuracy, check_finite
 from fastdc.training.evaluation import Evaluation
 from fastdc.training.protocols import PROTOCOLS, Protocol
 
@@ -76,6 +76,7 @@ def evaluate(
     Raises:
         UsageError: an argument that cannot be used.
         DataError: a test set whose images or classes do not fit the condensed ones.
+        RunError: the weights of a network are not finite after its training.
 
     Example:
         >>> from fastdc.coresets import random
@@ -159,6 +160,7 @@ class _Trial:
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.phases:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
+        check_finite(theta, f"network {index}")
         return accuracy(engine, theta, self.test)
 
     def _fresh(self, index: int) -> nn.Module:

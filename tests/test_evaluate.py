@@ -487,3 +487,13 @@ def test_augmentation_does_not_touch_what_it_is_given(pictures: Tensor) -> None:
     changed(pictures)
     assert torch.equal(pictures, before)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_whose_weights_are_not_finite_has_no_accuracy() -> None:
+    """It would name one class for all images, which looks like chance."""
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e30
+    far = fastdc.CondensedDataset(images, torch.tensor([0, 0, 1, 1]), mean=[0.0], std=[1.0], class_names=["a", "b"])
+    test = fastdc.load_dataset("digits", classes=[0, 1])[1]
+    for engine in ("native", "reference"):
+        with pytest.raises(fastdc.RunError, match=r"weights of network 0 are not finite after its training"):
+            fastdc.evaluate(far, test, model="convnet:width=4,depth=2", networks=2, epochs=3, engine=engine, progress=False)

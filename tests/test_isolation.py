@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
@@ -300,3 +303,40 @@ def test_a_call_before_cuda_is_used_decides_nothing_that_cuda_draws(monkeypatch:
     for call in CALLS:
         call()
     assert orders == []
+
+
+FORKING = """
+import os, sys, threading
+import torch
+import fastdc
+from fastdc.engines import torch_func
+from fastdc.runtime import isolation, seeding
+
+torch.set_num_threads(2)
+options = {"model": "convnet:width=16,depth=2", "iterations": 1, "matching_steps": 2, "batch_real": 64, "progress": False}
+expected = fastdc.condense("digits", 2, **options).images
+torch.rand(10_000_000).sum()  # which uses torch's own threads
+held = threading.Event()
+
+def hold():
+    with seeding._global_generators, isolation._lock, torch_func._forward_mode:
+        held.set()
+        threading.Event().wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if not child:
+    found = fastdc.condense("digits", 2, **options).images
+    torch.rand(10_000_000).sum()
+    fastdc.condense("digits", 1, engine="torch", **options)
+    os._exit(0 if torch.equal(found, expected) and torch.get_num_threads() == 1 else 3)
+_, status = os.waitpid(child, 0)
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_computes_as_its_parent_does_whatever_the_parent_has_used() -> None:
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKING], timeout=240, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

@@ -17,7 +17,6 @@ import contextlib
 import math
 import os
 import shutil
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
+from fastdc.runtime.forking import FreshLock
 
 with (
     warnings.catch_warnings(),
@@ -62,7 +62,7 @@ _FIRST_ORDER_COPIES = 2
 _GRAPH_COPIES = 4
 
 _COMPILERS = tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++")))  # that torch.compile can use
-_forward_mode = threading.Lock()  # torch numbers the levels of forward mode for the whole process, not for each thread
+_forward_mode = FreshLock()  # torch numbers the levels of forward mode for the whole process, not for each thread
 
 
 @dataclass(frozen=True)

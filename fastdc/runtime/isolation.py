@@ -7,12 +7,13 @@ The others belong to the process: the first of several calls that overlap puts t
 from __future__ import annotations
 
 import contextlib
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+
+from fastdc.runtime.forking import FreshLock
 
 
 class _Setting(NamedTuple):
@@ -85,7 +86,7 @@ _SETTINGS = (
     _setting_of(torch.backends.cudnn, "deterministic", True),
 )
 
-_lock = threading.Lock()
+_lock = FreshLock()
 _calls = 0
 _restore = contextlib.ExitStack()
 

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import torch
 
 from fastdc.errors import UsageError
+from fastdc.runtime.forking import FreshLock
 
-_global_generators = threading.RLock()
+_global_generators = FreshLock(threading.RLock)
 
 
 def derive_seed(seed: int, *stream: str | int) -> int:

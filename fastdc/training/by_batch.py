@@ -15,6 +15,7 @@ from torch import Tensor
 from fastdc.data import ImageData
 from fastdc.engines import Distillation, Engine, Sgd
 from fastdc.engines.base import batches
+from fastdc.errors import RunError
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -73,6 +74,14 @@ def logits_by_block(engine: Engine, theta: Tensor, data: ImageData) -> Iterator[
     for start in range(0, len(data), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(data)))
         yield block, engine.logits(theta, data.normalised(block, theta.dtype, theta.device))
+
+
+def check_finite(theta: Tensor, what: str) -> None:
+    """Raise a RunError where the weights of a trained network are not finite: such a network names any class, and that is no accuracy."""
+    if not torch.isfinite(theta).all():
+        raise RunError(
+            f"the weights of {what} are not finite after its training; look for images far outside the usual range, or take another model."
+        )
 
 
 def accuracy(engine: Engine, theta: Tensor, data: ImageData) -> float:

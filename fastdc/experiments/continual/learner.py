@@ -22,7 +22,7 @@ from fastdc.experiments.continual.stages import Stage
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import resolve_device
 from fastdc.runtime.seeding import derive_seed
-from fastdc.training.by_batch import Batch, train_by_batch
+from fastdc.training.by_batch import Batch, check_finite, train_by_batch
 from fastdc.training.schedule import paper_training
 
 _BLOCK = 1000  # images that the older network looks at at once
@@ -92,6 +92,7 @@ def learn_stage(
         phase = paper_training(1)[0]
         tuning = dataclasses.replace(phase, epochs=options.fine_tuning_epochs, lr=phase.lr * _TUNING_RATE)
         _train(engine, family, theta, balanced, previous, [tuning], seed, "fine-tuning")
+    check_finite(theta, f"the network of stage {number + 1}")
     engine.layout.assign(module, theta)
     return module
 
