@@ -496,4 +496,4 @@ def test_a_network_whose_weights_are_not_finite_has_no_accuracy() -> None:
     test = fastdc.load_dataset("digits", classes=[0, 1])[1]
     for engine in ("native", "reference"):
         with pytest.raises(fastdc.RunError, match=r"weights of network 0 are not finite after its training"):
-            fastdc.evaluate(far, test, model="convnet:width=4,depth=2", networks=2, epochs=3, engine=engine, progress=False)
+            fastdc.evaluate(far, test, model="convnet:width=8,depth=2", networks=2, epochs=3, engine=engine, progress=False)
