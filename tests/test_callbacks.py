@@ -8,10 +8,12 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import tqdm
 from helpers import stop_at
 from tolerances import KEPT_AS_FLOAT32
 
@@ -20,6 +22,7 @@ from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, Iterati
 from fastdc.condensed import CondensedDataset
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.runs import progress
 from fastdc.runs.files import load_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -210,3 +213,46 @@ def test_progress_is_silent_on_a_terminal_too_when_it_is_not_wanted(monkeypatch:
     monkeypatch.setattr(sys, "stderr", Terminal())
     condense_and_evaluate(progress=False)
     assert sys.stderr.getvalue() == ""
+
+
+class _Clock:
+    """A clock that goes on by so many seconds at each look."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def _told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float, shown: bool = True) -> list[str]:
+    monkeypatch.setattr(progress.time, "monotonic", _Clock(seconds))
+    with progress.progress_bar(10, "condensing", "step", shown=shown, done=2) as bar:
+        for number in range(8):
+            bar.update()
+            bar.set_postfix(loss=f"{number}", refresh=False)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _told(monkeypatch, capsys, 10.0)
+    assert lines[0] == "condensing: 5 of 10 steps, loss 1; 00:30 passed, about 00:50 left"
+    assert lines[-1].startswith("condensing: 10 of 10 steps, loss 6; ")
+    assert len(lines) == 3
+
+
+def test_short_work_and_work_that_shall_be_quiet_say_nothing_to_a_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _told(monkeypatch, capsys, 0.1) == []
+    assert _told(monkeypatch, capsys, 100.0, shown=False) == []
+
+
+def test_a_notebook_gets_a_bar_though_its_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = SimpleNamespace(get_ipython=lambda: SimpleNamespace(config={"IPKernelApp": {}}))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    with progress.progress_bar(10, "condensing", "step", shown=True) as bar:
+        assert isinstance(bar, tqdm.std.tqdm)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert not isinstance(progress.progress_bar(10, "condensing", "step", shown=True), tqdm.std.tqdm)
