@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -295,6 +295,24 @@ def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Te
 def class_numbers(images: Tensor, classes: Tensor | None = None) -> Tensor:
     """The classes of images [G, n, ...], on their device: those given, or 0 to G - 1."""
     return torch.arange(len(images), device=images.device) if classes is None else classes
+
+
+def weight_gradients(loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """The gradient by each weight; zero by one that the loss does not depend on, as of a layer that forward leaves out."""
+    return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True)
+
+
+def gradients_of_products(gradients: Sequence[Tensor], by: Sequence[Tensor], vectors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """The gradient of the sum of <gradient, vector> by some tensors, zero where it does not depend on them.
+
+    Args:
+        gradients: as `weight_gradients` gives them with a graph.
+        by: the tensors.
+        vectors: one for each gradient, of its shape.
+    """
+    pairs = [(gradient, vector) for gradient, vector in zip(gradients, vectors, strict=True) if gradient.requires_grad]
+    outputs, cotangents = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, list(by), cotangents, allow_unused=True, materialize_grads=True)
 
 
 def weight_leaves(layout: ParameterLayout, theta: Tensor) -> dict[str, Tensor]:

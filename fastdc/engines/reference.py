@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy, weight_leaves
+from fastdc.engines.base import (
+    Distillation,
+    Engine,
+    Sgd,
+    Training,
+    class_numbers,
+    cross_entropy,
+    gradients_of_products,
+    weight_gradients,
+    weight_leaves,
+)
 from fastdc.metrics.definitions import METRICS, Metric
 from fastdc.metrics.layout import ParameterLayout, fewest_dimensions
 
@@ -31,18 +41,15 @@ class ReferenceEngine(Engine):
         for label, batch, vector in zip(class_numbers(images, classes), images, cotangent, strict=True):
             batch = batch.detach().requires_grad_()
             gradients = self._gradients(theta, batch, label, create_graph=True)
-            vectors = self.layout.views(vector).values()
-            product = torch.stack([(g * v).sum() for g, v in zip(gradients, vectors, strict=True)]).sum()
-            result.append(torch.autograd.grad(product, batch)[0])
+            result.append(gradients_of_products(gradients, [batch], self.layout.views(vector).values())[0])
         return torch.stack(result)
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weights, images = weight_leaves(self.layout, theta), images.detach().requires_grad_()
         labels = class_numbers(images, classes).repeat_interleave(images.shape[1])
         loss = F.cross_entropy(functional_call(self.module, weights, (images.flatten(0, 1),)), labels)
-        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-        product = torch.stack([(g * v).sum() for g, v in zip(gradients, self.layout.views(vector).values(), strict=True)]).sum()
-        *by_weights, by_images = torch.autograd.grad(product, [*weights.values(), images])
+        gradients = weight_gradients(loss, weights, create_graph=True)
+        *by_weights, by_images = gradients_of_products(gradients, [*weights.values(), images], self.layout.views(vector).values())
         return torch.cat([g.flatten() for g in by_weights]), by_images
 
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -66,7 +73,7 @@ class ReferenceEngine(Engine):
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
         weights = weight_leaves(self.layout, theta)
         loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
-        return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph)
+        return weight_gradients(loss, weights, create_graph)
 
 
 class _PlainTraining(Training):
@@ -86,6 +93,9 @@ class _PlainTraining(Training):
             loss = loss + distillation.loss(logits) / len(labels)
         self._optimizer.zero_grad()
         loss.backward()
+        for weight in self._weights.values():
+            if weight.grad is None:  # forward leaves it out; it decays as the others do
+                weight.grad = torch.zeros_like(weight)
         self._optimizer.step()
 
 

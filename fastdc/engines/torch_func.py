@@ -27,7 +27,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy, weight_leaves
+from fastdc.engines.base import (
+    Distillation,
+    Engine,
+    Sgd,
+    Training,
+    batch_norms,
+    class_numbers,
+    cross_entropy,
+    gradients_of_products,
+    weight_gradients,
+    weight_leaves,
+)
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
@@ -108,7 +119,7 @@ class TorchEngine(Engine):
             if group.stop - group.start == 1 and not self._compiled:
                 # `torch.func.grad` always keeps a graph of the backward pass, which costs the norms their fused kernels.
                 loss = self._loss(leaves, images[group.start, part], classes[group.start])
-                gradients = torch.autograd.grad(loss, list(leaves.values()))
+                gradients = weight_gradients(loss, leaves)
             else:
                 gradients = self._weight_gradients(weights, images[group, part], classes[group])
             for view, gradient in zip(self.layout.views(result[group]).values(), gradients, strict=True):
@@ -132,8 +143,8 @@ class TorchEngine(Engine):
         for part in _even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
             some = flat[part].requires_grad_()
             loss = self._loss(weights, some, labels[part]) / len(flat)
-            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-            products = torch.autograd.grad(gradients, [*weights.values(), some], vectors, allow_unused=True, materialize_grads=True)
+            gradients = weight_gradients(loss, weights, create_graph=True)
+            products = gradients_of_products(gradients, [*weights.values(), some], vectors)
             by_weights += torch.cat([product.flatten() for product in products[:-1]])
             by_images[part] = products[-1]
         return by_weights, by_images.view(images.shape)
@@ -148,10 +159,10 @@ class TorchEngine(Engine):
         distances, result = [], torch.empty_like(synthetic)
         for c, label in enumerate(class_numbers(synthetic, classes)):
             images = synthetic[c].detach().requires_grad_()
-            gradients = torch.autograd.grad(self._loss(weights, images, label) * share, list(weights.values()), create_graph=True)
+            gradients = weight_gradients(self._loss(weights, images, label) * share, weights, create_graph=True)
             flat = torch.cat([gradient.detach().flatten() for gradient in gradients])[None]  # [1, P]
             distance, cotangent = layerwise_distance(flat, real[c : c + 1], self.layout, metric)
-            result[c] = torch.autograd.grad(gradients, images, list(self.layout.views(cotangent[0]).values()))[0]
+            result[c] = gradients_of_products(gradients, [images], self.layout.views(cotangent[0]).values())[0]
             distances.append(distance)
         return torch.cat(distances), result
 
@@ -255,7 +266,7 @@ class _ChunkedTraining(Training):
             loss = cross_entropy(logits, labels[part], reduction="sum")
             if distillation is not None:
                 loss = loss + distillation.at(part).loss(logits)
-            parts.append(torch.autograd.grad(loss / len(images), list(self._weights.values())))
+            parts.append(weight_gradients(loss / len(images), self._weights))
         torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
         with torch.no_grad():
             gradient.add_(self.theta, alpha=sgd.weight_decay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -65,10 +66,28 @@ def build(model: str | ModelFactory, channels: int, num_classes: int, image_size
         >>> sum(p.numel() for p in build("convnet", 1, 10, (28, 28)).parameters())
         317706
     """
-    module = as_factory(model)(channels, num_classes, image_size)
+    factory = as_factory(model)
+    check_callable_with(factory, channels, num_classes, image_size)
+    module = factory(channels, num_classes, image_size)
     if not isinstance(module, nn.Module):
         raise UsageError(f"the model function returned a {type(module).__name__}; expected an nn.Module.")
     return module
+
+
+def check_callable_with(factory: ModelFactory, *shape: Any) -> None:
+    """Raise a UsageError where a function does not take (channels, num_classes, image_size)."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return  # it does not say; the call will
+    try:
+        signature.bind(*shape)
+    except TypeError as error:
+        name = getattr(factory, "__name__", type(factory).__name__)
+        raise UsageError(
+            f"model {name}{signature} cannot be called with (channels, num_classes, image_size) ({error}); write "
+            f"model=lambda channels, num_classes, image_size: {name}(...)."
+        ) from None
 
 
 def describe(model: str | ModelFactory) -> str:

@@ -1,0 +1,151 @@
+"""Networks as people write them: each kind computes the same in every engine, or is refused by a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+import fastdc
+from fastdc.engines import Sgd, make_engine
+from fastdc.errors import UsageError
+from fastdc.metrics.layout import ParameterLayout
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Model = Callable[[], nn.Module]
+
+
+class Unused(nn.Module):
+    """A layer that forward leaves out, and one whose result goes nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3, padding=1)
+        self.left_out = nn.Linear(5, 7)
+        self.head = nn.Linear(4 * 16, 3)
+        self.aside = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(F.avg_pool2d(torch.tanh(self.convolution(x)), 2).flatten(1))
+        self.aside(logits)
+        return logits
+
+
+class Attention(nn.Module):
+    """Rows of an image as words, by torch's own layer or by its function alone."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, activation="gelu", batch_first=True) if layer else None
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = self.embed(x[:, 0])
+        words = F.scaled_dot_product_attention(words, words, words) if self.layer is None else self.layer(words)
+        return self.head(words.mean(1))
+
+
+MODELS: dict[str, Model] = {
+    "unused layers": Unused,
+    "a transformer's layer": lambda: Attention(True),
+    "scaled dot product attention": lambda: Attention(False),
+    "an embedding added": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 3)),
+}
+
+
+def data(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """Synthetic images [3, 2, ...], real ones [3, 4, ...], and labels of the synthetic ones."""
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(3, 2, 1, 8, 8, generator=generator, dtype=dtype),
+        torch.randn(3, 4, 1, 8, 8, generator=generator, dtype=dtype),
+        torch.arange(3).repeat_interleave(2),
+    )
+
+
+@pytest.mark.parametrize("memory", ["torch", "torch:memory=1"])
+@pytest.mark.parametrize("name", MODELS)
+def test_engines_agree(name: str, memory: str) -> None:
+    torch.manual_seed(0)
+    module = MODELS[name]()
+    engines = [make_engine(engine, module) for engine in ("reference", memory)]
+    theta = ParameterLayout.of(module).flatten(module)
+    synthetic, real, labels = data()
+    with fastdc.runtime.isolation.isolated():
+        gradients = [engine.class_gradients(theta, real) for engine in engines]
+        found = [
+            (
+                gradient,
+                *engine.match(theta, synthetic, gradients[0], "layerwise_cosine"),
+                engine.image_gradients(theta, synthetic, gradients[0]),
+                *engine.hessian_products(theta, synthetic, gradients[0].sum(0)),
+                engine.logits(theta, real.flatten(0, 1)),
+                engine.features(theta, real.flatten(0, 1)),
+            )
+            for engine, gradient in zip(engines, gradients, strict=True)
+        ]
+        for expected, given in zip(*found, strict=True):
+            torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+        trained = [theta.clone() for _ in engines]
+        for engine, weights in zip(engines, trained, strict=True):
+            engine.train(weights, synthetic.flatten(0, 1), labels, Sgd(3, 0.1, 0.9, 1e-2, 4), torch.Generator().manual_seed(1))
+        torch.testing.assert_close(trained[1], trained[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_a_layer_that_is_left_out_is_zero() -> None:
+    module = Unused()
+    theta = ParameterLayout.of(module).flatten(module)
+    for engine in ("torch", "reference"):
+        found = make_engine(engine, module)
+        by_name = found.layout.views(found.class_gradients(theta, data()[1]))
+        for name in ("left_out.weight", "left_out.bias", "aside.weight"):
+            assert (by_name[name] == 0).all()
+        assert (by_name["head.weight"] != 0).any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_set_is_condensed_and_evaluated(name: str) -> None:
+    digits = fastdc.load_dataset("digits", classes=[0, 1, 2])
+    options: dict[str, Any] = {"model": lambda *shape: MODELS[name](), "progress": False}
+    condensed = [
+        fastdc.condense(digits[0], 2, iterations=1, matching_steps=2, batch_real=8, engine=engine, **options).images
+        for engine in ("auto", "reference")
+    ]
+    torch.testing.assert_close(*condensed, rtol=1e-3, atol=1e-4)
+    chosen = fastdc.coresets.random(digits[0], 4)
+    found = [fastdc.evaluate(chosen, digits[1], networks=2, epochs=20, engine=engine, **options) for engine in ("auto", "reference")]
+    assert found[0].mean == pytest.approx(found[1].mean, abs=0.03)
+
+
+def test_settings_of_attention_are_as_they_were_afterwards() -> None:
+    before = (torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())
+    fastdc.condense("digits", 1, model=lambda *shape: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), iterations=1, progress=False)
+    after = (torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (lambda: nn.Linear(64, 10), r"model .*\(channels, num_classes, image_size\)"),
+        (torchvision.models.resnet18, r"model resnet18\(.*cannot be called with \(channels, num_classes, image_size\)"),
+        (lambda channels, classes: nn.Linear(64, 10), r"model .*\(channels, num_classes, image_size\)"),
+        (nn.Linear(64, 10), r"model .*\(channels, num_classes, image_size\)"),
+        (lambda channels, classes, size: "a network", "model .*nn.Module"),
+        (3, "model"),
+    ],
+)
+def test_a_model_that_cannot_be_called_gets_one_sentence(model: Any, match: str) -> None:
+    for use in (
+        lambda: fastdc.condense("digits", 1, model=model, iterations=1, progress=False),
+        lambda: fastdc.evaluate(fastdc.coresets.random("digits", 1), "digits", model=model, networks=1, epochs=1),
+    ):
+        with pytest.raises(UsageError, match=match) as caught:
+            use()
+        assert "\n" not in str(caught.value)
