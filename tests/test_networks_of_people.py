@@ -130,6 +130,50 @@ def test_settings_of_attention_are_as_they_were_afterwards() -> None:
     assert after == before
 
 
+class NormOverTheBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1) - x.flatten(1).mean(0))
+
+
+class AlwaysDropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.dropout(x.flatten(1), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (lambda *shape: NormOverTheBatch(), "NormOverTheBatch gives an image other logits when other images stand beside it"),
+        (
+            lambda *shape: nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+            ),
+            "Sequential gives an image other logits .* running statistics",
+        ),
+        (lambda *shape: nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=0)), "Sequential gives an image other logits"),
+        (lambda *shape: AlwaysDropping(), r"AlwaysDropping draws random numbers in evaluation mode; .*F\.dropout\(x, p, self\.training\)"),
+        (lambda *shape: nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 10)), None),
+    ],
+)
+def test_networks_whose_logits_are_not_of_one_image_alone_are_refused(model: Any, match: str | None) -> None:
+    options: dict[str, Any] = {"model": model, "iterations": 1, "matching_steps": 1, "batch_real": 4, "progress": False}
+    if match is None:  # random while it is trained alone
+        assert len(fastdc.condense("digits", 1, **options)) == 10
+        return
+    with pytest.raises(UsageError, match=match):
+        fastdc.condense("digits", 1, **options)
+    with pytest.raises(UsageError, match=match):
+        fastdc.evaluate(fastdc.coresets.random("digits", 1), "digits", model=model, networks=1, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("model", "match"),
     [

@@ -14,6 +14,9 @@ from fastdc.models.registry import ModelFactory, build
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.seeding import global_seed
 
+_TRIED = 3  # images, on which a network is tried
+_ROUNDING = 1e-3  # relative to the largest logit: more than float32 rounds in sums of another order
+
 
 class NetworkFamily:
     """Draws networks of one model, for images of one shape.
@@ -33,9 +36,17 @@ class NetworkFamily:
         self, model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int], device: torch.device
     ) -> None:
         self.model, self.channels, self.num_classes, self.image_size, self.device = model, channels, num_classes, image_size, device
-        network, images = self.fresh(0), torch.zeros(2, channels, *image_size, device=device)
+        network, generator = self.fresh(0), torch.Generator().manual_seed(0)
+        images = torch.randn(_TRIED, channels, *image_size, generator=generator).to(device)
         with torch.no_grad(), global_seed(0):
+            before = self._random_state()
             check_logits(network.eval(), images, num_classes, type(network).__name__, exact=True)
+            if not torch.equal(before, self._random_state()):
+                raise UsageError(
+                    f"{type(network).__name__} draws random numbers in evaluation mode; expected the same logits each time: write "
+                    "F.dropout(x, p, self.training), or nn.Dropout(p)."
+                )
+            _check_each_alone(network, images)
             before = self._random_state()
             check_logits(network.train(), images, num_classes, type(network).__name__, exact=True)
             self.draws_while_trained = not torch.equal(before, self._random_state())  # as dropout does
@@ -57,6 +68,18 @@ class NetworkFamily:
     def seeded_training(self, seed: int) -> AbstractContextManager[None]:
         """What training must happen in: where networks draw from torch's global generator, `seed` decides what they draw."""
         return global_seed(seed) if self.draws_while_trained else nullcontext()
+
+
+def _check_each_alone(network: nn.Module, images: Tensor) -> None:
+    """Raise a UsageError where the logits of an image depend on the others of a batch: engines compute batches in parts."""
+    together, alone = network(images), torch.cat([network(image) for image in images.split(1)])
+    finite = together.isfinite() & alone.isfinite()
+    apart = (together - alone).abs()[finite]
+    if apart.numel() and apart.max() > _ROUNDING * max(1.0, together[finite].abs().max().item()):
+        raise UsageError(
+            f"{type(network).__name__} gives an image other logits when other images stand beside it, in evaluation mode; expected each "
+            "by itself: use nn.BatchNorm2d with its running statistics, or a norm of each image, such as nn.GroupNorm."
+        )
 
 
 def check_logits(forward: Callable[[Tensor], Tensor], images: Tensor, classes: int, name: str, *, exact: bool = False) -> None:
