@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from fastdc.models.registry import ModelFactory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
-from fastdc.parallel.threads import one_thread_each
+from fastdc.parallel.threads import one_thread_each, stop_point
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
@@ -135,7 +134,6 @@ class _Trial:
         self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
-        self._over = False
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
@@ -144,11 +142,7 @@ class _Trial:
             yield from map(self.accuracy, range(networks))
             return
         with one_thread_each(workers) as pool:
-            try:
-                yield from pool.map(self.accuracy, range(networks))
-            finally:
-                with self._building:
-                    self._over = True
+            yield from pool.map(self.accuracy, range(networks))
 
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""
@@ -165,8 +159,7 @@ class _Trial:
 
     def _fresh(self, index: int) -> nn.Module:
         with self._building:
-            if self._over:
-                raise CancelledError  # torch's global generator is no longer this call's to use
+            stop_point()
             return self.family.fresh(derive_seed(self.seed, "evaluation network", index))
 
 

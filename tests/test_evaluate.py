@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -497,3 +501,32 @@ def test_a_network_whose_weights_are_not_finite_has_no_accuracy() -> None:
     for engine in ("native", "reference"):
         with pytest.raises(fastdc.RunError, match=r"weights of network 0 are not finite after its training"):
             fastdc.evaluate(far, test, model="convnet:width=8,depth=2", networks=2, epochs=3, engine=engine, progress=False)
+
+
+EVALUATING = """
+import sys, torch, fastdc
+torch.set_num_threads(2)
+train, test = fastdc.load_dataset("digits", image_size=28)
+condensed = fastdc.coresets.random(train, 20)
+print("now", flush=True)
+try:
+    fastdc.evaluate(condensed, test, networks=4, epochs=100000, protocol=sys.argv[1], engine=sys.argv[2])
+except KeyboardInterrupt:
+    print("stopped", torch.get_num_threads(), flush=True)
+    raise
+"""
+
+
+@pytest.mark.parametrize(("protocol", "engine"), [("dc", "native"), ("dsa", "native"), ("dc", "torch")])
+def test_an_interrupted_evaluation_ends_without_waiting_for_its_networks(protocol: str, engine: str) -> None:
+    """Its networks would be trained for hours; the limit is generous, since a machine may be busy."""
+    command = [sys.executable, "-W", "ignore", "-c", EVALUATING, protocol, engine]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "now\n"
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert output == "stopped 2\n"
+    assert process.returncode == -signal.SIGINT, errors
+    assert "KeyboardInterrupt" in errors

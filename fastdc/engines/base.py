@@ -18,6 +18,7 @@ from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
+from fastdc.parallel.threads import stop_point
 
 # Images [N, channels, H, W], their labels and the generator of the training -> images of the same shape, with labels; these and those
 # are int64 [N], or soft: shares of the first k classes, float [N, k]
@@ -271,7 +272,9 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 def batches(count: int, sgd: Sgd, generator: torch.Generator, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """The batches of all epochs as positions [<= batch] on `device`: every engine trains in this order."""
     for _ in range(sgd.epochs):
-        yield from to_device(torch.randperm(count, generator=generator), device).split(sgd.batch)
+        for batch in to_device(torch.randperm(count, generator=generator), device).split(sgd.batch):
+            stop_point()
+            yield batch
 
 
 def shares_of_all(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:

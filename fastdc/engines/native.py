@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
@@ -213,28 +213,11 @@ class NativeEngine(Engine):
 
 
 class _NativeTraining(Training):
-    """Steps in C++; whole runs, too, where nothing is to be done to a batch between them."""
+    """Steps in C++."""
 
     def __init__(self, engine: NativeEngine, theta: Tensor, sgd: Sgd) -> None:
         super().__init__(engine.module, theta, sgd)
         self._engine = engine
-
-    def run(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
-    ) -> None:
-        if augment is not None:
-            super().run(images, labels, generator, augment, distillation)
-            return
-        self.velocity.zero_()
-        if self.sgd.epochs:
-            order = torch.stack([torch.randperm(len(images), generator=generator) for _ in range(self.sgd.epochs)])  # as `batches` draws
-            self._engine.train_in_order(self.theta, self.velocity, images, labels, self.sgd, order, distillation)
-        self.velocity.zero_()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         one, order = dataclasses.replace(self.sgd, batch=len(images)), torch.arange(len(images))[None]

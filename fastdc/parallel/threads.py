@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import torch
+
+_thread = threading.local()
 
 
 @contextlib.contextmanager
 def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of `count` threads with one torch thread each; the number of torch's threads, which that changes for all, is put back."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    """A pool of `count` threads with one torch thread each; the number of torch's threads, which that changes for all, is put back.
+
+    At the end of the context, which an interruption brings too, they are waited for: work in them ends at its next `stop_point`.
+    """
+    before, over = torch.get_num_threads(), threading.Event()
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        _thread.over = over
+
+    pool = ThreadPoolExecutor(count, initializer=begin)
     try:
         yield pool
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # whoever interrupts need not wait for networks in training
+        over.set()
+        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def stop_point() -> None:
+    """Raise CancelledError in a thread of `one_thread_each` whose context is over; long work calls it every second or more often."""
+    over = getattr(_thread, "over", None)
+    if over is not None and over.is_set():
+        raise CancelledError

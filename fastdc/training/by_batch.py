@@ -18,6 +18,7 @@ from fastdc.engines.base import batches
 from fastdc.errors import RunError
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import to_device
+from fastdc.parallel.threads import stop_point
 from fastdc.runtime.seeding import derive_seed, make_generator
 
 _BLOCK = 1000  # images normalised at once to be classified
@@ -72,6 +73,7 @@ def train_by_batch(
 def logits_by_block(engine: Engine, theta: Tensor, data: ImageData) -> Iterator[tuple[slice, Tensor]]:
     """The logits of all images of `data`, a block of them at a time: where they lie, and [block, num_classes]."""
     for start in range(0, len(data), _BLOCK):
+        stop_point()
         block = slice(start, min(start + _BLOCK, len(data)))
         yield block, engine.logits(theta, data.normalised(block, theta.dtype, theta.device))
 
