@@ -317,7 +317,7 @@ def test_a_damaged_outcome_is_named(digits: Any, tmp_path: Path, counted: Counte
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     file = tmp_path / "networks" / "mlp_width=8" / "random.json"
     file.write_text('{"accuracy": "much"}')
-    with pytest.raises(DataError, match=r"random\.json cannot be read; .* remove it"):
+    with pytest.raises(DataError, match=r"random\.json is not what an experiment wrote: .*accuracy is much.* remove it"):
         architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
 
 
