@@ -128,7 +128,7 @@ def fashion_mnist() -> str:
 
 
 def auto() -> str:
-    """What `auto` reaches within a budget, with how many images it trains as in the storage of how many, and what takes no time beside it."""
+    """What `auto` reaches within a budget, with how many images it trains as in the storage of how many; and what takes no time."""
     names = sorted(path.stem for path in RESULTS.glob("auto*.json"))
     head = ["images per class", "", "budget", "seconds of condensing", "trained on", "stored", "protocol", "accuracy"]
     rows = sorted((row for name in names for row in rows_of(name)), key=lambda row: (row["ipc"], row["seconds"]))

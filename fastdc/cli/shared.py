@@ -97,8 +97,14 @@ def baseline_images(
     numbers = of_each_class(ipc, train.num_classes)
     if not all(numbers):
         raise UsageError("a class has no condensed image, and a baseline has images of each class; --baseline none goes without.")
-    if any(count < number for count, number in zip(train.class_counts.tolist(), numbers, strict=True)):
-        ipc = tuple(map(min, numbers, train.class_counts.tolist()))
+    counts = train.class_counts.tolist()
+    if all(count < number for count, number in zip(counts, numbers, strict=True)):
+        raise UsageError(
+            f"ipc is {max(numbers)}, but classes have {min(counts)} to {max(counts)} images to choose the baseline from; --baseline none "
+            "goes without."
+        )
+    if any(count < number for count, number in zip(counts, numbers, strict=True)):
+        ipc = tuple(map(min, numbers, counts))
         print(f"{name}: classes with fewer images than ipc give all that they have", flush=True)
     given = {"model": options.model, "seed": options.seed, "engine": options.engine, "device": options.device, "progress": not quiet}
     return {name: SELECTIONS[name](train, ipc, **options_taken(name, given))}

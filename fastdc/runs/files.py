@@ -7,10 +7,10 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import secrets
 import stat
 import struct
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fastdc.runs.content import reading
 FORMAT_VERSION = 1
 _ENTRY = "fastdc"
 _TEMPORARY = ".fastdc.tmp"  # ends the name of a file that is being written
-_LEFT_OVER_AFTER = 3600.0  # seconds
+_THIS_MACHINE = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()  # in the name of what this process writes
 _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # no link, no wait, no other line ends
 
 
@@ -40,7 +40,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             before is still there.
     """
     try:
-        temporary = path.with_name(f".{secrets.token_hex(8)}{_TEMPORARY}")
+        temporary = path.with_name(f".{_THIS_MACHINE}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}")
         check_regular(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_IS, 0o666)
     except (OSError, ValueError) as error:
@@ -109,11 +109,24 @@ def read_whole(path: Path) -> bytes:
 
 
 def remove_left_over(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote; those of the last hour may still be written."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _LEFT_OVER_AFTER:
+    """Remove the temporary files of processes of this machine that were killed while they wrote."""
+    for path in folder.glob(f".{_THIS_MACHINE}.*{_TEMPORARY}"):
+        process = path.name.removeprefix(f".{_THIS_MACHINE}.").split(".")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # signal 0 asks nothing elsewhere
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's, or a system that does not say
+    return True
 
 
 def check_regular(path: Path) -> None:
