@@ -7,7 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -302,7 +302,7 @@ def class_numbers(images: Tensor, classes: Tensor | None = None) -> Tensor:
 
 def weight_gradients(loss: Tensor, weights: Mapping[str, Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
     """The gradient by each weight; zero by one that the loss does not depend on, as of a layer that forward leaves out."""
-    return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, allow_unused=True, materialize_grads=True)
+    return _by_each(loss, list(weights.values()), None, create_graph)
 
 
 def gradients_of_products(gradients: Sequence[Tensor], by: Sequence[Tensor], vectors: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -315,7 +315,12 @@ def gradients_of_products(gradients: Sequence[Tensor], by: Sequence[Tensor], vec
     """
     pairs = [(gradient, vector) for gradient, vector in zip(gradients, vectors, strict=True) if gradient.requires_grad]
     outputs, cotangents = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, list(by), cotangents, allow_unused=True, materialize_grads=True)
+    return _by_each(outputs, list(by), cotangents, False)
+
+
+def _by_each(outputs: Any, by: list[Tensor], cotangents: Any, create_graph: bool) -> tuple[Tensor, ...]:
+    found = torch.autograd.grad(outputs, by, cotangents, create_graph=create_graph, allow_unused=True)
+    return tuple(torch.zeros_like(tensor) if gradient is None else gradient for tensor, gradient in zip(by, found, strict=True))
 
 
 def weight_leaves(layout: ParameterLayout, theta: Tensor) -> dict[str, Tensor]:
