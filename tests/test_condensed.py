@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader
 import fastdc
 from fastdc.condensed import CondensedDataset
 from fastdc.errors import DataError, MissingFileError, RunError
+from fastdc.runs import files as storage
 
 PROVENANCE = {"dataset": "digits", "seed": 3, "config": {"ipc": 2, "lr": 0.1, "name": None, "on": True}, "list": [1, 2.5, "ä"]}
 
@@ -586,3 +589,79 @@ def test_names_and_statistics_that_do_not_fit_a_pt_file_are_an_error(tmp_path):
         read_pt(tmp_path / "res.pt", mean=[0.5] * 3, std=[0.5] * 3)
     with pytest.raises(DataError, match=r"labels go from 0 to 9; expected 0 to 1"):
         read_pt(tmp_path / "res.pt", class_names=["a", "b"])
+
+
+WRITING = """
+import sys, torch, fastdc
+number, path = int(sys.argv[1]), sys.argv[2]
+content = {"mean": [0.0], "std": [1.0], "class_names": ["a", "b"]}
+condensed = fastdc.CondensedDataset(torch.full((2, 1, 8, 8), float(number)), torch.tensor([0, 1]), **content)
+for _ in range(50):
+    condensed.save(path)
+"""
+
+
+def test_several_writers_of_one_path_all_succeed_and_no_reader_sees_a_broken_file(tmp_path):
+    path = tmp_path / "one.safetensors"
+    command = [sys.executable, "-W", "ignore", "-c", WRITING]
+    writers = [subprocess.Popen([*command, str(number), str(path)]) for number in range(3)]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        if path.exists():
+            images = CondensedDataset.load(path).images
+            assert (images == images[0, 0, 0, 0]).all()
+            seen.add(images[0, 0, 0, 0].item())
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert seen <= {0.0, 1.0, 2.0}
+    assert os.listdir(tmp_path) == ["one.safetensors"]
+
+
+@pytest.mark.parametrize("writer", ["save", "save_grid", "to_pt"])
+def test_what_is_no_regular_file_is_neither_followed_nor_replaced(condensed, tmp_path, writer):
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "link").symlink_to(precious)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("link", "a link"), ("dangling", "a link"), ("pipe", "a device, a pipe or a socket")):
+        with pytest.raises(RunError, match=f"{name} is {kind}; expected a regular file"):
+            getattr(condensed, writer)(tmp_path / name)
+    assert precious.read_text() == "mine"
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "link", "pipe", "precious"]
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 300, "", "."])
+def test_what_is_no_path_of_a_file_is_refused(condensed, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=r"cannot be written|expected a regular file"):
+        condensed.save(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"content": {"mean": [0.5], "std": [0.25], "class_names": 3}},
+        {"content": {"mean": [0.5], "std": [0.25]}},
+        {"content": {"mean": [0.5], "std": [0.25], "class_names": ["a", "b"], "surplus": 1}},
+        {"content": {"mean": {"a": 1}, "std": [0.25], "class_names": ["a", "b"]}},
+        {"content": {"mean": [0.5], "std": [0.25], "class_names": ["a", "b"], "provenance": 3}},
+        {"content": {"mean": [0.5], "std": [0.25], "class_names": ["a", "b"], "formation": "frequency:images=10**9"}},
+        {"content": [1, 2]},
+        {"tensors": {"images": torch.zeros(2, 1, 8, 8)}},
+        {"tensors": {"images": torch.zeros(2, 1, 8, 8, dtype=torch.int8), "labels": torch.tensor([0, 1])}},
+        {"tensors": {"images": torch.zeros(2), "labels": torch.tensor([0, 1])}},
+        {"tensors": {"images": torch.zeros(2, 1, 8, 8), "labels": torch.tensor([0, 10**12])}},
+        {"tensors": {"images": torch.full((2, 1, 8, 8), math.nan), "labels": torch.tensor([0, 1])}},
+    ],
+)
+def test_a_whole_file_with_another_content_is_a_data_error(tmp_path, change):
+    good = {
+        "tensors": {"images": torch.zeros(2, 1, 8, 8), "labels": torch.tensor([0, 1])},
+        "content": {"mean": [0.5], "std": [0.25], "class_names": ["a", "b"]},
+    }
+    parts = {**good, **change}
+    storage.save_tensors(tmp_path / "c", "condensed dataset", parts["tensors"], parts["content"])
+    with pytest.raises(DataError):
+        CondensedDataset.load(tmp_path / "c")
+    storage.save_tensors(tmp_path / "c", "condensed dataset", good["tensors"], good["content"])
+    assert len(CondensedDataset.load(tmp_path / "c")) == 2

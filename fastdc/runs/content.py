@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastdc.errors import DataError, FastdcError
+from fastdc.errors import DataError, FastdcError, UsageError
 
 # What content that nobody foresaw makes of code that reads it: a missing key, deep JSON, text that is no number, a weight too large.
 _UNFORESEEN = (
@@ -44,6 +44,8 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     """
     try:
         yield
+    except UsageError as error:  # an option that stands in the file
+        raise DataError(f"{path}: {error}") from None
     except FastdcError:
         raise
     except _UNFORESEEN as error:
