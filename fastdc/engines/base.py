@@ -271,7 +271,7 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 def batches(count: int, sgd: Sgd, generator: torch.Generator, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """The batches of all epochs as positions [<= batch] on `device`: every engine trains in this order."""
-    for _ in range(sgd.epochs):
+    for _ in range(sgd.epochs if count else 0):
         for batch in to_device(torch.randperm(count, generator=generator), device).split(sgd.batch):
             stop_point()
             yield batch
