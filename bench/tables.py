@@ -104,7 +104,7 @@ def duration(content: Row) -> str:
 def machine_of(content: Row) -> str:
     """The machine of a result file, in words."""
     machine = content["machine"]
-    threads = [f"{machine['threads']} threads"] if "threads" in machine else []
+    threads = [f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"] if "threads" in machine else []
     versions = [f"{name} {machine[name]}" for name in ("torch", "fastdc", "commit") if machine.get(name)]
     return ", ".join([machine.get("card", machine["cpu"]), *threads, *versions])
 

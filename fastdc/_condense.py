@@ -117,7 +117,7 @@ def condense(
         image_size: to bring the middle of each image of `data` to, N or (height, width); None: images stay as they are, and all have one
             size.
         callbacks: called with every event (see `fastdc.callbacks`).
-        progress: show a progress bar when stderr is a terminal.
+        progress: say on stderr how far the work is.
 
     Returns:
         The learned images, normalised as the training images are, with provenance.

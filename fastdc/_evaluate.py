@@ -67,7 +67,7 @@ def evaluate(
         seed: decides initial weights, order of batches and augmentation.
         engine: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
-        progress: show a progress bar when stderr is a terminal.
+        progress: say on stderr how far the work is.
 
     Returns:
         One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs.

@@ -931,6 +931,14 @@ def test_a_pipe_or_a_folder_in_place_of_a_file_does_not_wait(tmp_path):
         condense(out=tmp_path / "folder", iterations=1)
 
 
+def test_an_archive_of_files_that_are_no_arrays_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        for key in GOOD_NPZ:
+            archive.writestr(key, b"no array")
+    with refusal(DataError, "cannot be read as an .npz archive"):
+        fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
+
+
 def test_an_archive_that_declares_more_than_it_holds_is_refused(tmp_path):
     buffer = io.BytesIO()
     np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)})

@@ -734,3 +734,42 @@ def test_fewer_iterations_or_another_option_beside_more_are_refused_and_nothing_
     with pytest.raises(UsageError, match=rf"differs in {named} \("):
         fastdc.condense("digits", **{**options, **changes})
     assert content(tmp_path) == before
+
+
+def test_metrics_that_were_cut_or_are_a_link_are_refused_and_stay(tmp_path: Path) -> None:
+    fastdc.condense("digits", out=tmp_path / "run", **SMALL)
+    file = tmp_path / "run" / "metrics.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    with pytest.raises(DataError, match=rf"metrics\.jsonl has {len(whole) - 5} bytes; expected at least {len(whole)}"):
+        fastdc.condense("digits", out=tmp_path / "run", **SMALL)
+    assert file.read_bytes() == whole[:-5]
+    file.unlink()
+    (tmp_path / "precious").write_bytes(whole + b"mine")
+    file.symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is a link; expected a regular file"):
+        fastdc.condense("digits", out=tmp_path / "run", **SMALL)
+    assert (tmp_path / "precious").read_bytes() == whole + b"mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"iteration": -2}, "iteration is -2, no whole number from 0 on"),
+        ({"step": True}, "step is True"),
+        ({"metrics_bytes": 1.5}, "metrics_bytes is 1.5"),
+        ({"iteration": None}, "iteration is None"),
+        ({"theta": torch.zeros(3)}, r"theta is torch\.float32 \[3\], not \d+ weights"),
+        ({"stored": torch.full((20, 1, 8, 8), torch.nan)}, "stored is not finite"),
+        ({"moments.velocity": torch.zeros(3)}, r"moments\.velocity is torch\.float32 \[3\]"),
+        ({"moments.other": torch.zeros(3)}, "moments are"),
+    ],
+)
+def test_a_checkpoint_that_is_whole_and_says_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], match: str) -> None:
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, said = storage.load_tensors(path, "checkpoint")
+    tensors |= {name: value for name, value in changes.items() if isinstance(value, Tensor)}
+    storage.save_tensors(path, "checkpoint", tensors, said | {name: value for name, value in changes.items() if name in said})
+    with pytest.raises(DataError, match=match):
+        fastdc.condense("digits", out=tmp_path, **SMALL)

@@ -279,10 +279,6 @@ def test_the_command_line_takes_a_size_and_classes_and_tests_on_the_like(tmp_pat
 # pictures
 
 
-def edges(image: Image.Image) -> np.ndarray[Any, Any]:
-    return np.asarray(image)
-
-
 def with_alpha(mode: str) -> Image.Image:
     """Black with a transparent right half."""
     alpha = Image.fromarray(np.repeat([[255] * 4 + [0] * 4], 8, 0).astype(np.uint8))

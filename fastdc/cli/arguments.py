@@ -46,6 +46,17 @@ class ComputeOptions(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetOptions(Common):
+    """How much of a dataset commands take that make images of it."""
+
+    image_size: int | tuple[int, int] | None = None
+    """The size to bring the middle of each image to: a number, or height and width as 24 32. The default is to leave images as they
+    are."""
+    classes: tuple[str, ...] | None = None
+    """The names or numbers of the classes to take. The default is all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExperimentOptions(ComputeOptions):
     """The options of commands that do many jobs and report what they come to."""
 

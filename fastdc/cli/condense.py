@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
-from fastdc.cli.arguments import Common
+from fastdc.cli.arguments import DatasetOptions
 from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
@@ -18,7 +18,7 @@ from fastdc.runs.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condense(CondenseConfig, Common):
+class Condense(CondenseConfig, DatasetOptions):
     """Learn a few images per class that stand in for a dataset, evaluate them, and write them with a picture.
 
     The same command again continues an interrupted run.
@@ -28,11 +28,6 @@ class Condense(CondenseConfig, Common):
     """The dataset to condense."""
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
-    image_size: int | tuple[int, int] | None = None
-    """The size to bring the middle of each image to: a number, or height and width as 24 32. The default is to leave images as they
-    are."""
-    classes: tuple[str, ...] | None = None
-    """The names or numbers of the classes to condense. The default is all."""
     out: str | None = None
     """The folder for the result and all that belongs to it. The default is runs/DATASET-ipcN, or runs/DATASET-ipcLEAST-MOST."""
     networks: int = 5

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from fastdc.cli.arguments import ComputeOptions
+from fastdc.cli.arguments import ComputeOptions, DatasetOptions
 from fastdc.cli.shared import folder_for, options_taken
 from fastdc.coresets import SELECTIONS
 from fastdc.coresets.choice import check_ipc
@@ -20,7 +20,7 @@ from fastdc.training.whole_set import EPOCHS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Select(ComputeOptions):
+class Select(ComputeOptions, DatasetOptions):
     """Choose a few real images per class, a coreset, and write them with a picture.
 
     `fastdc evaluate` trains networks on these images alone, and tests the networks.
@@ -32,11 +32,6 @@ class Select(ComputeOptions):
     """The number of images to choose of each class; or a list with a number for each, as 10,1,5."""
     dataset: str = "digits"
     """The dataset to choose from."""
-    image_size: int | tuple[int, int] | None = None
-    """The size to bring the middle of each image to: a number, or height and width as 24 32. The default is to leave images as they
-    are."""
-    classes: tuple[str, ...] | None = None
-    """The names or numbers of the classes to choose from. The default is all."""
     out: str | None = None
     """The folder for the result. The default is runs/DATASET-CORESET-ipcN, or runs/DATASET-CORESET-ipcLEAST-MOST."""
     features: str = "network"

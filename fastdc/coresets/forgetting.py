@@ -45,7 +45,7 @@ def forgetting(
         engine: "auto", "native", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache: the folder where trained networks are kept (see `fastdc.training.whole_set`). None: ~/.cache/fastdc/networks.
-        progress: show a progress bar when stderr is a terminal.
+        progress: say on stderr how far the work is.
 
     Returns:
         The chosen images, the most often forgotten of each class first.

@@ -25,7 +25,7 @@ def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool
         data: as `fastdc.condense` takes it.
         ipc: images per class, or a list with a number for each.
         seed: decides where the centres begin, and which images of a class of more than 8,192 are looked at.
-        progress: show a progress bar when stderr is a terminal.
+        progress: say on stderr how far the work is.
 
     Raises:
         UsageError: ipc below 1, or above what a class has.

@@ -60,9 +60,7 @@ def as_image_data(
     changes = Changes()
     if isinstance(data, ImageData):
         images = resized(data.images, image_size, changes)
-        return (
-            data if images is data.images else dataclasses.replace(data, images=images, changes=(*data.changes, *changes.said(data.name)))
-        )
+        return dataclasses.replace(data, images=images, changes=data.changes + changes.said(data.name)) if changes.counts else data
     if isinstance(data, tuple | list) and len(data) == 2:
         images, labels = resized(as_images(data[0]), image_size, changes), data[1]
     elif hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, np.ndarray | Tensor | dict):
@@ -90,7 +88,7 @@ def as_images(images: Any) -> Tensor:
 
     Where neither dimension 1 nor 3 is 1 or 3, the channels are the one that is smaller, dimension 1 where they are equal.
     """
-    tensor = _as_tensor(images, "images")
+    tensor = _as_tensor(images)
     if tensor.dim() not in (3, 4):
         raise DataError(f"images have shape {list(tensor.shape)}; expected [N, channels, H, W], [N, H, W, channels] or [N, H, W].")
     if not tensor.numel():
@@ -102,7 +100,7 @@ def as_images(images: Any) -> Tensor:
     return _as_bytes(tensor)
 
 
-def _as_tensor(values: Any, what: str) -> Tensor:
+def _as_tensor(values: Any) -> Tensor:
     if isinstance(values, np.ndarray) and (not values.dtype.isnative or min(values.strides, default=0) < 0):
         values = values.astype(values.dtype.newbyteorder("="), order="C")  # torch takes neither as it is
     try:
@@ -110,8 +108,7 @@ def _as_tensor(values: Any, what: str) -> Tensor:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read here
             return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        expected = "whole class numbers" if what == "labels" else "uint8 or float pixels"
-        raise DataError(f"{what} cannot be read as an array ({' '.join(str(error).split())}); expected {expected}.") from None
+        raise DataError(f"images cannot be read as an array ({' '.join(str(error).split())}); expected uint8 or float pixels.") from None
 
 
 def _as_bytes(images: Tensor) -> Tensor:
@@ -218,10 +215,7 @@ def _read_image(image: Any, position: int, channels: int, size: Size | None, cha
         array = image if isinstance(image, Tensor) else np.array(image)
         if array.ndim not in (2, 3):
             raise DataError(f"it has shape {list(array.shape)}; expected [channels, H, W], [H, W, channels] or [H, W].")
-        one, many = as_images(array[None]), Changes()
-        result = resized(one, size, many)[0]
-        changes.counts.update(many.counts)
-        return result
+        return resized(as_images(array[None]), size, changes)[0]
     except DataError as error:
         raise DataError(f"image {position} of the dataset: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:

@@ -25,18 +25,6 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part[:18]), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
-def as_labels(labels: Any) -> Tensor:
-    """Class numbers as int64 [N]: from whole numbers of any type, [N] or [N, 1], or from one-hot rows [N, classes].
-
-    Raises:
-        DataError: names, fractions, NaN, or another shape.
-    """
-    numbers, names = labels_and_names(labels)
-    if names is not None:
-        raise DataError(f"labels are names, such as {names[0]!r}; expected whole class numbers.")
-    return numbers
-
-
 def labels_and_names(labels: Any, known: Sequence[str] | None = None) -> tuple[Tensor, tuple[str, ...] | None]:
     """Class numbers int64 [N], and the names of the classes where labels are names.
 

@@ -38,7 +38,7 @@ class ImageSetOptions:
     device: str
     """Likewise."""
     progress: bool
-    """Show progress bars when stderr is a terminal."""
+    """Say on stderr how far the work is."""
     distance: str | None = None
     """Of gradients, for methods; None: the method's own."""
     scale: str = "paper"

@@ -73,4 +73,6 @@ def _group(tensors: Mapping[str, Tensor], group: str, like: Mapping[str, Tensor]
     names = [name.partition(".")[2] for name in tensors if name.startswith(f"{group}.")]
     if like is not None and sorted(names) != sorted(like):
         raise ValueError(f"{group} are {sorted(names)}, not {sorted(like)}")
-    return {name: tensor_like(tensors, f"{group}.{name}", (like or tensors)[name if like else f"{group}.{name}"]) for name in names}
+    for name, expected in (like or {}).items():
+        tensor_like(tensors, f"{group}.{name}", expected)
+    return {name: tensors[f"{group}.{name}"] for name in names}

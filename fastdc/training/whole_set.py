@@ -66,7 +66,7 @@ class WholeSetOptions:
     cache: str | Path | None = None
     """The folder where networks are kept; None: ~/.cache/fastdc/networks."""
     progress: bool = True
-    """Show a progress bar when stderr is a terminal."""
+    """Say on stderr how far the work is."""
 
     @property
     def network_seed(self) -> int:

@@ -106,9 +106,7 @@ def load_npz(path: Path, size: Size | None = None) -> tuple[ImageData, ImageData
             keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(archive.files)), None)
             arrays = [_array(archive, key) for key in keys] if keys else []
             found = ", ".join(archive.files) or "nothing"
-    except DataError:
-        raise
-    except (*_DAMAGED, AttributeError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
+    except (*_DAMAGED, AttributeError, LookupError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as an .npz archive ({error}); it is cut short, damaged or of another kind.") from None
     if not arrays:
         raise DataError(f"{path} holds {found}; expected {' or '.join(', '.join(keys) for keys in _NPZ_KEYS)}.")

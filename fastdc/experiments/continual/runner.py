@@ -123,7 +123,7 @@ def continual_learning(
         engine: as `fastdc.condense` takes it.
         device: likewise.
         out: a folder for memories and networks; another call with the same arguments continues there. None: nothing is kept.
-        progress: show progress bars of what takes long when stderr is a terminal.
+        progress: say on stderr how far the work is, where it takes long.
 
     Returns:
         Accuracies after each stage on all test sets so far, of every seed.

@@ -129,7 +129,7 @@ def architecture_search(
         device: likewise.
         out: a folder for proxies and outcomes; another call with the same arguments continues there, and several, in any number of
             processes, share the work. None: nothing is kept.
-        progress: show a progress bar when stderr is a terminal.
+        progress: say on stderr how far the work is.
 
     Returns:
         How well each proxy ranks the networks.

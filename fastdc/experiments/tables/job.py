@@ -74,7 +74,7 @@ class TableRunner:
         budget: the time for each image set of a method, in the place of the scale's iterations.
         engine: as `fastdc.condense` takes it.
         device: likewise.
-        progress: show progress bars when stderr is a terminal.
+        progress: say on stderr how far the work is.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class TableConfig:
     device: str = "auto"
     """Likewise."""
     progress: bool = True
-    """Show progress bars when stderr is a terminal."""
+    """Say on stderr how far the work is."""
 
     def check(self) -> None:
         """Raise a UsageError where an option cannot be used, data aside."""
