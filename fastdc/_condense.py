@@ -191,9 +191,9 @@ def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tup
     assert config.formation is not None
     assert config.match is not None
     numbers, counts = of_each_class(config.ipc, real.num_classes), real.class_counts.tolist()
-    whole = config.init == "noise" or MATCHES.entry(config.match).needs_all_classes  # no class has fewer
-    if whole or not isinstance(config.ipc, int) or config.ipc > max(counts):
-        return numbers, chosen_formation(config.formation, real, numbers)
-    formation = chosen_formation(config.formation, real, tuple(map(min, numbers, counts)))
+    formation = chosen_formation(config.formation, real, numbers)
     each = images_of_each(formation)
-    return (what_classes_have(real, config.ipc, each) if config.ipc * each <= max(counts) else numbers), formation
+    whole = config.init == "noise" or MATCHES.entry(config.match).needs_all_classes  # no class has fewer
+    if whole or not isinstance(config.ipc, int) or config.ipc * each > max(counts):
+        return numbers, formation
+    return what_classes_have(real, config.ipc, each), formation

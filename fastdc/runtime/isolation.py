@@ -85,7 +85,6 @@ _SETTINGS = (
     _setting_of(torch.backends.cudnn, "benchmark", False),  # by timing: other bits from process to process
     _setting_of(torch.backends.cudnn, "deterministic", True),
     # Attention by its plain mathematics: what is fused has no second derivative.
-    _Setting(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled, False),
     _Setting(torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp, True),
     _Setting(torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp, False),
     _Setting(torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp, False),
