@@ -74,7 +74,7 @@ def test_a_file_keeps_what_is_stored_and_its_formation(tmp_path: Path) -> None:
 def test_a_file_of_an_unknown_formation_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirrored_set([0, 1]).save(tmp_path / "set.safetensors")
     monkeypatch.delitem(FORMATIONS._entries, "mirrored")
-    with pytest.raises(UsageError, match=r"unknown formation 'mirrored'.*plain"):
+    with pytest.raises(DataError, match=r"unknown formation 'mirrored'.*plain"):
         fastdc.CondensedDataset.load(tmp_path / "set.safetensors")
     with pytest.raises(UsageError, match="unknown formation"):
         fastdc.CondensedDataset(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), formation="nothing", **MEANS)
