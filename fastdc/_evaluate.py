@@ -149,7 +149,7 @@ class _Trial:
         module = self._fresh(index)
         engine = make_engine(self.engine, module)
         theta = engine.layout.flatten(module)
-        images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.labels))
+        images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.targets))
         generator = make_generator(self.seed, "evaluation order", index)
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.phases:
@@ -166,6 +166,11 @@ class _Trial:
 def _check_fit(condensed: CondensedDataset, test: ImageData) -> None:
     if test.num_classes != condensed.num_classes:
         raise DataError(f"the test set has {test.num_classes} classes, the condensed set {condensed.num_classes}; expected the same ones.")
+    if test.class_names != condensed.class_names and set(test.class_names) == set(condensed.class_names):
+        raise DataError(
+            f"classes of the test set are {', '.join(test.class_names[:5])}, ..., those of the condensed set "
+            f"{', '.join(condensed.class_names[:5])}, ...; expected one order: CondensedDataset.load(..., class_names=) gives it."
+        )
     shape = (test.channels, *test.image_size)
     if shape != tuple(condensed.images.shape[1:]):
         raise DataError(

@@ -5,21 +5,21 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import pickle
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastdc.data.exchanged import SUFFIXES, exchanged_file, read_exchanged
 from fastdc.data.image_data import check_labels, per_channel
+from fastdc.data.labels import check_shares
 from fastdc.data.sources.files import read_classes
-from fastdc.errors import DataError, MissingFileError, UsageError
+from fastdc.errors import DataError, UsageError
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale
 from fastdc.runs.content import reading
@@ -35,8 +35,10 @@ _HALF_A_LEVEL = 0.5 / 255  # what rounding to 256 levels moves a pixel by at mos
 _GRID_SIDE = 64  # pixels at least that an image takes in the picture, by whole repetition of its pixels
 
 
-class CondensedDataset(Dataset[tuple[Tensor, int]]):
+class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
     """Synthetic images with their labels, sorted by class; a map-style torch Dataset of (image, label).
+
+    Labels may be soft: `soft_labels` [N, C] are then what networks are trained on, and `labels` the class of the largest share of each.
 
     The images are normalised: (pixels - mean) / std per channel, for pixels in 0..1. `normalised` is False where mean is
     0 and std is 1, so that the images are plain pixels. What is `stored`, and written to files, may be smaller than the `images`: the
@@ -45,7 +47,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
     Args:
         images: what is stored, float [S, ...]; kept as float32. By the formation "plain" that is the images, normalised
             [N, channels, H, W].
-        labels: of what is stored, int64 [S].
+        labels: of what is stored, int64 [S]; or soft, float [S, C], the shares of the C classes, which sum to 1.
         mean: per channel, what was subtracted.
         std: per channel, what was divided by.
         class_names: one name per class.
@@ -87,6 +89,10 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         images = self._decoded(stored) if stored.dim() == 4 and stored.dtype.is_floating_point else stored
         if images.dim() != 4 or not all(images.shape[1:]) or not images.dtype.is_floating_point:
             raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected float [N, channels, H, W].")
+        shares = labels.float() if labels.dim() == 2 and labels.dtype.is_floating_point and labels.numel() else None
+        if shares is not None:
+            check_shares(shares, len(stored), len(class_names))
+            labels = shares.argmax(1)
         check_labels(labels, len(stored), len(class_names))
         if not torch.isfinite(stored).all():
             raise DataError("some pixels are NaN or infinite; expected finite images.")
@@ -100,14 +106,16 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         self._stored_labels = labels[order]  # [S]
         self.images = self._decoded(self.stored)  # [N, channels, H, W]
         self.labels = self._stored_labels.repeat_interleave(each)  # [N]
+        self._stored_shares = None if shares is None else shares[order].contiguous()
+        self.soft_labels = None if self._stored_shares is None else self._stored_shares.repeat_interleave(each, 0)  # [N, C]
         self.class_names = tuple(map(str, class_names))
         self.provenance: dict[str, Any] = dict(provenance or {})
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.images[index], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
+        return self.images[index], int(self.labels[index]) if self.soft_labels is None else self.soft_labels[index]
 
     def __repr__(self) -> str:
         scale = f"normalised by mean {_rounded(self.mean)}, std {_rounded(self.std)}" if self.normalised else "pixels in 0..1"
@@ -124,6 +132,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def targets(self) -> Tensor:
+        """What networks are trained on: labels int64 [N], or soft ones float32 [N, C], as torch's cross-entropy takes both."""
+        return self.labels if self.soft_labels is None else self.soft_labels
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -155,23 +168,62 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         Raises:
             RunError: the file cannot be written.
         """
-        content = {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
-        content["formation"] = self.formation
+        content = {**self._said(), "formation": self.formation}
         fitted = {_FITTED + name: values for name, values in self.fitted.items()}
-        save_tensors(Path(path), KIND, {"images": self.stored, "labels": self._stored_labels, **fitted}, content)
+        labels = self._stored_labels if self._stored_shares is None else self._stored_shares
+        save_tensors(Path(path), KIND, {"images": self.stored, "labels": labels, **fitted}, content)
 
     @classmethod
-    def load(cls, path: str | Path) -> CondensedDataset:
-        """Read what `save` wrote, of this version or of 0.1.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+        formation: str = "plain",
+        experiment: int = 0,
+    ) -> CondensedDataset:
+        """Read what `save` wrote, of this version or of 0.1, or what other programs of the field write; no code in a file is run.
+
+        Those are `.pt` files of DC, DSA, DM (as `from_pt` has it), IDC, DREAM, DANCE, NCFM ([images in 0..1, labels]), MTT, TESLA, DATM
+        and DD-Ranking (images beside a file of labels, or the folder with both), an `.npz` archive with images (NHWC or NCHW) and labels,
+        as of KIP, or a folder of pictures by class. Labels of two dimensions are soft: shares of the classes, or logits, whose softmax
+        is taken. Images within 0..1 are pixels, others are normalised already. What was whitened (ZCA) stays so.
+
+        Args:
+            path: a file; or the folder of a run, of such a file, or of pictures.
+            mean: of what another program wrote, what real images are normalised by, per channel: `load_dataset(name)[0].mean` for the
+                named sets. None: of pixels, their own.
+            std: likewise.
+            class_names: of what another program wrote, one per class; None: their numbers, or the folders' names.
+            formation: of what another program wrote, how what is stored becomes images: "tiles:factor=2" for IDC and its kin.
+            experiment: which pair to take, of a file with several.
 
         Raises:
             MissingFileError: no such file.
             DataError: a file of another kind or version, cut short or altered.
+            UsageError: mean and std are missing, or given where the file says them itself.
         """
-        tensors, content = load_tensors(Path(path), KIND)
+        path, given = Path(path).expanduser(), (mean, std, class_names, formation, experiment)
+        FORMATIONS.in_full(formation)
+        own = own_file(path)
+        if own is None:
+            file = exchanged_file(path)
+            if file is not None:
+                return cls._imported(file, *given)
+            found = cls.from_folder(path, mean=mean, std=std, class_names=class_names)
+            return found if formation == "plain" else cls(found.stored, found.labels, formation=formation, **found._said())
+        if given != (None, None, None, "plain", 0):
+            raise UsageError(f"{own} says itself how it is normalised, formed and named; give these options for files of other programs.")
+        tensors, content = load_tensors(own, KIND)
         fitted = {name.removeprefix(_FITTED): values for name, values in tensors.items() if name.startswith(_FITTED)}
-        with reading(Path(path), f"a {KIND} file"):
+        with reading(own, f"a {KIND} file"):
             return cls(tensors["images"], tensors["labels"], fitted=fitted, **content)
+
+    def _said(self) -> dict[str, Any]:
+        """What goes with the images."""
+        return {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
 
     def grid(self) -> Image:
         """The picture of the paper's figure 2: a row per class; at one image per class, rows of ten classes.
@@ -228,9 +280,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
                 "was learned. save() keeps all; formation 'plain:clamp=true' learns images without such values.",
                 stacklevel=2,
             )
+        if self.soft_labels is not None:
+            warnings.warn(f"{path} holds the class of each image alone: its soft label does not fit there. save() keeps it.", stacklevel=2)
         counts = [0] * self.num_classes
         for image, label in zip(_to_bytes(self.to_pixels()), self.labels.tolist(), strict=True):
-            folder = Path(path) / f"{label:03d}_{re.sub('[^0-9A-Za-z._-]+', '_', self.class_names[label])}"
+            folder = Path(path) / f"{label:03d}_{_in_path(self.class_names[label])}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -241,7 +295,14 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             counts[label] += 1
 
     @classmethod
-    def from_folder(cls, path: str | Path, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> CondensedDataset:
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> CondensedDataset:
         """Read the pictures of PATH/CLASS/*, as `to_folder` writes them, or as anyone does.
 
         Args:
@@ -249,6 +310,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
                 the classes.
             mean: what real images are normalised by, per channel: that of the set which these stand for; None: of these images.
             std: likewise.
+            class_names: one per class; a subfolder is called by one of them, or by its number. None: those of the subfolders.
 
         Raises:
             MissingFileError: no such folder.
@@ -256,18 +318,21 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
         """
         data = read_classes(Path(path).expanduser())
         names = [re.sub("^[0-9]{3}_", "", name) for name in data.class_names]
+        labels = data.labels
+        if class_names is not None:
+            labels, names = _numbered(data.class_names, class_names, Path(path))[labels], list(class_names)
         data = dataclasses.replace(data, mean=_numbers("mean", mean or data.mean), std=_numbers("std", std or data.std))
         provenance = {"imported": str(path), **({"changes": list(data.changes)} if data.changes else {})}
-        return cls(data.normalised(slice(None)), data.labels, mean=data.mean, std=data.std, class_names=names, provenance=provenance)
+        return cls(data.normalised(slice(None)), labels, mean=data.mean, std=data.std, class_names=names, provenance=provenance)
 
     @classmethod
     def from_pt(
         cls, path: str | Path, *, mean: Sequence[float], std: Sequence[float], class_names: Sequence[str] | None = None, experiment: int = 0
     ) -> CondensedDataset:
-        """Import a .pt file that the authors of the paper published or that their scripts wrote.
+        """Import a .pt file that the authors of the paper published or that their scripts wrote, or one of others: see `load`.
 
         Such a file holds {"data": [[images, labels], ...], "accs_all_exps": {...}}, one pair per experiment, normalised by
-        numbers that it does not say. It is read with weights_only: no code in it is run.
+        numbers that it does not say.
 
         Args:
             path: the file.
@@ -280,21 +345,41 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             MissingFileError: no such file.
             DataError: a file of another make, or an experiment that is not in it.
         """
-        pairs, accuracies = _read_pt(Path(path))
-        if not 0 <= experiment < len(pairs):
-            raise DataError(f"{path} holds experiments 0 to {len(pairs) - 1}; got {experiment}.")
-        images, labels = pairs[experiment]
-        if not _is_dense(images) or not _is_dense(labels) or not labels.numel() or (labels != labels.long()).any():
-            raise DataError(
-                f"{path}: experiment {experiment} is no pair of dense tensors; expected images and labels, the labels whole class numbers."
-            )
+        return cls._imported(Path(path), mean, std, class_names, "plain", experiment)
+
+    @classmethod
+    def _imported(
+        cls,
+        path: Path,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        class_names: Sequence[str] | None,
+        formation: str,
+        experiment: int,
+    ) -> CondensedDataset:
+        """What another program wrote."""
+        found = read_exchanged(path, experiment)
+        images, labels = found.images, found.labels
         if class_names is None:
-            if labels.max() >= len(labels):
-                raise DataError(f"{path}: a label is {int(labels.max())} with {len(labels)} images; expected an image of every class.")
-            class_names = [str(number) for number in range(int(labels.max()) + 1)]
-        provenance = {"imported": Path(path).name, "experiment": experiment, "accs_all_exps": accuracies}
-        with reading(Path(path), "a file of condensed images"):
-            return cls(images, labels.long(), mean=mean, std=std, class_names=class_names, provenance=provenance)
+            count = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1
+            if count > len(labels):
+                raise DataError(f"{path} names {count} classes with {len(labels)} images; expected an image of every class.")
+            class_names = [str(number) for number in range(count)]
+        if found.in_pixels:
+            own = (images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0))
+            mean, std = (given or numbers.tolist() for given, numbers in zip((mean, std), own, strict=True))
+            std = [value or 1.0 for value in std]
+        elif mean is None or std is None:
+            raise UsageError(
+                f"{path} does not say how its images are normalised; give mean= and std= of the dataset that they stand for, as "
+                "load_dataset(name)[0] has them."
+            )
+        mean, std = _numbers("mean", mean), _numbers("std", std)
+        with reading(path, "a file of condensed images"):
+            if found.in_pixels and len(mean) == len(std) == images.shape[1]:
+                images = (images - per_channel(mean, images)) / per_channel(std, images)
+            names, provenance = class_names, found.provenance
+            return cls(images, labels, mean=mean, std=std, class_names=names, formation=formation, provenance=provenance)
 
     def to_pt(self, path: str | Path) -> None:
         """Export to the .pt format of the paper's authors, as one experiment; mean, std and provenance do not fit into it.
@@ -303,48 +388,33 @@ class CondensedDataset(Dataset[tuple[Tensor, int]]):
             RunError: the file cannot be written.
         """
         buffer = io.BytesIO()
-        torch.save({"data": [[self.images, self.labels]], "accs_all_exps": {}}, buffer)
+        torch.save({"data": [[self.images, self.targets]], "accs_all_exps": {}}, buffer)
         write_atomically(Path(path), buffer.getvalue())
 
 
-def _is_dense(value: Any) -> bool:
-    """Whether it is a tensor of numbers that lie one after another in the memory of the CPU."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not (value.is_quantized or value.is_nested or value.is_complex())
-    )
+def _numbered(folders: Sequence[str], class_names: Sequence[str], path: Path) -> Tensor:
+    """The number of the class of each folder: by its name, by that with a number in front as `to_folder` writes it, or a number itself."""
+    by_number = {str(number): number for number in range(len(class_names))}
+    written = {f"{number:03d}_{_in_path(name)}": number for number, name in enumerate(class_names)}
+    numbers = {**by_number, **written, **{name: number for number, name in enumerate(class_names)}}
+    unknown = [name for name in folders if name not in numbers]
+    if unknown:
+        known = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+        raise DataError(f"{path / unknown[0]} is called as no class is; expected {known}, or their numbers.")
+    return torch.tensor([numbers[name] for name in folders])
 
 
-def _read_pt(path: Path) -> tuple[list[Any], Any]:
-    if not path.is_file():
-        raise MissingFileError(f"{path} is missing; expected a .pt file with condensed images.")
-    # The authors' accuracies are numpy scalars; these names rebuild numbers and nothing else.
-    scalar = np.float64(0).__reduce__()[0]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of numpy 1 and 2, whichever wrote the file
-    numbers: list[Any] = [*((scalar, f"{module}.scalar") for module in modules), np.dtype, type(np.dtype(np.float64))]
-    try:
-        with torch.serialization.safe_globals(numbers):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        pairs = list(content["data"])
-        if not pairs or any(len(pair) != 2 for pair in pairs):
-            raise KeyError("data")
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path} is not a file of condensed images: it is damaged, of another kind, or holds more than tensors and numbers "
-            f"({type(error).__name__}); expected {{'data': [[images, labels], ...]}}."
-        ) from None
-    return pairs, _plain(content.get("accs_all_exps"))
+def _in_path(name: str) -> str:
+    """A name of a class as a part of the name of a folder."""
+    return re.sub("[^0-9A-Za-z._-]+", "_", name)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers, lists and dicts of a .pt file as types that JSON holds."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return float(value) if isinstance(value, int | float | np.number | Tensor) else None
+def own_file(path: Path) -> Path | None:
+    """The file of fastdc's own format that `path` is, or that the folder of its run holds; None where others wrote it."""
+    if path.is_dir():
+        inside = path / "condensed.safetensors"
+        return inside if inside.exists() or (path / "config.json").exists() else None
+    return None if path.suffix.lower() in SUFFIXES else path
 
 
 def _numbers(what: str, values: Any) -> tuple[float, ...]:

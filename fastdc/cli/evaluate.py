@@ -15,9 +15,12 @@ class Evaluate(ComputeOptions):
     """Train fresh networks on condensed images alone, and test them on real images."""
 
     condensed: tyro.conf.Positional[str]
-    """The file of a condensed dataset, the folder of a run, or a .pt file of the paper's authors, which needs --dataset."""
+    """The file of a condensed dataset, the folder of a run; or a file that another program wrote (.pt, .npz), or a folder of pictures by
+    class, which need --dataset."""
     dataset: str | None = None
     """The dataset on whose test set the networks are tested. The default is the dataset that was condensed."""
+    formation: str = "plain"
+    """How what another program stored becomes images, where it is not images, as tiles:factor=2 for IDC and its kin."""
     protocol: str = "auto"
     """How to train the networks, with options, as in dsa:operations=color+crop. With auto it is as the recipe says by which the
     images were learned, and dc for other images."""
@@ -37,7 +40,7 @@ class Evaluate(ComputeOptions):
     def run(self) -> None:
         """Evaluate, print."""
         check_baseline(self.baseline)
-        condensed, name = read_condensed(self.condensed, self.dataset, self.data_root)
+        condensed, name = read_condensed(self.condensed, self.dataset, self.formation, self.data_root)
         train, test = load_like(condensed, name, self.data_root)
         options = EvaluationOptions.of(self).for_set(condensed)
         baseline = baseline_images(self.baseline, train, condensed.ipc, options, self.quiet)

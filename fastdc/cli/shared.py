@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc._evaluate import AUTO, evaluate, protocol_for
-from fastdc.condensed import CondensedDataset
+from fastdc.condensed import CondensedDataset, own_file
 from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData, load_dataset
 from fastdc.data.sources.named import keep_classes
@@ -126,20 +126,18 @@ def load_like(condensed: CondensedDataset, name: str, root: str | None) -> tuple
     return keep_classes(pair, kept) if len(kept) >= 2 and set(kept) < set(pair[0].class_names) else pair
 
 
-def condensed_file(path: str) -> Path:
-    """The file of a condensed dataset, of which `path` may be the folder of its run."""
-    return Path(path) / "condensed.safetensors" if Path(path).is_dir() else Path(path)
-
-
-def read_condensed(path: str, dataset: str | None, root: str | None, *, needs_dataset: bool = True) -> tuple[CondensedDataset, str]:
-    """The condensed dataset at `path`, and the name of the dataset to test it on."""
-    file = condensed_file(path)
-    if file.suffix == ".pt":
+def read_condensed(
+    path: str, dataset: str | None, formation: str, root: str | None, *, needs_dataset: bool = True
+) -> tuple[CondensedDataset, str]:
+    """The condensed dataset at `path`, whoever wrote it, and the name of the dataset to test it on."""
+    file = own_file(Path(path))
+    if file is None:
         if dataset is None:
-            raise UsageError(f"{file} does not say how it is normalised; name the dataset that it was condensed from with --dataset.")
+            raise UsageError(f"{path} does not say how it is normalised; name the dataset that it was condensed from with --dataset.")
         train, _ = load_dataset(dataset, root)
-        return CondensedDataset.from_pt(file, mean=train.mean, std=train.std, class_names=train.class_names), dataset
-    condensed = CondensedDataset.load(file)
+        condensed = CondensedDataset.load(path, mean=train.mean, std=train.std, class_names=train.class_names, formation=formation)
+        return condensed, dataset
+    condensed = CondensedDataset.load(file, formation=formation)
     name = dataset if dataset is not None else condensed.provenance.get("dataset")
     if needs_dataset and name in (None, "data"):
         raise UsageError(f"{file} was made from data without a name; name the dataset to test on with --dataset.")

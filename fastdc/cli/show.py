@@ -8,7 +8,8 @@ from pathlib import Path
 import tyro
 
 from fastdc.cli.arguments import Common
-from fastdc.cli.shared import condensed_file, read_condensed
+from fastdc.cli.shared import read_condensed
+from fastdc.condensed import own_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,18 +17,21 @@ class Show(Common):
     """Write a picture of a condensed dataset, with one row of images for each class."""
 
     condensed: tyro.conf.Positional[str]
-    """The file of a condensed dataset, the folder of a run, or a .pt file of the paper's authors, which needs --dataset."""
+    """The file of a condensed dataset, the folder of a run; or a file that another program wrote (.pt, .npz), or a folder of pictures by
+    class, which need --dataset."""
     out: str | None = None
     """The PNG file to write. The default is a file beside the condensed dataset."""
     dataset: str | None = None
-    """The dataset that a .pt file was condensed from. It says how the images are normalised."""
+    """The dataset that a file of another program was condensed from. It says how the images are normalised."""
+    formation: str = "plain"
+    """How what another program stored becomes images, where it is not images, as tiles:factor=2 for IDC and its kin."""
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
 
     def run(self) -> None:
         """Write the picture, print what it shows."""
-        condensed, _ = read_condensed(self.condensed, self.dataset, self.data_root, needs_dataset=False)
-        out = Path(self.out) if self.out is not None else condensed_file(self.condensed).with_suffix(".png")
+        condensed, _ = read_condensed(self.condensed, self.dataset, self.formation, self.data_root, needs_dataset=False)
+        out = Path(self.out) if self.out is not None else (own_file(Path(self.condensed)) or Path(self.condensed)).with_suffix(".png")
         condensed.save_grid(out)
         print(condensed)
         print(f"written to {out}")

@@ -88,16 +88,20 @@ def as_images(images: Any) -> Tensor:
 
     Where neither dimension 1 nor 3 is 1 or 3, the channels are the one that is smaller, dimension 1 where they are equal.
     """
-    tensor = _as_tensor(images)
+    return _as_bytes(channels_first(_as_tensor(images)))
+
+
+def channels_first(tensor: Tensor) -> Tensor:
+    """Images [N, channels, H, W], of NCHW, NHWC or NHW: see `as_images`."""
     if tensor.dim() not in (3, 4):
         raise DataError(f"images have shape {list(tensor.shape)}; expected [N, channels, H, W], [N, H, W, channels] or [N, H, W].")
     if not tensor.numel():
         raise DataError(f"images have shape {list(tensor.shape)}: there are none; expected at least one.")
     if tensor.dim() == 3:
-        tensor = tensor.unsqueeze(1)
-    elif tensor.shape[1] not in (1, 3) and (tensor.shape[3] in (1, 3) or tensor.shape[3] < tensor.shape[1]):
-        tensor = tensor.permute(0, 3, 1, 2)
-    return _as_bytes(tensor)
+        return tensor.unsqueeze(1)
+    if tensor.shape[1] not in (1, 3) and (tensor.shape[3] in (1, 3) or tensor.shape[3] < tensor.shape[1]):
+        return tensor.permute(0, 3, 1, 2)
+    return tensor
 
 
 def _as_tensor(values: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastdc.errors import DataError
 
+_SUM = 1e-3  # what the shares of classes may sum to beside 1
 _WANTED = "one whole class number for each image, or one name"
 
 
@@ -71,6 +72,35 @@ def _of_objects(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.array(values).reshape(array.shape)
 
 
+def are_one_hot(labels: Tensor) -> bool:
+    """Whether each row [N, K] holds one 1, and 0 else."""
+    return bool(((labels == 1).sum(1) == 1).all() and ((labels == 0).sum(1) == labels.shape[1] - 1).all())
+
+
+def are_shares(labels: Tensor) -> Tensor:
+    """Of each row [N, K], whether it holds shares of K classes: from 0 on, with the sum 1."""
+    return (labels >= 0).all(1) & ((labels.sum(1) - 1).abs() <= _SUM)
+
+
+def check_shares(shares: Tensor, count: int, num_classes: int) -> None:
+    """Refuse soft labels that are no shares of the classes, [N, num_classes], of so many images.
+
+    Raises:
+        DataError: of another shape or dtype, not finite, below 0, or rows that do not sum to 1.
+    """
+    if tuple(shares.shape) != (count, num_classes) or not shares.dtype.is_floating_point:
+        raise DataError(
+            f"soft labels are {shares.dtype} of shape {list(shares.shape)} for {count} images of {num_classes} classes; expected float "
+            f"[{count}, {num_classes}], the share of each class in each image."
+        )
+    odd = (~are_shares(shares)).nonzero()
+    if len(odd):
+        raise DataError(
+            f"the soft label of image {int(odd[0])} goes from {shares[odd[0]].min():.4g} to {shares[odd[0]].max():.4g} and sums to "
+            f"{shares[odd[0]].sum():.4g}; expected shares from 0 on that sum to 1: the softmax of logits gives them."
+        )
+
+
 def _from_names(names: list[str], known: Sequence[str] | None) -> tuple[Tensor, tuple[str, ...]]:
     classes = tuple(known) if known is not None else tuple(sorted(set(names), key=lambda name: (natural(name), name)))
     numbers = {name: number for number, name in enumerate(classes)}
@@ -102,7 +132,7 @@ def _numbers(labels: Tensor) -> Tensor:
                 f"label {place} is {labels.flatten()[place].item():.6g}; expected {_WANTED}: convert them with argmax or .long()."
             )
     if labels.dim() == 2 and labels.shape[1] > 1:
-        if not ((labels == 1).sum(1) == 1).all() or not ((labels == 0).sum(1) == labels.shape[1] - 1).all():
+        if not are_one_hot(labels):
             raise DataError(f"labels have shape {list(labels.shape)} and are no one-hot rows; expected {_WANTED}: argmax(1) makes them.")
         return labels.to(torch.int64).argmax(1)
     if labels.dim() == 2 and labels.shape[1] == 1:

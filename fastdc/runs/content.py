@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fastdc.errors import DataError, FastdcError, UsageError
+from fastdc.errors import DataError, FastdcError, MissingFileError, UsageError
 
 # What content that nobody foresaw makes of code that reads it: a missing key, deep JSON, text that is no number, a weight too large.
 _UNFORESEEN = (
@@ -44,7 +44,11 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     """
     try:
         yield
-    except UsageError as error:  # an option that stands in the file
+    except MissingFileError:
+        raise
+    except (UsageError, DataError) as error:  # an option that stands in the file, or what does not know that it comes from one
+        if str(path) in str(error):
+            raise
         raise DataError(f"{path}: {error}") from None
     except FastdcError:
         raise

@@ -104,7 +104,7 @@ def load_npz(path: Path, size: Size | None = None) -> tuple[ImageData, ImageData
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(archive.files)), None)
-            arrays = [_array(archive, key) for key in keys] if keys else []
+            arrays = [array_of_archive(archive, key) for key in keys] if keys else []
             found = ", ".join(archive.files) or "nothing"
     except (*_DAMAGED, AttributeError, LookupError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read as an .npz archive ({error}); it is cut short, damaged or of another kind.") from None
@@ -127,7 +127,7 @@ def load_npz(path: Path, size: Size | None = None) -> tuple[ImageData, ImageData
     return train, ImageData.of(images[1], test_labels, like=train)
 
 
-def _array(archive: Any, key: str) -> np.ndarray[Any, Any]:
+def array_of_archive(archive: Any, key: str) -> np.ndarray[Any, Any]:
     """An array of an .npz archive, of which no more is read than its header declares and the archive says that there is."""
     with archive.zip.open(f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
