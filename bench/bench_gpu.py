@@ -347,15 +347,20 @@ class Problem:
 
     def __init__(self) -> None:
         from fastdc.data import ImageData
-        from fastdc.models import build
 
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (COUNT, 3, *SIZE), dtype=torch.uint8, generator=generator)
         self.data = ImageData.of(pixels, torch.arange(COUNT) % CLASSES)
         torch.manual_seed(0)
-        self.module = build(MODEL, 3, CLASSES, SIZE).to(DEVICE)
+        self.module = self.fresh()
         normalised = self.data.normalised(torch.arange(CLASSES * REAL)).to(DEVICE)  # classes in turn
         self.real = normalised.unflatten(0, (REAL, CLASSES)).transpose(0, 1).contiguous()  # [C, B, channels, H, W]
+
+    def fresh(self) -> nn.Module:
+        """Another network of its kind."""
+        from fastdc.models import build
+
+        return build(MODEL, 3, CLASSES, SIZE).to(DEVICE)
 
     @functools.cache  # noqa: B019  one object
     def synthetic(self, ipc: int) -> Tensor:
@@ -371,7 +376,7 @@ class Plain:
         self.precision, self.module = precision, problem.module
         self.images = problem.data.normalised(slice(None)).to(DEVICE)  # the whole set, float32
         self.members = [(problem.data.labels == c).nonzero()[:, 0] for c in range(CLASSES)]
-        self.build = lambda: type(problem.module)(*problem.module.made_of).to(DEVICE)
+        self.build = problem.fresh
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         return products(self.precision)

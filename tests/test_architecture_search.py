@@ -277,7 +277,7 @@ def test_networks_that_do_not_fit_are_left_out_and_counted(digits: Any, tmp_path
 def test_networks_that_the_engine_does_not_serve_are_left_out(digits: Any, counted: Counted) -> None:
     result = architecture_search(*digits, proxies=["random"], **OPTIONS | {"engine": "native", "proxy_model": SPACE[2]})
     assert list(result.skipped) == SPACE[:2]
-    assert "it serves ConvNet" in result.skipped[SPACE[0]]
+    assert "it serves blocks" in result.skipped[SPACE[0]]
 
 
 def test_a_method_s_seconds_are_those_of_all_calls(digits: Any, tmp_path: Path, counted: Counted) -> None:

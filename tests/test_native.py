@@ -31,9 +31,7 @@ from fastdc.training.augment import training_augmentation
 
 pytestmark = needs_extension
 
-NORMS = [name for name, norm in parts.NORMS.items() if norm.native]
-ACTIVATIONS = [name for name, activation in parts.ACTIVATIONS.items() if activation.native]
-POOLINGS = [name for name, pooling in parts.POOLINGS.items() if pooling.native]
+NORMS, ACTIVATIONS, POOLINGS = (list(table) for table in (parts.NORMS, parts.ACTIVATIONS, parts.POOLINGS))
 SGD = Sgd(epochs=2, lr=0.05, momentum=0.9, weight_decay=1e-2, batch=20)
 GREY, COLOUR, SMALL = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 
@@ -530,7 +528,9 @@ def test_threads_may_match_with_one_engine_at_once() -> None:
 def test_every_reason_against_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     good = build("convnet:width=8", 3, 10, (16, 16))
     assert NativeEngine.unsupported_reasons(good) == []
-    assert NativeEngine.unsupported_reasons(build("mlp:width=8", 3, 10, (16, 16))) == ["it serves ConvNet, not MLP"]
+    assert NativeEngine.unsupported_reasons(build("mlp:width=8", 3, 10, (16, 16))) == [
+        "flatten comes after the images; it serves blocks of convolution, norm, activation and pooling, and one linear layer"
+    ]
     bad = build("convnet:width=12,depth=17,pooling=none", 3, 10, (16, 16)).half()
     words = ["width is 12", "more than 16 blocks", "torch.float16"]
     for reason, expected in zip(NativeEngine.unsupported_reasons(bad), words, strict=True):

@@ -51,8 +51,24 @@ class Attention(nn.Module):
         return self.head(words.mean(1))
 
 
+class Frozen(nn.Module):
+    """A first layer, a norm and a bias that stay as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1).requires_grad_(False)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 4).requires_grad_(False)
+        self.head = nn.Linear(4 * 16, 3)
+        self.head.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.avg_pool2d(torch.tanh(self.norm(self.second(torch.tanh(self.first(x))))), 2).flatten(1))
+
+
 MODELS: dict[str, Model] = {
     "unused layers": Unused,
+    "frozen layers": Frozen,
     "a transformer's layer": lambda: Attention(True),
     "scaled dot product attention": lambda: Attention(False),
     "an embedding added": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 3)),
@@ -107,6 +123,45 @@ def test_the_gradient_of_a_layer_that_is_left_out_is_zero() -> None:
         for name in ("left_out.weight", "left_out.bias", "aside.weight"):
             assert (by_name[name] == 0).all()
         assert (by_name["head.weight"] != 0).any()
+
+
+@pytest.mark.parametrize("engine", ["torch", "torch:memory=1", "reference"])
+def test_what_requires_no_gradient_is_neither_trained_nor_matched(engine: str) -> None:
+    torch.manual_seed(0)
+    module = Frozen()
+    found, (synthetic, real, labels) = make_engine(engine, module), data()
+    layout = found.layout
+    theta, frozen = layout.flatten(module), {p.name for p in layout.parameters if p.frozen}
+    assert frozen == {"first.weight", "first.bias", "norm.weight", "norm.bias", "head.bias"}
+    gradients = found.class_gradients(theta, real)
+    products, _ = found.hessian_products(theta, synthetic, torch.ones_like(theta))
+    for by_weights in (gradients, products):
+        assert {name for name, view in layout.views(by_weights).items() if (view == 0).all()} == frozen
+    distance, _ = found.match(theta, synthetic, gradients, "layerwise_cosine")
+    own = found.class_gradients(theta, synthetic)
+    ours = fastdc.match_loss(*([layout.views(side[0])[name] for name in ("second.weight", "head.weight")] for side in (own, gradients)))
+    torch.testing.assert_close(distance[0], ours)  # of the layers that are trained, and no others
+    ones = torch.ones_like(gradients)
+    only_trained = found.image_gradients(theta, synthetic, layout.trained_part(ones))
+    assert torch.equal(found.image_gradients(theta, synthetic, ones), only_trained)
+    trained = theta.clone()
+    found.train(trained, synthetic.flatten(0, 1), labels, Sgd(3, 0.1, 0.9, 1e-2, 4), torch.Generator().manual_seed(1))
+    before, after = layout.views(theta), layout.views(trained)
+    assert {name for name in before if torch.equal(before[name], after[name])} == frozen
+
+
+def test_frozen_layers_of_a_convnet_are_not_for_the_native_engine() -> None:
+    module = fastdc.models.build("convnet:width=8,depth=1", 1, 3, (8, 8))
+    module.features[0].requires_grad_(False)
+    with pytest.raises(UsageError, match=r"native: features\.0\.weight does not require a gradient"):
+        make_engine("native", module)
+    assert make_engine("auto", module).name == "torch"
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_refused() -> None:
+    module = fastdc.models.build("mlp:width=8", 1, 3, (8, 8)).requires_grad_(False)
+    with pytest.raises(UsageError, match="no parameter of two dimensions or more that requires a gradient"):
+        fastdc.GradientMatcher(module)
 
 
 @pytest.mark.parametrize("name", MODELS)

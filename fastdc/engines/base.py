@@ -131,7 +131,8 @@ class Engine(ABC):
     """Gradients, training and logits of one module whose weights are handed over as a flat vector theta [P].
 
     G classes of the C that there are, n images of each, P parameters. Losses are the mean cross-entropy over the n images of one
-    class. The module gives the structure and the statistics of batch norm, which matching keeps frozen; its own weights are not touched.
+    class. The module gives the structure, the statistics of batch norm, which matching keeps frozen, and what of its weights requires no
+    gradient: gradients by those are zero, and training leaves them as they are. Its own weights are not touched.
 
     Args:
         module: any nn.Module from images [N, channels, H, W] to logits [N, num_classes].

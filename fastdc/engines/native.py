@@ -1,4 +1,4 @@
-"""The native engine: whole passes through a ConvNet in compiled C++ on the CPU (csrc/cpu/convnet.h)."""
+"""The native engine: whole passes through blocks of layers in compiled C++ on the CPU (csrc/cpu/convnet.h)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
+from fastdc.engines.blocks import Blocks, blocks_of
+from fastdc.engines.plan import NotAChain, chain_of
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
-from fastdc.models.convnet import ConvNet
-from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
 
 if TYPE_CHECKING:
     from fastdc import _C
 
-_PARTS = 4  # of a block: convolution, norm, activation, pooling
+_FEATURES = 8  # channels are served by so many
 _DTYPES = (torch.float32, torch.float64)
 _RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
 _thread = threading.local()
 
 
 class NativeEngine(Engine):
-    """ConvNets on the CPU, a few images at a time through the whole network and back while their maps stay in the cache.
+    """Chains of blocks alike, as a ConvNet is, on the CPU: a few images at a time through the whole network and back, while their maps
+    stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
     batch, is left to the torch engine, and so are products with the Hessian.
@@ -39,8 +40,7 @@ class NativeEngine(Engine):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
-        assert isinstance(module, ConvNet)
-        self._convnet = module
+        self._blocks = blocks_of(chain_of(module))
         self._torch = TorchEngine(module)
 
     @classmethod
@@ -48,18 +48,12 @@ class NativeEngine(Engine):
         reasons: list[str] = []
         if compiled.extension is None:
             reasons.append(f"fastdc._C is not there ({compiled.state('cpp')})")
-        if type(module) is not ConvNet:
-            return [*reasons, f"it serves ConvNet, not {type(module).__name__}"]
-        unknown = _unknown_parts(module)
-        if unknown:
-            reasons += unknown
-        elif _differs_from_its_options(module):
-            reasons.append("the ConvNet was changed after it was made")
-        width = module.made_of[3].width
-        if width % 8:
-            reasons.append(f"the width is {width}; it serves multiples of 8")
-        if compiled.extension is not None and len(module.features) // _PARTS > compiled.extension.MOST_BLOCKS:
-            reasons.append(f"the network has more than {compiled.extension.MOST_BLOCKS} blocks")
+        try:
+            reasons += _lacking(blocks_of(chain_of(module)))
+        except NotAChain as why:
+            reasons.append(str(why))
+        if frozen := [name for name, value in module.named_parameters() if not value.requires_grad]:
+            reasons.append(f"{frozen[0]} does not require a gradient; it trains all weights")
         weight = next(module.parameters())
         if weight.device.type != "cpu":
             reasons.append(f"the weights are on {weight.device}; it works on the CPU")
@@ -126,7 +120,7 @@ class NativeEngine(Engine):
         """Move theta [P] and the velocity of its momentum [P] on, by batches of images in an order [epochs, N]."""
         self._check_images(theta, images, 4)
         if labels.dim() == 2:
-            labels = shares_of_all(labels, self._convnet.classifier.out_features, theta.dtype)
+            labels = shares_of_all(labels, self._blocks.linear.outputs, theta.dtype)
         weights = theta.contiguous()
         assert compiled.extension is not None
         self._network(images).train(
@@ -140,13 +134,13 @@ class NativeEngine(Engine):
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
-        result = torch.empty(len(images), self._convnet.classifier.out_features, dtype=theta.dtype)
+        result = torch.empty(len(images), self._blocks.linear.outputs, dtype=theta.dtype)
         self._network(images).logits(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
         return result
 
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
-        result = torch.empty(len(images), self._convnet.classifier.in_features, dtype=theta.dtype)
+        result = torch.empty(len(images), self._blocks.linear.inputs, dtype=theta.dtype)
         self._network(images).features(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
         return result
 
@@ -170,44 +164,44 @@ class NativeEngine(Engine):
             raise UsageError(
                 f"images are {given}; expected {dimensions} dimensions and {theta.dtype} on {theta.device}, as the weights are."
             )
-        channels, _, image_size, _ = self._convnet.made_of
-        if tuple(images.shape[-3:]) != (channels, *image_size):
-            expected = [channels, *image_size]
-            raise UsageError(f"images are {list(images.shape)}; expected {expected} at the end, for which the network was made.")
+        channels, height, width = images.shape[-3:]
+        expected = self._blocks.blocks[0].convolution.channels
+        if channels != expected:
+            raise UsageError(f"images are {list(images.shape)}; expected {expected} channels, for which the network was made.")
+        if not self._blocks.takes(height, width):
+            raise UsageError(
+                f"images are {list(images.shape)}; expected another size, for which the network was made: its linear layer reads "
+                f"{self._blocks.linear.inputs} numbers."
+            )
 
     def _network(self, images: Tensor) -> _C.ConvNet:
         """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
-        features = self._convnet.features
-        places = {parameter.name: parameter.offset for parameter in self.layout.parameters}
+        network = self._blocks
+        places: dict[str | None, int] = {parameter.name: parameter.offset for parameter in self.layout.parameters}
         assert compiled.extension is not None
         blocks = []
-        for first in range(0, len(features), _PARTS):
-            norm, of_conv, of_norm = features[first + 1], f"features.{first}", f"features.{first + 1}"
-            mean, variance = (norm.running_mean, norm.running_var) if isinstance(norm, nn.BatchNorm2d) else (None, None)
+        for convolution, norm, _ in network.blocks:
+            mean, variance = (None, None) if norm is None or norm.mean is None else (norm.mean, norm.variance)
             blocks.append(
                 compiled.extension.Block(
-                    weight=places[f"{of_conv}.weight"],
-                    bias=places.get(f"{of_conv}.bias"),
-                    gamma=places.get(f"{of_norm}.weight"),
-                    beta=places.get(f"{of_norm}.bias"),
-                    mean=None if mean is None else _array(mean),
-                    variance=None if variance is None else _array(variance),
+                    weight=places[convolution.weight],
+                    bias=places.get(convolution.bias),
+                    gamma=None if norm is None else places.get(norm.weight),
+                    beta=None if norm is None else places.get(norm.bias),
+                    mean=None if mean is None else _array(self.module.get_buffer(mean)),
+                    variance=None if variance is None else _array(self.module.get_buffer(variance)),
                 )
             )
-        convolution, options = _convolution(self._convnet), self._convnet.made_of[3]
         return compiled.extension.ConvNet(
             image=(images.shape[-3], images.shape[-2], images.shape[-1]),
-            padding=int(convolution.padding[0]),
-            features=convolution.out_channels,
-            classes=self._convnet.classifier.out_features,
+            padding=network.padding,
+            features=network.features,
+            classes=network.linear.outputs,
             layers=compiled.extension.Layers(
-                norm=options.norm,
-                groups=getattr(features[1], "num_groups", 1),
-                activation=options.activation,
-                pooling=options.pooling,
+                norm=network.norm, groups=network.groups, activation=network.activation, pooling=network.pooling
             ),
             blocks=blocks,
-            classifier=(places["classifier.weight"], places["classifier.bias"]),
+            classifier=(places[network.linear.weight], places.get(network.linear.bias)),
             parameters=self.layout.size,
         )
 
@@ -239,44 +233,19 @@ def _as_kept(distillation: Distillation, like: Tensor) -> _C.Distillation:
     return compiled.extension.Distillation(shares=shares, groups=distillation.groups, temperature=distillation.temperature)
 
 
-def _unknown_parts(module: ConvNet) -> list[str]:
-    """The norm, activation or pooling that the C++ does not compute: a table does not say so of it, or the extension lacks it."""
-    options, extension = module.made_of[3], compiled.extension
+def _lacking(network: Blocks) -> list[str]:
+    """What the C++ does not serve of blocks alike."""
     reasons = []
-    for kind, name, table in (
-        ("norm", options.norm, NORMS),
-        ("activation", options.activation, ACTIVATIONS),
-        ("pooling", options.pooling, POOLINGS),
-    ):
-        served = [known for known, part in table.items() if part.native]
-        if extension is not None:
-            served = [known for known in served if known in getattr(extension, f"{kind.upper()}S")]
-        if name not in served:
-            reasons.append(f"it has no {kind} {name!r}; it has {', '.join(served)}")
+    if network.features % _FEATURES:
+        reasons.append(f"the width is {network.features}; it serves multiples of {_FEATURES}")
+    if (extension := compiled.extension) is None:
+        return reasons
+    if len(network.blocks) > extension.MOST_BLOCKS:
+        reasons.append(f"the network has more than {extension.MOST_BLOCKS} blocks")
+    for kind, known in (("norm", extension.NORMS), ("activation", extension.ACTIVATIONS), ("pooling", extension.POOLINGS)):
+        if (name := getattr(network, kind)) not in known:
+            reasons.append(f"it has no {kind} {name!r}; it has {', '.join(known)}")
     return reasons
-
-
-def _differs_from_its_options(module: ConvNet) -> bool:
-    """Whether a module is something else by now than the ConvNet that its options make."""
-    with torch.device("meta"):  # which makes no weights and draws no random numbers
-        made = ConvNet(*module.made_of)
-    hooks = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
-    parts, others = list(made.named_modules()), list(module.named_modules())
-    return hooks or len(parts) != len(others) or not all(map(_alike, parts, others))
-
-
-def _alike(one: tuple[str, nn.Module], other: tuple[str, nn.Module]) -> bool:
-    """Whether two layers with their names have one place, one type, and the same numbers, of which a repr leaves some out."""
-    (name, part), (other_name, other_part) = one, other
-    numbers = [key for key in vars(part) if not key.startswith("_") and key != "training"]
-    same = all(repr(getattr(part, key)) == repr(getattr(other_part, key, None)) for key in numbers)
-    return same and (name, type(part)) == (other_name, type(other_part))
-
-
-def _convolution(module: ConvNet) -> nn.Conv2d:
-    first = module.features[0]
-    assert isinstance(first, nn.Conv2d)
-    return first
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -34,14 +34,14 @@ class ReferenceEngine(Engine):
         gradients = []
         for label, batch in zip(class_numbers(images, classes), images, strict=True):
             gradients.append(torch.cat([g.flatten() for g in self._gradients(theta, batch, label)]))
-        return torch.stack(gradients)
+        return self.layout.clear_frozen_(torch.stack(gradients))
 
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         result = []
         for label, batch, vector in zip(class_numbers(images, classes), images, cotangent, strict=True):
             batch = batch.detach().requires_grad_()
             gradients = self._gradients(theta, batch, label, create_graph=True)
-            result.append(gradients_of_products(gradients, [batch], self.layout.views(vector).values())[0])
+            result.append(gradients_of_products(gradients, [batch], self._vectors(vector))[0])
         return torch.stack(result)
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -49,16 +49,18 @@ class ReferenceEngine(Engine):
         labels = class_numbers(images, classes).repeat_interleave(images.shape[1])
         loss = F.cross_entropy(functional_call(self.module, weights, (images.flatten(0, 1),)), labels)
         gradients = weight_gradients(loss, weights, create_graph=True)
-        *by_weights, by_images = gradients_of_products(gradients, [*weights.values(), images], self.layout.views(vector).values())
-        return torch.cat([g.flatten() for g in by_weights]), by_images
+        *by_weights, by_images = gradients_of_products(gradients, [*weights.values(), images], self._vectors(vector))
+        return self.layout.clear_frozen_(torch.cat([g.flatten() for g in by_weights])), by_images
 
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.layout.seen(Metric.of(metric).rows)  # refuses a choice of which there are none
+        trained = [i for i, parameter in enumerate(self.layout.parameters) if not parameter.frozen]
         distances, result = [], []
         for label, batch, target in zip(class_numbers(synthetic, classes), synthetic, real, strict=True):
             batch = batch.detach().requires_grad_()
             gradients = self._gradients(theta, batch, label, create_graph=True)
-            distance = plain_distance(gradients, list(self.layout.views(target).values()), metric)
+            targets = list(self.layout.views(target).values())
+            distance = plain_distance([gradients[i] for i in trained], [targets[i] for i in trained], metric)
             result.append(torch.autograd.grad(distance, batch)[0])
             distances.append(distance.detach())
         return torch.stack(distances), torch.stack(result)
@@ -69,6 +71,10 @@ class ReferenceEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():
             return functional_call(self.module, self.layout.views(theta), (images,))
+
+    def _vectors(self, vector: Tensor) -> list[Tensor]:
+        """What a vector [P] says of each parameter; nothing of those that are frozen."""
+        return list(self.layout.views(self.layout.trained_part(vector)).values())
 
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
         weights = weight_leaves(self.layout, theta)
@@ -81,10 +87,11 @@ class _PlainTraining(Training):
 
     def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd, layout: ParameterLayout) -> None:
         super().__init__(module, theta, sgd)
-        self._weights = weight_leaves(layout, theta)
-        self._optimizer = torch.optim.SGD(self._weights.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
-        for weight, velocity in zip(self._weights.values(), layout.views(self.velocity).values(), strict=True):
-            self._optimizer.state[weight]["momentum_buffer"] = velocity
+        self._weights, velocities = weight_leaves(layout, theta), layout.views(self.velocity)
+        self._trained = {p.name: self._weights[p.name] for p in layout.parameters if not p.frozen}
+        self._optimizer = torch.optim.SGD(self._trained.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+        for name, weight in self._trained.items():
+            self._optimizer.state[weight]["momentum_buffer"] = velocities[name]
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         logits = functional_call(self.module, self._weights, (images,))
@@ -93,7 +100,7 @@ class _PlainTraining(Training):
             loss = loss + distillation.loss(logits) / len(labels)
         self._optimizer.zero_grad()
         loss.backward()
-        for weight in self._weights.values():
+        for weight in self._trained.values():
             if weight.grad is None:  # forward leaves it out; it decays as the others do
                 weight.grad = torch.zeros_like(weight)
         self._optimizer.step()

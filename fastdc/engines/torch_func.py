@@ -124,11 +124,11 @@ class TorchEngine(Engine):
                 gradients = self._weight_gradients(weights, images[group, part], classes[group])
             for view, gradient in zip(self.layout.views(result[group]).values(), gradients, strict=True):
                 view.add_(gradient, alpha=share)
-        return result
+        return self.layout.clear_frozen_(result)
 
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         classes = class_numbers(images, classes)
-        weights, tangents = self.layout.views(theta), self.layout.views(cotangent)
+        weights, tangents = self.layout.views(theta), self.layout.views(self.layout.trained_part(cotangent))
         result = torch.empty_like(images)
         share = 1 / images.shape[1]
         for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // self._second_order_copies)):
@@ -137,7 +137,7 @@ class TorchEngine(Engine):
         return result
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        weights, vectors = weight_leaves(self.layout, theta), list(self.layout.views(vector).values())
+        weights, vectors = weight_leaves(self.layout, theta), list(self.layout.views(self.layout.trained_part(vector)).values())
         labels, flat = class_numbers(images, classes).repeat_interleave(images.shape[1]), images.detach().flatten(0, 1)  # [N], [N, ...]
         by_weights, by_images = torch.zeros_like(theta), torch.empty_like(flat)
         for part in _even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
@@ -147,7 +147,7 @@ class TorchEngine(Engine):
             products = gradients_of_products(gradients, [*weights.values(), some], vectors)
             by_weights += torch.cat([product.flatten() for product in products[:-1]])
             by_images[part] = products[-1]
-        return by_weights, by_images.view(images.shape)
+        return self.layout.clear_frozen_(by_weights), by_images.view(images.shape)
 
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         each = synthetic.shape[1]
@@ -270,6 +270,7 @@ class _ChunkedTraining(Training):
         torch.cat([torch.stack(g).sum(0).flatten() if len(g) > 1 else g[0].flatten() for g in zip(*parts, strict=True)], out=gradient)
         with torch.no_grad():
             gradient.add_(self.theta, alpha=sgd.weight_decay)
+            self._engine.layout.clear_frozen_(gradient)
             self.velocity.mul_(sgd.momentum).add_(gradient)
             self.theta.add_(self.velocity, alpha=-sgd.lr)
 

@@ -21,6 +21,8 @@ class Parameter:
     name: str
     offset: int
     shape: tuple[int, ...]
+    frozen: bool = False
+    """It does not require a gradient: it is neither trained nor matched."""
 
     @property
     def size(self) -> int:
@@ -61,13 +63,14 @@ class ParameterLayout:
         for name, value in module.named_parameters():
             if isinstance(value, nn.UninitializedParameter):
                 raise UsageError(f"{name} of {type(module).__name__} has no shape yet; run the lazy module once on a batch of images.")
-            parameters.append(Parameter(name, offset, tuple(value.shape)))
+            parameters.append(Parameter(name, offset, tuple(value.shape), frozen=not value.requires_grad))
             offset += value.numel()
         if not offset:
             raise UsageError(f"{type(module).__name__} has no parameters; expected a network that can be trained.")
-        if not any(parameter.rows for parameter in parameters):
+        if not any(parameter.rows and not parameter.frozen for parameter in parameters):
             raise UsageError(
-                f"{type(module).__name__} has no parameter of two dimensions or more; expected a layer with a weight to match."
+                f"{type(module).__name__} has no parameter of two dimensions or more that requires a gradient; expected a layer with a "
+                "weight to match."
             )
         kinds = {(value.dtype, value.device) for value in module.parameters()}
         if len(kinds) > 1:
@@ -81,13 +84,14 @@ class ParameterLayout:
         return self.parameters[-1].offset + self.parameters[-1].size if self.parameters else 0
 
     def seen(self, rows: str = "all") -> tuple[Parameter, ...]:
-        """The parameters that a distance looks at: "all" with two dimensions or more, or "convolutions", with three or more.
+        """The parameters that a distance looks at: of those that are trained, "all" with two dimensions or more, or "convolutions", with
+        three or more.
 
         Raises:
             UsageError: no parameter is of that choice, where it is not "all".
         """
         least = fewest_dimensions(rows)
-        found = tuple(parameter for parameter in self.parameters if parameter.rows and len(parameter.shape) >= least)
+        found = tuple(p for p in self.parameters if p.rows and len(p.shape) >= least and not p.frozen)
         if not found and rows != "all":
             raise UsageError(
                 f"the network has no parameter of {least} dimensions or more, and a distance with rows={rows} looks at no others; "
@@ -112,6 +116,18 @@ class ParameterLayout:
         """Views of `flat` [..., P] by name, each of shape [..., *parameter.shape]; writing to one writes to `flat`."""
         self._check(flat)
         return {p.name: flat[..., p.offset : p.offset + p.size].unflatten(-1, p.shape) for p in self.parameters}
+
+    def clear_frozen_(self, flat: Tensor) -> Tensor:
+        """`flat` [..., P], in place with zeros where parameters are frozen."""
+        self._check(flat)
+        for p in self.parameters:
+            if p.frozen:
+                flat[..., p.offset : p.offset + p.size] = 0
+        return flat
+
+    def trained_part(self, flat: Tensor) -> Tensor:
+        """`flat` [..., P] with zeros where parameters are frozen; a copy where there are any."""
+        return self.clear_frozen_(flat.clone()) if any(p.frozen for p in self.parameters) else flat
 
     def rows_of(self, flat: Tensor, parameter: Parameter) -> Tensor:
         """The rows of one parameter in `flat` [..., P], as a view [..., rows, row_length]."""

@@ -72,7 +72,6 @@ class ConvNet(nn.Module):
                     f"{depth} poolings reduce a {image_size[0]}x{image_size[1]} image to nothing (block {block + 1}); "
                     f"choose a depth of {block} or less, as in 'convnet:depth={block}'."
                 )
-        self.made_of = (channels, num_classes, image_size, options)
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Linear(options.width * map_height * map_width, num_classes)
 

@@ -14,8 +14,6 @@ _GROUPS = 4  # of group norm
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    native: bool = False
-    """The native engine has code, by the same name, for just what `make` returns (csrc/cpu/block_parts.h). Other engines take anything."""
     in_paper: bool = False
     """It is one of those that Zhao et al. (ICLR 2021) compare."""
 
@@ -55,22 +53,22 @@ def _group_norm(channels: int, *_: int) -> nn.Module:
 
 
 NORMS: dict[str, Norm] = {
-    "none": Norm(lambda *_: nn.Identity(), native=True, in_paper=True),
-    "batch": Norm(lambda channels, *_: nn.BatchNorm2d(channels), each_channel=True, native=True, in_paper=True),
-    "layer": Norm(lambda channels, height, width: nn.LayerNorm([channels, height, width]), native=True, in_paper=True),
-    "instance": Norm(_instance_norm, each_channel=True, native=True, in_paper=True),
-    "group": Norm(_group_norm, native=True, in_paper=True),
+    "none": Norm(lambda *_: nn.Identity(), in_paper=True),
+    "batch": Norm(lambda channels, *_: nn.BatchNorm2d(channels), each_channel=True, in_paper=True),
+    "layer": Norm(lambda channels, height, width: nn.LayerNorm([channels, height, width]), in_paper=True),
+    "instance": Norm(_instance_norm, each_channel=True, in_paper=True),
+    "group": Norm(_group_norm, in_paper=True),
 }
 ACTIVATIONS: dict[str, Activation] = {
-    "sigmoid": Activation(nn.Sigmoid, native=True, in_paper=True),
-    "relu": Activation(nn.ReLU, native=True, in_paper=True),
-    "leaky_relu": Activation(lambda: nn.LeakyReLU(0.01), native=True, in_paper=True),
-    "swish": Activation(nn.SiLU, native=True),
+    "sigmoid": Activation(nn.Sigmoid, in_paper=True),
+    "relu": Activation(nn.ReLU, in_paper=True),
+    "leaky_relu": Activation(lambda: nn.LeakyReLU(0.01), in_paper=True),
+    "swish": Activation(nn.SiLU),
 }
 POOLINGS: dict[str, Pooling] = {
-    "none": Pooling(nn.Identity, native=True, in_paper=True),
-    "max": Pooling(lambda: nn.MaxPool2d(2), stride=2, native=True, in_paper=True),
-    "avg": Pooling(lambda: nn.AvgPool2d(2), stride=2, native=True, in_paper=True),
+    "none": Pooling(nn.Identity, in_paper=True),
+    "max": Pooling(lambda: nn.MaxPool2d(2), stride=2, in_paper=True),
+    "avg": Pooling(lambda: nn.AvgPool2d(2), stride=2, in_paper=True),
 }
 
 

@@ -1,0 +1,237 @@
+"""Networks read as chains of layers: whoever wrote the class, the same layers are computed by the same code, and what is none says why."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import needs_extension
+from tolerances import NATIVE_FLOAT64
+from torch import Tensor, nn
+
+import fastdc
+from fastdc.engines import NativeEngine, ReferenceEngine, Sgd, make_engine, resolve_engine
+from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, chain_of
+from fastdc.errors import UsageError
+from fastdc.models import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class OfAuthors(nn.Module):
+    """The ConvNet as scripts of the field write it: parts by name, blocks in a loop, rows by view."""
+
+    def __init__(self, norm: str, act: str, pool: str, channel: int = 1, width: int = 8, depth: int = 2, size: int = 28) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        side = 32 if size == 28 else size
+        for d in range(depth):
+            layers.append(nn.Conv2d(channel if d == 0 else width, width, kernel_size=3, padding=3 if channel == 1 and d == 0 else 1))
+            if norm == "instancenorm":
+                layers.append(nn.GroupNorm(width, width, affine=True))
+            elif norm == "batchnorm":
+                layers.append(nn.BatchNorm2d(width, affine=True))
+            elif norm == "layernorm":
+                layers.append(nn.LayerNorm([width, side, side], elementwise_affine=True))
+            layers.append(nn.ReLU(inplace=True) if act == "relu" else nn.LeakyReLU(negative_slope=0.01))
+            if pool != "none":
+                layers.append(nn.AvgPool2d(kernel_size=2, stride=2) if pool == "avg" else nn.MaxPool2d(kernel_size=2, stride=2))
+                side //= 2
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * side * side, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.features(x)
+        out = out.view(out.size(0), -1)
+        return self.classifier(out)
+
+
+class Functional(nn.Module):
+    """Layers without parameters by torch's functions and methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16 * 49, 3)
+        self.one, self.two = nn.Conv2d(1, 16, 3, padding="same"), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norm = nn.InstanceNorm2d(16, affine=True)
+        self.scale, self.shift = nn.Parameter(torch.ones(16)), nn.Parameter(torch.zeros(16))
+        self.rest = nn.Dropout(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(self.norm(self.one(x))), 2)
+        x = F.max_pool2d(F.group_norm(self.two(x), 16, self.scale, self.shift).relu(), (2, 2), stride=2)
+        return self.head(self.rest(x).reshape(x.shape[0], -1))
+
+
+def sequential(*, last: nn.Module | None = None) -> nn.Module:
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 8, 3, padding=2), nn.Identity(), nn.SiLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, bias=False), nn.SiLU(), nn.AvgPool2d(2, stride=2)),
+        nn.Flatten(),
+        last if last is not None else nn.Linear(8 * 49, 3),
+    )
+
+
+CHAINS: dict[str, Callable[[], nn.Module]] = {
+    **{
+        f"authors: {norm} {act} {pool}": lambda norm=norm, act=act, pool=pool: OfAuthors(norm, act, pool)  # type: ignore[misc]
+        for norm, act, pool in (
+            ("instancenorm", "relu", "avg"),
+            ("batchnorm", "leakyrelu", "max"),
+            ("layernorm", "relu", "max"),
+            ("none", "leakyrelu", "none"),
+        )
+    },
+    "functional": Functional,
+    "sequential": sequential,
+    "a head without bias": lambda: sequential(last=nn.Linear(8 * 49, 3, bias=False)),
+    "torch's own flatten": lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Sigmoid(), nn.Flatten(1), nn.Linear(8 * 28 * 28, 3)),
+}
+
+
+@needs_extension
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_is_served_by_the_native_engine_whoever_wrote_it(name: str) -> None:
+    torch.manual_seed(0)
+    module = CHAINS[name]().double()
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.uniform_(-0.5, 0.5)
+            part.running_var.uniform_(0.5, 2)
+    before = copy.deepcopy(module.state_dict())
+    assert resolve_engine("auto", module) == "native"
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert module.training
+    native, reference = make_engine("native", module), ReferenceEngine(copy.deepcopy(module))
+    theta, generator = native.layout.flatten(module), torch.Generator().manual_seed(1)
+    synthetic, real = (torch.randn(3, each, 1, 28, 28, dtype=torch.float64, generator=generator) for each in (2, 5))
+    gradients = reference.class_gradients(theta, real)
+    flat, labels = synthetic.flatten(0, 1), torch.arange(3).repeat_interleave(2)
+    for engine_call in (
+        lambda engine: [engine.class_gradients(theta, real)],
+        lambda engine: engine.match(theta, synthetic, gradients, "layerwise_cosine"),
+        lambda engine: [engine.image_gradients(theta, synthetic, gradients)],
+        lambda engine: [engine.logits(theta, flat), engine.features(theta, flat)],
+        lambda engine: [engine.feature_gradients(theta, flat, torch.ones_like(engine.features(theta, flat)))],
+    ):
+        for found, right in zip(engine_call(native), engine_call(reference), strict=True):
+            assert (found - right).abs().max() <= NATIVE_FLOAT64 * right.abs().max()
+    trained = [theta.clone(), theta.clone()]
+    for engine, weights in zip((native, reference), trained, strict=True):
+        engine.train(weights, flat, labels, Sgd(2, 0.1, 0.9, 1e-2, 4), torch.Generator().manual_seed(1))
+    assert (trained[0] - trained[1]).abs().max() <= NATIVE_FLOAT64 * trained[1].abs().max()
+
+
+@needs_extension
+def test_a_set_condensed_with_the_class_of_others_is_that_of_the_built_in_network() -> None:
+    digits, images = fastdc.load_dataset("digits", classes=[0, 1, 2])[0], []
+    for model in ("convnet:width=8,depth=2", lambda *_: _padded(OfAuthors("instancenorm", "relu", "avg", 1, 8, 2, 8))):
+        options = {"model": model, "iterations": 1, "matching_steps": 2, "batch_real": 8, "engine": "native", "progress": False}
+        images.append(fastdc.condense(digits, 1, **options).images)
+    assert torch.equal(*images)
+
+
+def _padded(module: OfAuthors) -> nn.Module:
+    """Its first convolution for images that are not 28x28."""
+    first = module.features[0]
+    first.padding = (1, 1)
+    return module
+
+
+def test_a_chain_says_what_its_layers_are() -> None:
+    chain = chain_of(build("lenet", 3, 10, (32, 32)))
+    assert chain[:3] == (
+        Convolution("features.0.weight", "features.0.bias", 3, 6, (5, 5), (1, 1), (0, 0), (1, 1), 1),
+        Activation("relu"),
+        Pooling("max", (2, 2), (2, 2)),
+    )
+    assert [type(step) for step in chain[6:]] == [Flatten, Linear, Activation, Linear, Activation, Linear]
+    (norm,) = [step for step in chain_of(OfAuthors("batchnorm", "relu", "avg", depth=1)) if isinstance(step, Norm)]
+    assert norm == Norm(
+        "batch", "features.1.weight", "features.1.bias", 1e-5, mean="features.1.running_mean", variance="features.1.running_var"
+    )
+    pooled = chain_of(nn.Sequential(nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(6, 2)))
+    assert pooled[0] == Pooling("adaptive", (2, 3))
+    assert len(chain_of(build("vgg11", 3, 10, (32, 32)))) == 31
+
+
+class Forward(nn.Module):
+    """Any forward over two layers."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], object]) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8 * 64, 3), nn.BatchNorm2d(8)
+        self.own = forward
+
+    def forward(self, x: Tensor) -> object:
+        return self.own(self, x)
+
+
+def rows(module: nn.Module, x: Tensor) -> Tensor:
+    return module.two(module.norm(x).flatten(1))  # type: ignore[operator]
+
+
+NO_CHAINS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
+    "a sum": (lambda m, x: rows(m, m.one(x) + 1), "computes with maps by itself"),
+    "a residual": (lambda m, x: rows(m, (y := m.one(x)) + torch.relu(y)), "uses what a layer gives twice|computes with maps"),
+    "two ways": (lambda m, x: (rows(m, m.one(x)), torch.relu(x))[0], "uses what a layer gives twice"),
+    "twice": (lambda m, x: rows(m, m.norm(m.one(x))), "uses norm.bias twice"),
+    "left out": (lambda m, x: m.two(m.one(x).flatten(1)), "leaves out norm.bias"),
+    "noise in training": (lambda m, x: rows(m, m.one(torch.relu(x) if m.training else x)), "something else in training mode"),
+    "dropout": (lambda m, x: rows(m, F.dropout(m.one(x), 0.1, m.training)), "drops out while it is trained"),
+    "channels last": (lambda m, x: rows(m, m.one(x.permute(0, 1, 3, 2))), "takes permute"),
+    "a question": (lambda m, x: rows(m, m.one(x)) if x.max() > 0 else x, "takes max"),
+    "its size": (lambda m, x: rows(m, m.one(x)).view(x.size(0), x.size(1)), "asks for the size of a map"),
+    "two results": (lambda m, x: (rows(m, m.one(x)), 1), "returns a tuple"),
+    "another result": (lambda m, x: x, "returns a _Maps, or not what it computed last|leaves out"),
+    "another function": (lambda m, x: rows(m, F.elu(m.one(x))), "calls elu"),
+    "maps to a linear layer": (lambda m, x: m.two(m.norm(m.one(x))), "reads maps"),
+    "all in one row": (lambda m, x: m.two(m.norm(m.one(x)).flatten()), "flattens dimensions 0"),
+    "a weight of its own": (lambda m, x: F.linear(m.norm(m.one(x)).flatten(1), torch.ones(3, 8 * 64)), "a weight that is no parameter"),
+    "weights changed": (lambda m, x: F.linear(m.norm(m.one(x)).flatten(1), 2 * m.two.weight), "a weight that is no parameter"),
+    "an error": (lambda m, x: 1 / 0, "cannot be read .ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHAINS)
+def test_what_is_no_chain_says_why(name: str) -> None:
+    forward, why = NO_CHAINS[name]
+    module = Forward(forward)
+    counted = module.norm.num_batches_tracked.clone()
+    with pytest.raises(NotAChain, match=why):
+        chain_of(module)
+    assert torch.equal(module.norm.num_batches_tracked, counted)
+    assert module.training
+    with pytest.raises(UsageError, match="'native' cannot serve Forward: native: "):
+        make_engine("native", module)
+
+
+@pytest.mark.parametrize("name", ["hook", "own forward", "parametrised", "weight norm"])
+def test_layers_that_were_changed_from_outside_are_no_chain(name: str) -> None:
+    module = sequential()
+    convolution = module[0][0]
+    if name == "hook":
+        convolution.register_forward_hook(lambda *_: None)
+    elif name == "own forward":
+        convolution.forward = lambda x: F.conv2d(x, convolution.weight, convolution.bias, padding=2) * 2
+    elif name == "parametrised":
+        nn.utils.parametrizations.spectral_norm(convolution)
+    else:
+        nn.utils.weight_norm(convolution)
+    with pytest.raises(NotAChain, match=r"has a hook, or a forward of its own|a weight that is no parameter"):
+        chain_of(module)
+
+
+def test_images_of_another_size_are_refused_by_what_the_network_reads() -> None:
+    engine = NativeEngine(sequential())
+    theta = engine.layout.flatten(engine.module)
+    for images, why in ((torch.zeros(2, 1, 32, 32), "linear layer reads 392 numbers"), (torch.zeros(2, 3, 28, 28), "expected 1 channels")):
+        with pytest.raises(UsageError, match=why):
+            engine.logits(theta, images)
+    layers = NativeEngine(OfAuthors("layernorm", "relu", "avg"))
+    theta = layers.layout.flatten(layers.module)
+    with pytest.raises(UsageError, match="expected another size"):
+        layers.logits(theta, torch.zeros(2, 1, 29, 29))  # which pooling would make as large at the end
