@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastdc.condensed import CondensedDataset
 from fastdc.data import as_image_data, check_every_class
 from fastdc.data.image_data import ImageData, what_classes_have
@@ -20,7 +22,7 @@ from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import planned_iterations
 from fastdc.metrics import Metric, ParameterLayout
-from fastdc.models.network import NetworkFamily
+from fastdc.models.network import NetworkFamily, check_learnable
 from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
@@ -176,6 +178,10 @@ def condense(
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
     engine = resolve_engine(engine, network)
+    assert config.match is not None
+    if config.iterations != 0 and (times := MATCHES.entry(config.match).differentiates):
+        some = torch.randn(2, real.channels, *real.image_size, generator=torch.Generator().manual_seed(0)).to(where)
+        check_learnable(network, some, twice=times == 2)
     config = dataclasses.replace(config, engine=engine, device=str(where), ipc=one_or_each(numbers), formation=formation)
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
         if budget is not None and iterations is None:

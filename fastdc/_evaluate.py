@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastdc.condensed import CondensedDataset
@@ -19,7 +18,7 @@ from fastdc.models.registry import ModelFactory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
-from fastdc.parallel.threads import one_thread_each, stop_point
+from fastdc.parallel.threads import compute_threads, one_thread_each, stop_point
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
@@ -137,7 +136,7 @@ class _Trial:
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
-        workers = min(networks, torch.get_num_threads()) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
+        workers = min(networks, compute_threads()) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
         if workers == 1:
             yield from map(self.accuracy, range(networks))
             return

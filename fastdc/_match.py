@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError
 from fastdc.metrics import Metric
-from fastdc.models.network import check_logits
+from fastdc.models.network import check_learnable, check_logits
 from fastdc.runtime.isolation import isolated
 
 
@@ -36,7 +36,7 @@ class GradientMatcher:
         rows = Metric.of(distance).rows
         if not isinstance(module, nn.Module):
             raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
-        self.module, self.distance = module, distance
+        self.module, self.distance, self._learnable = module, distance, False
         training = module.training
         self._engine = make_engine(engine, module)
         self._engine.layout.seen(rows)  # refuses a choice of which there are none
@@ -75,6 +75,9 @@ class GradientMatcher:
         try:
             with torch.no_grad():
                 check_logits(self.module, synthetic[0, :1], len(synthetic), type(self.module).__name__)
+            if not self._learnable:
+                check_learnable(self.module, _plain(synthetic)[0, :1], twice=True)
+                self._learnable = True
             gradients = self._engine.class_gradients(theta, _plain(real))  # [C, P]
             distance, gradient = self._engine.match(theta, _plain(synthetic), gradients, self.distance)
         finally:

@@ -918,6 +918,58 @@ def test_a_bomb_is_read_no_further_than_its_header_says(tmp_path, monkeypatch):
     assert (tmp_path / "bomb.gz").stat().st_size < 1 << 18
 
 
+LARGE = 10**9 - 1
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        case("as many images as no one has", {"ipc": 10**9}, "ipc is 1000000000; expected 999,999,999 at the most"),
+        case("one class of them", {"ipc": [1, 10**9]}, "ipc is 1000000000; expected 999,999,999 at the most"),
+        case("more images than memory", {"ipc": LARGE}, "a set of 1,999,999,998 images with its gradient takes .* GB, and .* are free"),
+        case("more images of each", {"formation": "tiles:factor=20000"}, "images with its gradient takes .* GB|leave nothing"),
+        case("a width", {"model": "convnet:width=10000000000"}, "width is 10000000000 in .*; expected 999,999,999 at the most"),
+        case("a wide network", {"model": f"mlp:width={LARGE}"}, "model 'mlp:width=999999999' takes .* GB, and .* are free"),
+        case("a wider one", {"model": f"convnet:width={LARGE}"}, "model 'convnet:width=999999999' takes .* GB, and .* are free"),
+        case("a deep one", {"model": "convnet:depth=999999,pooling=none"}, "depth 999999; expected 1000 at the most"),
+        case("digits in a name", {"model": "mlp:width=" + "9" * 5000}, "width=9{80} in 'mlp:width=9*... is not a whole number"),
+        case("a long way", {"match": f"dd:unroll={LARGE}"}, "the way of 999,999,999 steps takes .* GB, and .* are free"),
+        case("another long way", {"match": f"parameter_matching:unroll={LARGE}"}, "the way of 999,999,999 steps takes"),
+        case("frequencies", {"match": f"characteristic:frequencies={LARGE}"}, "the phases at 999,999,999 frequencies takes"),
+        case("a seed", {"seed": 10**5000}, "seed is a number of 5001 digits; expected a whole number of 0 or more, below 2.63"),
+        case("a seed of 64 bits", {"seed": 1 << 63}, "seed is 9223372036854775808; expected"),
+        case("iterations", {"iterations": 10**12}, "iterations is 1000000000000; expected 999,999,999 at the most"),
+        case("real images", {"batch_real": 10**9}, "batch_real is 1000000000; expected 999,999,999 at the most"),
+        case("a rate", {"lr_images": 10**400}, "lr_images is a number of 401 digits"),
+        case("a time", {"budget": "9" * 5000 + "s"}, "budget is '9{79}...; expected a time"),
+    ],
+)
+def test_numbers_that_are_too_large_are_said_before_anything_is_made(options, match):
+    with refusal(UsageError, match):
+        condense(**{"iterations": 1, **options})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        case("networks", "networks", 10**9),
+        case("epochs", "epochs", 10**9),
+        case("63 bits", "seed", 1 << 63),
+        case("digits", "seed", 10**5000),
+    ],
+)
+def test_too_large_numbers_of_an_evaluation_are_said(option, value):
+    with refusal(UsageError, f"{option} is .*; expected"):
+        fastdc.evaluate(fastdc.coresets.random("digits", 1), "digits", progress=False, **{option: value})
+
+
+def test_more_threads_than_a_machine_starts_are_not_asked_of_compiled_code(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5000)
+    assert 1 <= fastdc.parallel.threads.compute_threads() <= max(64, os.cpu_count() or 1)
+    match = fastdc.match_loss([torch.ones(3, 4)], [torch.ones(3, 4)])
+    assert torch.isfinite(match)
+
+
 def test_a_pipe_or_a_folder_in_place_of_a_file_does_not_wait(tmp_path):
     os.mkfifo(tmp_path / "pipe.gz")
     (tmp_path / "folder").mkdir()

@@ -247,3 +247,146 @@ def test_a_model_that_cannot_be_called_gets_one_sentence(model: Any, match: str)
         with pytest.raises(UsageError, match=match) as caught:
             use()
         assert "\n" not in str(caught.value)
+
+
+class Through(nn.Module):
+    """A convolution, any function of its maps, and a linear layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.convolution, self.head, self.function = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 64, 3), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self.convolution(x)).flatten(1))
+
+
+class Own(torch.autograd.Function):
+    """An operation as people wrote them before torch.func."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (x > 0)
+
+
+class Once(Own):
+    """One that gives its gradient as a number."""
+
+    backward = staticmethod(torch.autograd.function.once_differentiable(Own.backward))
+
+
+class Recurrent(nn.Module):
+    """Rows of an image as words of a sentence."""
+
+    def __init__(self, layer: type[nn.Module]) -> None:
+        super().__init__()
+        self.layer, self.head = layer(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x[:, 0])[0][:, -1])
+
+
+def turned(x: Tensor) -> Tensor:
+    grid = F.affine_grid(torch.tensor([[[0.9, 0.2, 0.0], [-0.2, 0.9, 0.1]]]).repeat(len(x), 1, 1), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+NOT_BATCHED: dict[str, Model] = {
+    "rrelu": lambda: Through(nn.RReLU()),
+    "a spatial transformer": lambda: Through(turned),
+    "an lstm": lambda: Recurrent(nn.LSTM),
+    "a gru": lambda: Recurrent(nn.GRU),
+    "distances of points": lambda: Through(lambda x: torch.cdist(x, x.flip(2))),
+    "an autograd.Function": lambda: Through(Own.apply),
+    "a question of the data": lambda: Through(lambda x: x * 2 if x.sum() > -1e9 else x),
+    "a mask of booleans": lambda: Through(lambda x: x * (1 + x[x > 0].sum() * 0)),
+    "gradient checkpointing": lambda: Through(lambda x: torch.utils.checkpoint.checkpoint(torch.tanh, x, use_reentrant=False)),
+    "weight norm": lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 3))),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.utils.checkpoint.*:UserWarning")
+@pytest.mark.parametrize("name", NOT_BATCHED)
+def test_operations_that_torch_cannot_batch_are_computed_class_by_class(name: str) -> None:
+    torch.manual_seed(0)
+    module = NOT_BATCHED[name]()
+    reference, engine = make_engine("reference", module), make_engine("auto", module)
+    assert engine.name == "torch"
+    theta, (synthetic, real, _) = engine.layout.flatten(module), data()
+    with fastdc.runtime.isolation.isolated():
+        gradients = reference.class_gradients(theta, real)
+        for _ in range(2):  # the second knows what the first found
+            torch.testing.assert_close(engine.class_gradients(theta, real), gradients, rtol=1e-4, atol=1e-5)
+            by_images = reference.image_gradients(theta, synthetic, gradients)
+            torch.testing.assert_close(engine.image_gradients(theta, synthetic, gradients), by_images, rtol=1e-4, atol=1e-5)
+            pairs = zip(*(found.match(theta, synthetic, gradients, "layerwise_cosine") for found in (engine, reference)), strict=True)
+            for found, right in pairs:
+                torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rrelu", "an lstm", "weight norm"])
+def test_a_set_is_condensed_by_what_torch_cannot_batch(name: str) -> None:
+    digits = fastdc.load_dataset("digits", classes=[0, 1, 2])[0]
+    options: dict[str, Any] = {"iterations": 1, "matching_steps": 2, "batch_real": 4, "progress": False}
+    found, right = (
+        fastdc.condense(digits, 2, model=lambda *_: NOT_BATCHED[name](), engine=engine, **options) for engine in ("auto", "reference")
+    )
+    torch.testing.assert_close(found.images, right.images, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "reference"])
+def test_images_that_cannot_be_learned_are_said_before_anything_is_computed(engine: str) -> None:
+    digits = fastdc.load_dataset("digits", classes=[0, 1, 2])[0]
+    options: dict[str, Any] = {"iterations": 1, "batch_real": 4, "engine": engine, "progress": False}
+    detached: dict[str, Model] = {
+        "numpy": lambda: Through(lambda x: torch.from_numpy(x.detach().numpy())),
+        "without gradient": lambda: nn.Sequential(nn.Flatten(), NoGradient(), nn.Linear(64, 3)),
+    }
+    with pytest.raises(UsageError, match="the logits of Sequential do not depend on its images"):
+        fastdc.condense(digits, 1, model=lambda *_: detached["without gradient"](), **options)
+    with pytest.raises(UsageError, match=r"the logits of Through do not depend on its images|Through cannot be differentiated"):
+        fastdc.condense(digits, 1, model=lambda *_: detached["numpy"](), **options)
+    with pytest.raises(UsageError, match="Through cannot be differentiated twice, as matching gradients asks for; a match of features"):
+        fastdc.condense(digits, 1, model=lambda *_: Through(Once.apply), **options)
+    assert len(fastdc.condense(digits, 1, model=lambda *_: Through(Once.apply), method="dm", **options)) == 3
+    assert len(fastdc.condense(digits, 1, model=lambda *_: detached["numpy"](), **{**options, "iterations": 0})) == 3
+
+
+def test_a_matcher_says_that_its_module_cannot_be_differentiated_twice() -> None:
+    synthetic, real, _ = data()
+    for engine in ("torch", "reference"):
+        module = Through(Once.apply)
+        matcher = fastdc.GradientMatcher(module, engine=engine)
+        with pytest.raises(UsageError, match="Through cannot be differentiated twice"):
+            matcher(synthetic, real)
+        assert all(weight.grad is None for weight in module.parameters())
+
+
+class NoGradient(nn.Module):
+    """What is computed with torch.no_grad."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x * 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("wrap", "match"),
+    [
+        (torch.jit.script, "the network is wrapped as ScriptModule, .*; give the module that was scripted or traced"),
+        (nn.DataParallel, r"the network is wrapped as DataParallel, .*; give its \.module"),
+        (torch.compile, r"the network is wrapped as OptimizedModule, .*; give .* its \._orig_mod; engine='torch:compile=true' compiles"),
+        (lambda module: nn.Sequential(torch.jit.script(module)), "0 is wrapped as ScriptModule"),
+    ],
+    ids=["scripted", "parallel", "compiled", "a part scripted"],
+)
+def test_wrapped_networks_are_refused_by_what_to_give(wrap: Callable[[nn.Module], nn.Module], match: str) -> None:
+    module = wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)))
+    with pytest.raises(UsageError, match=match):
+        fastdc.GradientMatcher(module)

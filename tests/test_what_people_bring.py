@@ -224,7 +224,7 @@ def test_images_that_fill_memory_are_kept_in_a_file_without_a_name(tmp_path: Pat
         make(tmp_path / half)
     expected = fastdc.load_dataset(f"folder:{tmp_path}")
     monkeypatch.setattr(storage, "FOLDER", tmp_path / "pixels")
-    monkeypatch.setattr(storage, "free_bytes", lambda: 100.0)
+    monkeypatch.setattr(storage, "free_memory", lambda device: 100.0)
     found = fastdc.load_dataset(f"folder:{tmp_path}")
     assert [half.fingerprint for half in found] == [half.fingerprint for half in expected]
     assert list((tmp_path / "pixels").iterdir()) == []

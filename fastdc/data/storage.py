@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdc.errors import RunError
+from fastdc.parallel.devices import free_memory
 
 _SHARE = 0.5  # of the free memory may a set take
 FOLDER = Path("~/.cache/fastdc/pixels")
@@ -23,7 +24,7 @@ def empty_pixels(shape: tuple[int, ...]) -> Tensor:
         RunError: the file cannot be made.
     """
     size = math.prod(shape)
-    if size <= _SHARE * free_bytes():
+    if size <= _SHARE * free_memory(torch.device("cpu")):
         return torch.empty(shape, dtype=torch.uint8, device="cpu")
     folder = FOLDER.expanduser()
     try:
@@ -43,12 +44,3 @@ def empty_pixels(shape: tuple[int, ...]) -> Tensor:
             f"images of {size / 1e9:.1f} GB do not fit into memory, and {folder} cannot take them ({error.strerror or error}); "
             "give a smaller image_size, or free some space."
         ) from None
-
-
-def free_bytes() -> float:
-    """How much memory is free; without a limit where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return math.inf

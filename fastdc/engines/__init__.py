@@ -26,6 +26,13 @@ __all__ = [
 ]
 
 # From the fastest to the plainest: the order in which `auto` asks.
+_CLOSED = {  # by the names of their classes, whose modules take seconds to import: what to give in their place
+    "ScriptModule": "the module that was scripted or traced",
+    "DataParallel": "its .module",
+    "DistributedDataParallel": "its .module",
+    "OptimizedModule": "the module that was compiled, its ._orig_mod; engine='torch:compile=true' compiles",
+}
+
 ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "torch": TorchEngine, "reference": ReferenceEngine}
 
 
@@ -50,6 +57,7 @@ def resolve_engine(spec: str, module: nn.Module) -> str:
         UsageError: an unknown engine, or one that cannot serve; the text lists every reason.
     """
     check_engine(spec)
+    check_open(module)
     name = split_spec(spec)[0]
     candidates = ENGINES if name == "auto" else {name: ENGINES[name]}
     refusals = {candidate: engine.unsupported_reasons(module) for candidate, engine in candidates.items()}
@@ -58,6 +66,16 @@ def resolve_engine(spec: str, module: nn.Module) -> str:
             return candidate if name == "auto" else spec
     given = "; ".join(f"{candidate}: {', '.join(reasons)}" for candidate, reasons in refusals.items())
     raise UsageError(f"engine {spec!r} cannot serve {type(module).__name__}: {given}.")
+
+
+def check_open(module: nn.Module) -> None:
+    """Raise a UsageError where a network, or a part of it, is wrapped in a way that no engine can look through."""
+    for name, part in module.named_modules():
+        for kind in type(part).__mro__:
+            if kind.__name__ in _CLOSED:
+                raise UsageError(
+                    f"{name or 'the network'} is wrapped as {kind.__name__}, through which no engine sees; give {_CLOSED[kind.__name__]}."
+                )
 
 
 def make_engine(spec: str, module: nn.Module) -> Engine:

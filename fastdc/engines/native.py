@@ -17,6 +17,7 @@ from fastdc.engines.plan import NotAChain, chain_of
 from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
+from fastdc.parallel.threads import compute_threads
 from fastdc.runtime import compiled
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class NativeEngine(Engine):
             reasons.append(str(why))
         if frozen := [name for name, value in module.named_parameters() if not value.requires_grad]:
             reasons.append(f"{frozen[0]} does not require a gradient; it trains all weights")
-        weight = next(module.parameters())
+        weight = next(module.parameters(), torch.empty(0))
         if weight.device.type != "cpu":
             reasons.append(f"the weights are on {weight.device}; it works on the CPU")
         if weight.dtype not in _DTYPES:
@@ -90,7 +91,7 @@ class NativeEngine(Engine):
     def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, record: np.ndarray | None = None) -> Tensor:
         gradients = torch.empty(len(images), self.layout.size, dtype=theta.dtype)
         arrays = [_array(tensor) for tensor in (theta, images, classes, gradients)]
-        self._network(images).class_gradients(*arrays, record=record, threads=torch.get_num_threads())
+        self._network(images).class_gradients(*arrays, record=record, threads=compute_threads())
         return gradients
 
     def _image_gradients(
@@ -98,7 +99,7 @@ class NativeEngine(Engine):
     ) -> Tensor:
         gradients = torch.empty(images.shape, dtype=images.dtype)
         arrays = [_array(tensor) for tensor in (theta, images, cotangent, classes, gradients)]
-        self._network(images).image_gradients(*arrays, record=record, threads=torch.get_num_threads())
+        self._network(images).image_gradients(*arrays, record=record, threads=compute_threads())
         return gradients
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ class NativeEngine(Engine):
             *(_array(tensor) for tensor in (weights, velocity, images, labels, order)),
             sgd=compiled.extension.Sgd(batch=sgd.batch, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
             distillation=None if distillation is None else _as_kept(distillation, theta),
-            threads=torch.get_num_threads(),
+            threads=compute_threads(),
         )
         if weights is not theta:
             theta.copy_(weights)
@@ -135,13 +136,13 @@ class NativeEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
         result = torch.empty(len(images), self._blocks.linear.outputs, dtype=theta.dtype)
-        self._network(images).logits(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
+        self._network(images).logits(_array(theta), _array(images), _array(result), threads=compute_threads())
         return result
 
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
         result = torch.empty(len(images), self._blocks.linear.inputs, dtype=theta.dtype)
-        self._network(images).features(_array(theta), _array(images), _array(result), threads=torch.get_num_threads())
+        self._network(images).features(_array(theta), _array(images), _array(result), threads=compute_threads())
         return result
 
     def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class NativeEngine(Engine):
         self._check_images(theta, images, 4)
         gradients = torch.empty(images.shape, dtype=images.dtype)
         arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
-        getattr(self._network(images), job)(*arrays, threads=torch.get_num_threads())
+        getattr(self._network(images), job)(*arrays, threads=compute_threads())
         return gradients
 
     def _check_images(self, theta: Tensor, images: Tensor, dimensions: int) -> None:

@@ -39,7 +39,7 @@ from fastdc.engines.base import (
     weight_gradients,
     weight_leaves,
 )
-from fastdc.errors import UsageError
+from fastdc.errors import FastdcError, UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 from fastdc.runtime.forking import FreshLock
@@ -100,6 +100,7 @@ class TorchEngine(Engine):
             raise UsageError(f"engine torch with memory={memory}; expected 1 MiB or more.")
         self._memory, self._first_order, self._shared = (min(memory, most) << 20 for most in (memory, limits.first_order, limits.shared))
         self._second_order_copies = limits.second_order_copies
+        self._alone: set[str] = set()  # jobs that go class by class
         self._map_bytes: dict[tuple[int, ...], int] = {}
         self._compiled = options.compile
         if self._compiled and not any(shutil.which(name) for name in _COMPILERS):
@@ -111,12 +112,16 @@ class TorchEngine(Engine):
         self._image_gradients = wrap(self._batched_image_gradients)
 
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        classes = class_numbers(images, classes)
+        labels = class_numbers(images, classes)
+        return self._batched("class gradients", lambda alone: self._class_gradients(theta, images, labels, alone))
+
+    def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, alone: bool) -> Tensor:
         weights, leaves = self.layout.views(theta), weight_leaves(self.layout, theta)
         result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
         share = 1 / images.shape[1]
-        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._first_order // _FIRST_ORDER_COPIES)):
-            if group.stop - group.start == 1 and not self._compiled:
+        most = self._images_per_chunk(theta, images[0], self._first_order // _FIRST_ORDER_COPIES)
+        for group, part in self._chunks(images, most, alone):
+            if alone or (group.stop - group.start == 1 and not self._compiled):
                 # `torch.func.grad` always keeps a graph of the backward pass, which costs the norms their fused kernels.
                 loss = self._loss(leaves, images[group.start, part], classes[group.start])
                 gradients = weight_gradients(loss, leaves)
@@ -127,14 +132,35 @@ class TorchEngine(Engine):
         return self.layout.clear_frozen_(result)
 
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
-        classes = class_numbers(images, classes)
-        weights, tangents = self.layout.views(theta), self.layout.views(self.layout.trained_part(cotangent))
+        labels, vectors = class_numbers(images, classes), self.layout.views(self.layout.trained_part(cotangent))
+        return self._batched("image gradients", lambda alone: self._gradients_by_images(theta, images, vectors, labels, alone))
+
+    def _gradients_by_images(self, theta: Tensor, images: Tensor, vectors: Weights, classes: Tensor, alone: bool) -> Tensor:
+        weights, leaves = self.layout.views(theta), weight_leaves(self.layout, theta)
         result = torch.empty_like(images)
-        share = 1 / images.shape[1]
-        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // self._second_order_copies)):
-            tangent = {name: view[group] for name, view in tangents.items()}
-            result[group, part] = self._image_gradients(weights, tangent, images[group, part], classes[group]) * share
+        share, copies = 1 / images.shape[1], _GRAPH_COPIES if alone else self._second_order_copies
+        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // copies), alone):
+            tangent = {name: view[group] for name, view in vectors.items()}
+            if alone:
+                some = images[group.start, part].detach().requires_grad_()
+                gradients = weight_gradients(self._loss(leaves, some, classes[group.start]), leaves, create_graph=True)
+                found = gradients_of_products(gradients, [some], [vector[0] for vector in tangent.values()])[0]
+            else:
+                found = self._image_gradients(weights, tangent, images[group, part], classes[group])
+            result[group, part] = found * share
         return result
+
+    def _batched(self, job: str, compute: Callable[[bool], Tensor]) -> Tensor:
+        """What `compute(alone)` gives. From the first time on that torch's vmap or forward mode lack an operation of the module, which no
+        one knows before, each class is computed alone, by graphs as autograd keeps them."""
+        if job not in self._alone:
+            try:
+                return compute(False)
+            except (FastdcError, torch.OutOfMemoryError):
+                raise
+            except RuntimeError:
+                self._alone.add(job)  # if there is another cause, it shows again
+        return compute(True)
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weights, vectors = weight_leaves(self.layout, theta), list(self.layout.views(self.layout.trained_part(vector)).values())
@@ -211,10 +237,10 @@ class TorchEngine(Engine):
         with _forward_mode:
             return vmap(one_class)(tangents, images, classes)
 
-    def _chunks(self, images: Tensor, most: int) -> Iterator[tuple[slice, slice]]:
-        """Slices of classes and of images that together cover images [C, n, ...], each of at most `most` images."""
+    def _chunks(self, images: Tensor, most: int, alone: bool) -> Iterator[tuple[slice, slice]]:
+        """Slices of classes and of images that together cover images [C, n, ...], each of at most `most` images; `alone`: of one class."""
         count, each = images.shape[:2]
-        for group in _even_slices(count, max(1, most // each)):
+        for group in _even_slices(count, 1 if alone else max(1, most // each)):
             for part in _even_slices(each, most):
                 yield group, part
 

@@ -30,7 +30,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
-from fastdc.parallel.devices import HostCopy, memory_share
+from fastdc.parallel.devices import HostCopy, check_fits, memory_share
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
 from fastdc.recipe.formation import fitted_formation
 from fastdc.recipe.groups import class_groups
@@ -46,6 +46,7 @@ _STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that the
 _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
 _GRADIENTS = 3  # of a class that are held at once: the real one, the synthetic one and its cotangent
 _BYTES = 4  # of a float32
+_COPIES = 3  # of the images that are held at once: what is stored, the images, their gradient
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Condensation:
         self.ipc = of_each_class(config.ipc, real.num_classes)
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
         self.formation = fitted_formation(recipe.formation, real)
+        check_fits(
+            f"a set of {sum(self.ipc) * self.formation.images_each:,} images with its gradient",
+            _COPIES * sum(self.ipc) * self.formation.images_each * real.channels * math.prod(real.image_size) * _BYTES,
+            family.device,
+            "give a smaller ipc",
+        )
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)

@@ -10,6 +10,7 @@ from fastdc.errors import UsageError, unknown_name
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS, extra_padding
 
 # The smallest image side from which a depth is the default one: the last norm then sees maps of 4x4 or more.
+_LARGEST_DEPTH = 1000
 _DEFAULT_DEPTHS = ((224, 6), (128, 5), (64, 4), (16, 3), (8, 2), (0, 1))
 
 
@@ -88,5 +89,7 @@ def _check(options: ConvNetOptions, depth: int) -> None:
     ):
         if name not in known:
             raise unknown_name(kind, name, known)
+    if depth > _LARGEST_DEPTH:
+        raise UsageError(f"convnet with depth {depth}; expected {_LARGEST_DEPTH} at the most.")
     if options.width < 1 or depth < 1:
         raise UsageError(f"convnet with width {options.width} and depth {depth}; expected both to be 1 or more.")

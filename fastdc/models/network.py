@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastdc.errors import FastdcError, UsageError
 from fastdc.metrics.layout import ParameterLayout
-from fastdc.models.registry import ModelFactory, build
+from fastdc.models.registry import ModelFactory, build, check_weights_fit
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.seeding import global_seed
 
@@ -36,6 +37,7 @@ class NetworkFamily:
         self, model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int], device: torch.device
     ) -> None:
         self.model, self.channels, self.num_classes, self.image_size, self.device = model, channels, num_classes, image_size, device
+        check_weights_fit(model, channels, num_classes, image_size)
         network, generator = self.fresh(0), torch.Generator().manual_seed(0)
         images = torch.randn(_TRIED, channels, *image_size, generator=generator).to(device)
         with torch.no_grad(), global_seed(0):
@@ -70,6 +72,37 @@ class NetworkFamily:
     def seeded_training(self, seed: int) -> AbstractContextManager[None]:
         """What training must happen in: where networks draw from torch's global generator, `seed` decides what they draw."""
         return global_seed(seed) if self.draws_while_trained else nullcontext()
+
+
+def check_learnable(network: nn.Module, images: Tensor, *, twice: bool) -> None:
+    """Raise a UsageError where images [N, channels, H, W] cannot be learned through a network.
+
+    Args:
+        network: maps them to logits.
+        images: any.
+        twice: the gradient by the weights is to be differentiated by the images, and not the logits alone.
+    """
+    name, images = type(network).__name__, images.detach().requires_grad_()
+    weights = {key: weight.detach().requires_grad_(weight.requires_grad) for key, weight in network.named_parameters()}
+    trained = [weight for weight in weights.values() if weight.requires_grad]
+    with torch.enable_grad():
+        logits = torch.func.functional_call(network.eval(), weights, (images,))
+        target = logits.sum()
+        try:
+            if twice:
+                loss = F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64, device=images.device))
+                gradients = torch.autograd.grad(loss, trained, create_graph=True, allow_unused=True)
+                target = sum((gradient.square().sum() for gradient in gradients if gradient is not None), target)
+            if target.requires_grad:
+                target.backward()  # through all of it: what can be differentiated once alone is not on the way to the images
+        except RuntimeError as error:
+            times = " twice, as matching gradients asks for; a match of features asks for less" if twice else ""
+            raise UsageError(f"{name} cannot be differentiated{times} ({' '.join(str(error).split())[:200]}).") from None
+    if images.grad is None:
+        raise UsageError(
+            f"the logits of {name} do not depend on its images by operations that torch differentiates, so that no image can be learned; "
+            "leave numpy, .detach(), .item(), .long() and torch.no_grad() out of its forward."
+        )
 
 
 def _check_each_alone(network: nn.Module, images: Tensor) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastdc.errors import UsageError, unknown_name
@@ -18,6 +19,7 @@ from fastdc.models.mlp import MLP, MLPOptions
 from fastdc.models.resnet import ResNet18, ResNet18Options
 from fastdc.models.vgg import VGG11, VGG11Options
 from fastdc.options.specs import parse_options, split_spec
+from fastdc.parallel.devices import check_fits
 
 # (channels, num_classes, (height, width)) -> a network with fresh random weights from torch's global generator
 ModelFactory = Callable[[int, int, tuple[int, int]], nn.Module]
@@ -72,6 +74,17 @@ def build(model: str | ModelFactory, channels: int, num_classes: int, image_size
     if not isinstance(module, nn.Module):
         raise UsageError(f"the model function returned a {type(module).__name__}; expected an nn.Module.")
     return module
+
+
+def check_weights_fit(model: str | ModelFactory, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+    """Raise a UsageError where a network that has a name here is larger than the free memory, before it is made."""
+    if isinstance(model, str):
+        with torch.device("meta"):  # which makes no weights and draws no random numbers
+            try:
+                size = sum(weight.nbytes for weight in as_factory(model)(channels, num_classes, image_size).parameters())
+            except RuntimeError:  # a weight of more bytes than numbers go
+                size = 1 << 63
+        check_fits(f"model {model!r}", size, torch.device("cpu"), "choose a smaller one")
 
 
 def check_callable_with(factory: ModelFactory, *shape: Any) -> None:

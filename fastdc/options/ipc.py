@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastdc.errors import UsageError
+from fastdc.options.checks import check_count, given
 
 Numbers = TypeVar("Numbers", bound=Sequence[int])
 
@@ -26,7 +27,8 @@ def checked_ipc(ipc: object) -> int | tuple[int, ...]:
     if numbers is not None:
         return numbers
     if not _is_count(ipc):
-        raise UsageError(f"ipc is {ipc!r}; expected a whole number of 1 or more, or a list of such numbers, one for each class.")
+        raise UsageError(f"ipc is {given(ipc)}; expected a whole number of 1 or more, or a list of such numbers, one for each class.")
+    check_count("ipc", ipc)
     return ipc
 
 
@@ -42,7 +44,10 @@ def listed_ipc(ipc: object) -> tuple[int, ...] | None:
     numbers: list[int] = []
     for number in map(_plain, values):
         if not _is_count(number):
-            raise UsageError(f"ipc is {number!r} for class number {len(numbers)}; expected a whole number of 1 or more for each class.")
+            raise UsageError(
+                f"ipc is {given(number)} for class number {len(numbers)}; expected a whole number of 1 or more for each class."
+            )
+        check_count("ipc", number)
         numbers.append(number)
     if not numbers:
         raise UsageError("ipc is an empty list; give one number for each class, or one number for all.")

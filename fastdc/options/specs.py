@@ -7,6 +7,7 @@ import re
 from typing import Any, TypeVar, get_type_hints
 
 from fastdc.errors import UsageError, unknown_name
+from fastdc.options.checks import LARGEST_COUNT, given
 
 Options = TypeVar("Options")
 
@@ -55,14 +56,17 @@ def _parse_value(key: str, text: str, hint: Any, spec: str) -> int | float | boo
         return _BOOLEANS[text.lower()]
     if int in kinds:
         try:
-            return int(text)
+            value = int(text)
         except ValueError:
-            raise UsageError(f"{key}={text} in {spec!r} is not a whole number.") from None
+            raise UsageError(f"{key}={text[:80]} in {given(spec)} is not a whole number.") from None
+        if abs(value) > LARGEST_COUNT:
+            raise UsageError(f"{key} is {given(value)} in {given(spec)}; expected {LARGEST_COUNT:,} at the most.")
+        return value
     if float in kinds:
         try:
             return float(text)
         except ValueError:
-            raise UsageError(f"{key}={text} in {spec!r} is not a number.") from None
+            raise UsageError(f"{key}={text[:80]} in {given(spec)} is not a number.") from None
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -52,10 +54,24 @@ class HostCopy:
         return self._host.tolist()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can be allocated on a CUDA device: those that nobody holds, and those that torch holds and does not use."""
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be allocated: on a CUDA device those that nobody holds, and those that torch holds and does not use; else those
+    that the system has, without a limit where it does not say."""
+    if device.type != "cuda":
+        try:
+            with open("/proc/meminfo") as file:
+                return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+        except (OSError, StopIteration, ValueError):
+            return math.inf
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def check_fits(what: str, size: int, device: torch.device, cure: str) -> None:
+    """Raise a UsageError where `what` takes more bytes than are free on `device`."""
+    free = free_memory(device)
+    if size > free:
+        raise UsageError(f"{what} takes {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free on {device}; {cure}.")
 
 
 def memory_share(device: torch.device, most: int) -> int:
@@ -63,7 +79,7 @@ def memory_share(device: torch.device, most: int) -> int:
     or less free memory gives pieces of the same size, and so the same bits."""
     if device.type != "cuda":
         return most
-    share = max(1, (free_memory(device) >> 20) // _SHARE_OF_FREE)
+    share = max(1, (int(free_memory(device)) >> 20) // _SHARE_OF_FREE)
     return min(most, 1 << (share.bit_length() - 1))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import torch
 
+_MOST_THREADS = 64
 _thread = threading.local()
 
 
@@ -31,6 +33,11 @@ def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
         over.set()
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)
+
+
+def compute_threads() -> int:
+    """How many threads compiled code is to take: torch's, but not more than a machine can be expected to start."""
+    return min(torch.get_num_threads(), max(_MOST_THREADS, os.cpu_count() or 1))
 
 
 def stop_point() -> None:

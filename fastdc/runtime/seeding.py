@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from fastdc.errors import UsageError
+from fastdc.options.checks import given
 from fastdc.runtime.forking import FreshLock
 
 _global_generators = FreshLock(threading.RLock)
@@ -45,6 +46,6 @@ def global_seed(seed: int) -> Iterator[None]:
 
 
 def check_seed(seed: object) -> None:
-    """Raise a UsageError unless `seed` is a whole number of 0 or more."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise UsageError(f"seed is {seed!r}; expected a whole number of 0 or more.")
+    """Raise a UsageError unless `seed` is a whole number of 0 or more, below 2^63."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed is {given(seed)}; expected a whole number of 0 or more, below 2^63.")

@@ -18,8 +18,9 @@ from fastdc.data.convert import as_images
 from fastdc.data.image_data import ImageData, count_classes
 from fastdc.data.labels import labels_and_names, natural
 from fastdc.data.pictures import Changes, Size, channels_of, pixels_of, resized
-from fastdc.data.storage import empty_pixels, free_bytes
+from fastdc.data.storage import empty_pixels
 from fastdc.errors import DataError, MissingFileError
+from fastdc.parallel.devices import free_memory
 from fastdc.runtime.seeding import make_generator
 
 _NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels"))
@@ -136,7 +137,7 @@ def array_of_archive(archive: Any, key: str) -> np.ndarray[Any, Any]:
         declared, held = math.prod(shape) * dtype.itemsize, archive.zip.getinfo(f"{key}.npy").file_size - member.tell()
     if dtype.hasobject or declared != held:
         raise ValueError(f"{key} declares {declared} bytes of {dtype} where it holds {held}")
-    if declared > free_bytes():
+    if declared > free_memory(torch.device("cpu")):
         raise ValueError(f"{key} declares {declared / 1e9:.1f} GB, more than there is memory for")
     result: np.ndarray[Any, Any] = archive[key]
     return result

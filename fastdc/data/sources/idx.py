@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastdc.data.storage import free_bytes
 from fastdc.errors import DataError, MissingFileError
+from fastdc.parallel.devices import free_memory
 
 _UNSIGNED_BYTE = 8
 
@@ -38,7 +38,7 @@ def read_idx(path: Path) -> Tensor:
             declared = math.prod(shape)
             if 0 in shape:
                 raise DataError(f"{path} declares shape {list(shape)}: it holds nothing; expected at least one image or label.")
-            if declared > free_bytes():
+            if declared > free_memory(torch.device("cpu")):
                 raise DataError(f"the header declares {declared:.3g} bytes in {path}, more than there is memory for: fetch it again.")
             content = file.read(declared + 1)  # no more, whatever it unpacks to
     except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:

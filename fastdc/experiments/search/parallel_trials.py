@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 
-import torch
-
 from fastdc.experiments.search.trial import Trial, TrialRunner
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all
-from fastdc.parallel.threads import one_thread_each
+from fastdc.parallel.threads import compute_threads, one_thread_each
 from fastdc.runs.progress import progress_bar
 
 
@@ -40,7 +38,7 @@ def do_trials(runner: TrialRunner, trials: Sequence[Trial], *, doing: str, progr
         if resolve_device(runner.options.device).type != "cpu":
             failures = work(0)  # in this thread: another would not know the GPU that the process was given
         else:
-            threads = min(torch.get_num_threads(), len(trials))
+            threads = min(compute_threads(), len(trials))
             with one_thread_each(threads) as pool:
                 try:
                     for found in as_completed([pool.submit(work, number) for number in range(threads)]):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastdc.metrics.backends.reasons import against_device, against_dtype
 from fastdc.metrics.tiles import tiles_of
+from fastdc.parallel.threads import compute_threads
 from fastdc.runtime import compiled
 
 MEANT_FOR = "cpu"
@@ -35,7 +36,7 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
     assert compiled.extension is not None
     compiled.extension.layerwise_distance(
-        _array(synthetic), _array(real), _array(tiles), metric, _array(distance), _array(cotangent), threads=torch.get_num_threads()
+        _array(synthetic), _array(real), _array(tiles), metric, _array(distance), _array(cotangent), threads=compute_threads()
     )
     return distance, cotangent
 

@@ -39,6 +39,9 @@ class Match(ABC):
     needs_all_classes: ClassVar[bool] = False
     """Whether `step` is given all classes at once, since a network learns from all of them; else group by group. All classes must then
     have equally many images."""
+    differentiates: ClassVar[int] = 0
+    """How often it differentiates the network: once by the images, or twice, by the weights and then by the images; 0: not at all, or in
+    a way of its own."""
 
     def __init__(self, problem: Problem, options: Any) -> None:
         self.problem, self.options = problem, options

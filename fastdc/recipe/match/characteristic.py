@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fastdc.errors import UsageError
 from fastdc.options.checks import check_count
-from fastdc.parallel.devices import to_device
+from fastdc.parallel.devices import check_fits, to_device
 from fastdc.recipe.match.by_class import ClassMatchOptions
 from fastdc.recipe.match.features import FeatureMatching
 from fastdc.recipe.state import State
@@ -59,6 +59,8 @@ class CharacteristicMatching(FeatureMatching):
     def compare_features(self, state: State, found: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The distance of the characteristic functions, one class after another, as the phases of a class are F for each image."""
         generator = make_generator(self.problem.seed, "frequencies", *state.moment)
+        size = (found.shape[1] + real.shape[1] + found.shape[2]) * self.options.frequencies * found.element_size()
+        check_fits(f"the phases at {self.options.frequencies:,} frequencies", size, found.device, "give fewer frequencies")
         frequencies = to_device(torch.randn(self.options.frequencies, found.shape[2], generator=generator), found.device).to(found.dtype)
         pairs = [characteristic_distance(*both, frequencies, self.options.amplitude) for both in zip(found, real, strict=True)]
         losses, cotangents = zip(*pairs, strict=True)

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from fastdc.options.checks import check_count, check_rate
 from fastdc.recipe.groups import ClassGroup
-from fastdc.recipe.match.base import Match
-from fastdc.recipe.match.unrolled import gradient_through_steps, mean_gradient, unrolled_steps
+from fastdc.recipe.match.unrolled import UnrolledMatch, gradient_through_steps, mean_gradient, unrolled_steps
 from fastdc.recipe.state import State
 
 _MOMENTUM = 0.5
@@ -44,11 +43,10 @@ class DatasetDistillationOptions:
         check_rate("lr_step_sizes", self.lr_step_sizes)
 
 
-class DatasetDistillation(Match):
+class DatasetDistillation(UnrolledMatch):
     """`dd`: the loss of real images after a few steps on the synthetic ones; `lr_model` and `distance` have no part in it."""
 
     Options = DatasetDistillationOptions
-    needs_all_classes = True
 
     def learned(self) -> dict[str, Tensor]:
         """The logarithms of the step sizes [K], with their velocity."""

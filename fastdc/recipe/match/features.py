@@ -19,6 +19,8 @@ from fastdc.recipe.state import State
 class FeatureMatching(ClassMatch):
     """`features`: the mean feature of the synthetic images of a class and that of its real ones; `distance` has no part in it."""
 
+    differentiates = 1
+
     def compare(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the features, class by class, and its gradient by the images."""
         engine, theta = self.problem.engine, state.theta

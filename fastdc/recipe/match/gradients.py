@@ -24,6 +24,8 @@ from fastdc.recipe.state import State
 class GradientMatching(ClassMatch):
     """`gradients`: those of the synthetic images of a class and those of its real ones."""
 
+    differentiates = 2
+
     def compare(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the gradients, class by class, and its gradient by the images."""
         engine, theta = self.problem.engine, state.theta

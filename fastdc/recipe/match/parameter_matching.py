@@ -24,8 +24,7 @@ from fastdc.errors import unknown_name
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.options.checks import check_count
 from fastdc.recipe.groups import ClassGroup
-from fastdc.recipe.match.base import Match
-from fastdc.recipe.match.unrolled import gradient_through_steps, mean_gradient, unrolled_steps
+from fastdc.recipe.match.unrolled import UnrolledMatch, gradient_through_steps, mean_gradient, unrolled_steps
 from fastdc.recipe.state import State
 
 _COMPARED = ("displacement", "parameters")
@@ -45,7 +44,7 @@ class ParameterMatchingOptions:
             raise unknown_name("compare", self.compare, _COMPARED)
 
 
-class ParameterMatching(Match):
+class ParameterMatching(UnrolledMatch):
     """`parameter_matching`: both sides take steps of `lr_model`, each on all synthetic images or on `batch_real` real ones per class.
 
     The gradient is multiplied by the number of images, over which the training takes a mean, so that `lr_images` means the same
@@ -53,7 +52,6 @@ class ParameterMatching(Match):
     """
 
     Options = ParameterMatchingOptions
-    needs_all_classes = True
 
     def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the two sides after all their steps, a scalar, and its gradient by the images."""

@@ -16,12 +16,16 @@ Only the weights of each step are kept, [K + 1, P]; what else is in memory is an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdc.engines import Engine
+from fastdc.parallel.devices import check_fits
 from fastdc.recipe.groups import ClassGroup
+from fastdc.recipe.match.base import Match
+from fastdc.recipe.problem import Problem
 
 
 def mean_gradient(engine: Engine, theta: Tensor, batches: Iterable[tuple[Tensor, ClassGroup]]) -> Tensor:
@@ -31,6 +35,18 @@ def mean_gradient(engine: Engine, theta: Tensor, batches: Iterable[tuple[Tensor,
         total += engine.class_gradients(theta, images, group.classes).sum(0)
         count += len(group)
     return total / count
+
+
+class UnrolledMatch(Match):
+    """A match that goes back through `unroll` steps of SGD, of which it keeps all weights."""
+
+    needs_all_classes = True
+    differentiates = 2
+
+    def __init__(self, problem: Problem, options: Any) -> None:
+        super().__init__(problem, options)
+        size = (options.unroll + 1) * problem.engine.layout.size * torch.float32.itemsize
+        check_fits(f"the way of {options.unroll:,} steps", size, problem.family.device, "give a smaller unroll, or a smaller network")
 
 
 def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor, groups: Sequence[ClassGroup]) -> Tensor:
