@@ -263,3 +263,14 @@ def test_the_commands_take_what_others_wrote(place: Path, capsys: pytest.Capture
     assert "--dataset" in capsys.readouterr().err
     assert main(["show", "pictures", "--dataset", "digits", "--quiet"]) == 0
     assert Path("pictures.png").is_file()
+
+
+def test_tables_and_searches_take_some_classes_and_a_size(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = ["--dataset", "digits", "--classes", "3", "8", "--image-size", "12", "--ipc", "1", "--scale", "tiny", "--quiet"]
+    assert main(["table", "coresets", *some, "--columns", "random", "--out", str(place / "table")]) == 0
+    assert "digits" in capsys.readouterr().out
+    small = ["--networks", "2", "--widths", "8", "--depths", "1", "--top", "1", "--random-truths", "1", "--proxies", "random"]
+    assert main(["search", *some, *small, "--out", str(place / "search")]) == 0
+    sets = [CondensedDataset.load(file) for file in place.rglob("condensed.safetensors")]
+    assert sets
+    assert all((found.class_names, found.image_size) == (("3", "8"), (12, 12)) for found in sets)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fastdc.cli.arguments import ExperimentOptions
-from fastdc.data import load_dataset
+from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
+from fastdc.data import ImageData, load_dataset
 from fastdc.experiments.files import write_report
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import run_shared
@@ -23,7 +24,7 @@ from fastdc.runtime.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchCommand(ExperimentOptions):
+class SearchCommand(ExperimentOptions, DatasetOptions):
     """Rank ConvNets by training them on small proxies of a dataset, and compare with training them on all of it: the paper's table 4.
 
     The same command again continues an interrupted one, network by network. Several processes that are given the same folder share the
@@ -102,7 +103,9 @@ class SearchCommand(ExperimentOptions):
         )
         default = f"runs/{plain_name(f'search-{self.dataset}-ipc{self.ipc}-{self.scale}')}"
         out = Path(self.out if self.out is not None else default).expanduser()
-        open_search = partial(_open_search, self.dataset, self.data_root, space, out)
+        open_search = partial(
+            _open_search, partial(load_dataset, self.dataset, self.data_root, image_size=self.image_size, classes=self.classes), space, out
+        )
         search = open_search(config)
         silent = dataclasses.replace(config, progress=False)
         result = run_shared(search, partial(open_search, silent), self.workers, self.device)
@@ -115,6 +118,6 @@ class SearchCommand(ExperimentOptions):
         print(f"{page}\nwritten to {out}")
 
 
-def _open_search(dataset: str, data_root: str | None, space: ConvNetSpace, out: Path, config: SearchConfig) -> Search:
-    train, test = load_dataset(dataset, data_root)
+def _open_search(load: Callable[[], tuple[ImageData, ImageData]], space: ConvNetSpace, out: Path, config: SearchConfig) -> Search:
+    train, test = load()
     return Search(train, test, space, config, out)

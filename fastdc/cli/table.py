@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from fastdc.cli.arguments import ExperimentOptions
+from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
 from fastdc.experiments.scales import scale_from
 from fastdc.experiments.tables.make import TableConfig, make_table
 from fastdc.experiments.tables.scale import SCALES
@@ -15,7 +15,7 @@ from fastdc.options.specs import plain_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table(ExperimentOptions):
+class Table(ExperimentOptions, DatasetOptions):
     """Make a table of the paper, or one of its ablations, on any dataset. The paper's own figures stand beside the new ones.
 
     The same command again continues an interrupted one. Several processes that are given the same folder share the work: start the
@@ -69,6 +69,8 @@ class Table(ExperimentOptions):
             scale=scale,
             scale_name=name,
             data_root=self.data_root,
+            image_size=self.image_size,
+            classes=self.classes,
             model=self.model,
             ipc=self.ipc,
             columns=self.columns,

@@ -55,6 +55,10 @@ class TableConfig:
     """What the caption calls the scale."""
     data_root: str | None = None
     """Where datasets are kept."""
+    image_size: int | tuple[int, int] | None = None
+    """As `fastdc.load_dataset` takes it."""
+    classes: tuple[str, ...] | None = None
+    """Likewise."""
     model: str = "convnet"
     """The ConvNet to use, or to vary."""
     ipc: tuple[int, ...] | None = None
@@ -128,7 +132,7 @@ class _TableMaker:
     def __init__(self, config: TableConfig) -> None:
         self.config = config
         kind = TABLES[config.table]
-        self.train, test = load_dataset(config.dataset, config.data_root)
+        self.train, test = load_dataset(config.dataset, config.data_root, image_size=config.image_size, classes=config.classes)
         self.ipcs, self.columns, self.protocol = config.ipc or kind.ipcs, config.columns or kind.columns, PROTOCOLS.in_full(config.protocol)
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
