@@ -260,11 +260,20 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         pixels = self.images * per_channel(self.std, self.images) + per_channel(self.mean, self.images)
         return ((pixels < -_HALF_A_LEVEL) | (pixels > 1 + _HALF_A_LEVEL)).float().mean().item()
 
+    def as_pictures(self) -> CondensedDataset:
+        """The set that pictures of it hold: its images with their pixels cut to 0..1 and rounded to 256 levels, stored as they are.
+
+        What `fastdc.evaluate` gives for it, beside what it gives for this set, is what pictures cost.
+        """
+        pixels = _to_bytes(self.to_pixels()).float() / 255
+        images = (pixels - per_channel(self.mean, pixels)) / per_channel(self.std, pixels)
+        return CondensedDataset(images, self.targets, **self._said())
+
     def to_folder(self, path: str | Path) -> None:
         """Write one PNG per image into a subfolder per class: PATH/CLASS/0000.png; `from_folder` reads them back.
 
         PNGs hold 256 levels of pixels in 0..1. Where images have others, a warning says how many; what is read back then trains networks
-        to another accuracy, which `fastdc.evaluate` tells. A formation that keeps pixels in 0..1 avoids it.
+        to another accuracy, that of `as_pictures()`. A formation that keeps pixels in 0..1 avoids it.
 
         Raises:
             UsageError: images that are neither grey nor RGB.
@@ -277,7 +286,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         if self.clipped:
             warnings.warn(
                 f"{100 * self.clipped:.1f}% of the pixel values lie outside 0..1 and were cut off in {path}: what is read back is not what "
-                "was learned. save() keeps all; formation 'plain:clamp=true' learns images without such values.",
+                "was learned, and evaluate(condensed.as_pictures(), ...) says what that costs. save() keeps all; formation "
+                "'plain:clamp=true' learns images without such values.",
                 stacklevel=2,
             )
         if self.soft_labels is not None:

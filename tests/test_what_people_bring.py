@@ -609,6 +609,22 @@ def test_pixels_that_no_picture_holds_are_said(tmp_path: Path) -> None:
     assert condensed.clipped == 0.5
     with pytest.warns(UserWarning, match=r"50\.0% of the pixel values lie outside 0\.\.1 and were cut off .* what is read back is not"):
         condensed.to_folder(tmp_path / "pictures")
+    read = fastdc.CondensedDataset.load(tmp_path / "pictures", mean=[0.0], std=[1.0])
+    seen = condensed.as_pictures()
+    assert torch.equal(seen.images, read.images)
+    assert seen.clipped == 0
+    torch.testing.assert_close(seen.images[0, 0].flatten(), torch.tensor([0.0, 64 / 255, 191 / 255, 1.0]))
+
+
+def test_the_command_says_what_pictures_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = fastdc.coresets.random("digits", 1)
+    said = {"mean": digits.mean, "std": digits.std, "class_names": digits.class_names, "provenance": digits.provenance}
+    fastdc.CondensedDataset(3 * digits.images, digits.labels, **said).save(tmp_path / "c.safetensors")
+    options = ["--model", "mlp:width=8", "--networks", "1", "--epochs", "5", "--quiet"]
+    assert main(["evaluate", str(tmp_path / "c.safetensors"), "--pictures", *options]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["condensed", "pictures"]
+    assert main(["show", str(tmp_path / "c.safetensors")]) == 0
+    assert "lie outside 0..1 and are cut off here" in capsys.readouterr().out
 
 
 def test_suffixes_are_said_where_a_class_has_no_image(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ class Evaluate(ComputeOptions):
     """What to compare with: as many real images, chosen by a coreset; or none. A coreset that
     needs a network trains that of --model."""
 
+    pictures: bool = False
+    """Test what pictures of the images hold as well, pixels cut to 0..1 and rounded to 256 levels."""
+
     def run(self) -> None:
         """Evaluate, print."""
         check_baseline(self.baseline)
@@ -44,4 +47,5 @@ class Evaluate(ComputeOptions):
         train, test = load_like(condensed, name, self.data_root)
         options = EvaluationOptions.of(self).for_set(condensed)
         baseline = baseline_images(self.baseline, train, condensed.ipc, options, self.quiet)
-        evaluate_all({"condensed": condensed, **baseline}, test, options, self.quiet, ())
+        pictures = {"pictures": condensed.as_pictures()} if self.pictures else {}
+        evaluate_all({"condensed": condensed, **pictures, **baseline}, test, options, self.quiet, ())

@@ -34,4 +34,7 @@ class Show(Common):
         out = Path(self.out) if self.out is not None else (own_file(Path(self.condensed)) or Path(self.condensed)).with_suffix(".png")
         condensed.save_grid(out)
         print(condensed)
+        if condensed.clipped:
+            share = f"{100 * condensed.clipped:.1f}% of the pixel values"
+            print(f"{share} lie outside 0..1 and are cut off here: `fastdc evaluate --pictures` says what that costs")
         print(f"written to {out}")
