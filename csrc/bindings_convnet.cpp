@@ -45,6 +45,9 @@ struct Distillation {
     double temperature;
 };
 
+// Elements of the maps of all blocks that a record may be asked for.
+constexpr int64_t kMostInRecord = int64_t{1} << 44;
+
 // A plan, with the statistics of frozen batch norms kept alive beside it.
 struct Network {
     ConvNetPlan plan{};
@@ -225,7 +228,15 @@ T* record_of(const Network& network, std::optional<py::array>& record, int64_t c
 
 int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bool of_double) {
     check_range("classes", classes, 0, int64_t{1} << 20);
-    check_range("each", each, 1, int64_t{1} << 32);
+    check_range("each", each, 1, int64_t{1} << 24);
+    const ConvNetPlan& plan = network.plan;
+    const int64_t side = 2 * plan.padding,
+                  maps = product({classes, each, plan.depth, plan.features, plan.height + side, plan.width + side});
+    // A record holds several times these elements, which must not overflow.
+    if (maps > kMostInRecord) {
+        refuse("classes", std::to_string(classes) + " of " + std::to_string(each) + " images each",
+               "maps of " + std::to_string(kMostInRecord) + " elements at the most");
+    }
     return of_double ? record_size<double>(network.plan, classes, each)
                      : record_size<float>(network.plan, classes, each);
 }

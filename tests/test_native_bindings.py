@@ -520,7 +520,7 @@ def test_a_record_stands_for_the_passes_that_wrote_it() -> None:
     np.testing.assert_allclose(call["gradients"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("classes", "each"), [(-1, 1), (1, 0), (2**40, 1), (1, 2**40)])
+@pytest.mark.parametrize(("classes", "each"), [(-1, 1), (1, 0), (2**40, 1), (1, 2**40), (2**20, 2**24), (2**20, 2**22)])
 def test_the_size_of_an_impossible_record_is_refused(classes: int, each: int) -> None:
     with pytest.raises(ValueError, match=r"classes|each"):
         make(plan()).record_size(classes, each, of_double=False)
