@@ -7,8 +7,18 @@
 
 namespace fastdc {
 
+// Whether the interpreter is on its way out, which ends every thread that asks for the GIL, in the midst of its work.
+inline bool is_finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing();
+#else
+    return _Py_IsFinalizing();
+#endif
+}
+
 // Whether a signal handler or fastdc's own stop_point raises; the error is left for who takes the GIL next.
 inline bool asked_to_stop() {
+    if (is_finalizing()) return false;
     const pybind11::gil_scoped_acquire acquire;
     if (PyErr_CheckSignals() != 0) return true;
     try {

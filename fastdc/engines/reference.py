@@ -18,6 +18,7 @@ from fastdc.engines.base import (
     class_numbers,
     cross_entropy,
     gradients_of_products,
+    stop_on_the_way_back,
     stopping_between_layers,
     weight_gradients,
     weight_leaves,
@@ -81,6 +82,7 @@ class ReferenceEngine(Engine):
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
         stop_point()
         weights = weight_leaves(self.layout, theta)
+        stop_on_the_way_back(weights)
         loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
         return weight_gradients(loss, weights, create_graph)
 
@@ -91,6 +93,7 @@ class _PlainTraining(Training):
     def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd, layout: ParameterLayout) -> None:
         super().__init__(module, theta, sgd)
         self._weights, velocities = weight_leaves(layout, theta), layout.views(self.velocity)
+        stop_on_the_way_back(self._weights)
         self._trained = {p.name: self._weights[p.name] for p in layout.parameters if not p.frozen}
         self._optimizer = torch.optim.SGD(self._trained.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
         for name, weight in self._trained.items():
