@@ -1,5 +1,5 @@
 // The Python module fastdc._C. Every argument is checked here, so that nothing inside has to; the GIL is released while
-// working.
+// working, and signals end the work.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +11,7 @@
 #include "bindings_convnet.h"
 #include "cpu/instruction_set.h"
 #include "cpu/layerwise_distance.h"
+#include "long_work.h"
 
 namespace py = pybind11;
 using namespace fastdc;
@@ -86,8 +87,7 @@ void layerwise_distance_of(const py::array& synthetic, const py::array& real, co
     arguments.real = real.data();
     arguments.distance = distance.mutable_data();
     arguments.cotangent = cotangent.mutable_data();
-    const py::gil_scoped_release release;
-    layerwise_distance(arguments, threads);
+    do_long_work([&] { layerwise_distance(arguments, threads); });
 }
 
 void use_instruction_set(const std::string& name) {

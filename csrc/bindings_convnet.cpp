@@ -14,6 +14,7 @@
 #include "arguments.h"
 #include "cpu/block_parts.h"
 #include "cpu/convnet.h"
+#include "long_work.h"
 
 namespace py = pybind11;
 
@@ -260,8 +261,7 @@ void class_gradients_of(const Network& network, const py::array& theta, const py
         const T *weights = in<T>(theta), *from = in<T>(images);
         const auto* label = in<int64_t>(labels);
         T *to = out<T>(gradients), *kept = record_of<T>(network, record, classes, each);
-        const py::gil_scoped_release release;
-        class_gradients<T>(plan, weights, {from, classes, each}, label, kept, to, threads);
+        do_long_work([&] { class_gradients<T>(plan, weights, {from, classes, each}, label, kept, to, threads); });
     });
 }
 
@@ -282,8 +282,8 @@ void image_gradients_of(const Network& network, const py::array& theta, const py
         const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(cotangent);
         const auto* label = in<int64_t>(labels);
         T *to = out<T>(gradients), *kept = record_of<T>(network, record, classes, each);
-        const py::gil_scoped_release release;
-        image_gradients<T>(plan, weights, {from, classes, each}, label, along, kept, to, threads);
+        do_long_work(
+            [&] { image_gradients<T>(plan, weights, {from, classes, each}, label, along, kept, to, threads); });
     });
 }
 
@@ -339,8 +339,7 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
         const T* from = in<T>(images);
         const auto* index = in<int64_t>(order);
         const Moving<T> weights = {out<T>(theta), out<T>(velocity)};
-        const py::gil_scoped_release release;
-        train<T>(plan, weights, {from, label, count}, {index, epochs}, distilled, sgd, threads);
+        do_long_work([&] { train<T>(plan, weights, {from, label, count}, {index, epochs}, distilled, sgd, threads); });
     });
 }
 
@@ -356,8 +355,7 @@ void outputs_of(const Network& network, const py::array& theta, const py::array&
         check_output<T>(name, result, {count, output_size<T>(plan, output)});
         const T *weights = in<T>(theta), *from = in<T>(images);
         T* to = out<T>(result);
-        const py::gil_scoped_release release;
-        outputs<T>(plan, weights, from, count, output, to, threads);
+        do_long_work([&] { outputs<T>(plan, weights, from, count, output, to, threads); });
     });
 }
 
@@ -374,8 +372,7 @@ void output_gradients_of(const Network& network, const py::array& theta, const p
         check_output<T>("gradients", gradients, shape);
         const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(cotangent);
         T* to = out<T>(gradients);
-        const py::gil_scoped_release release;
-        output_gradients<T>(plan, weights, from, count, output, along, to, threads);
+        do_long_work([&] { output_gradients<T>(plan, weights, from, count, output, along, to, threads); });
     });
 }
 

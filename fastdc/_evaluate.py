@@ -18,11 +18,12 @@ from fastdc.models.registry import ModelFactory
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
-from fastdc.parallel.threads import compute_threads, one_thread_each, stop_point
+from fastdc.parallel.threads import compute_threads, one_thread_each, result_of
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
+from fastdc.runtime.stopping import stop_point
 from fastdc.training.by_batch import accuracy, check_finite
 from fastdc.training.evaluation import Evaluation
 from fastdc.training.protocols import PROTOCOLS, Protocol
@@ -141,7 +142,7 @@ class _Trial:
             yield from map(self.accuracy, range(networks))
             return
         with one_thread_each(workers) as pool:
-            yield from pool.map(self.accuracy, range(networks))
+            yield from map(result_of, [pool.submit(self.accuracy, index) for index in range(networks)])
 
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""

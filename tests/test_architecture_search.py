@@ -25,7 +25,6 @@ from fastdc.data import ImageData
 from fastdc.engines.base import Training
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
-from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
@@ -33,6 +32,8 @@ from fastdc.experiments.search.space import PAPER_SPACE, models_of
 from fastdc.experiments.search.training_plans import early_steps, early_stopping_plan, images_seen
 from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, TrialOptions, TrialRunner
 from fastdc.models import build
+from fastdc.parallel.jobs import do_all
+from fastdc.parallel.threads import one_thread_each
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
@@ -306,10 +307,12 @@ def test_a_locked_network_is_waited_for(digits: Any, tmp_path: Path, counted: Co
 
 
 def test_whoever_waits_for_others_stops_too(digits: Any, tmp_path: Path, counted: Counted) -> None:
-    runner, trials = make_runner(tmp_path, digits), [Trial(model, ("random",)) for model in SPACE]
-    runner.stop()
-    with pytest.raises(CancelledError):
-        do_trials(runner, trials, doing="", progress=False)
+    runner, waited = make_runner(tmp_path, digits), threading.Event()
+    runner.path(Trial(SPACE[0], ())).mkdir(parents=True)
+    with FileLock(runner.path(Trial(SPACE[0], ())) / ".claim", thread_local=False), one_thread_each(1) as pool:
+        waiting = pool.submit(do_all, [Trial(SPACE[0], ("random",))], runner, runner.do, lambda _: waited.set())
+        assert waited.wait(timeout=60)
+    assert isinstance(waiting.exception(), CancelledError)
     assert not counted.calls
 
 

@@ -292,6 +292,33 @@ def test_a_signal_in_the_last_step_is_not_lost(tmp_path: Path, whole: Path) -> N
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.parametrize("call", [1, 2, 5, 9])
+def test_a_step_that_takes_too_long_is_ended_and_the_run_goes_on_from_the_one_before(
+    tmp_path: Path, whole: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = TorchEngine.match, []
+
+    def match(self: TorchEngine, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastdc.runs.signals.GRACE", 0.0)
+        patch.setattr("fastdc.loop.loop._SURE_TO_END", 0.0)
+        patch.setattr(run, "_CHECKPOINT_SHARE", 1e-9)  # none but the first, and that of the interruption
+        patch.setattr(TorchEngine, "match", match)
+        with pytest.raises(Interrupted, match=rf"after {(call - 1) // 3} of 6 iterations.*again continues"):
+            fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert len(calls) == call
+    state = read_state(tmp_path / "checkpoint.safetensors")
+    assert 3 * state.iteration + state.step == call - 1
+    fastdc.condense("digits", out=tmp_path, **SMALL)
+    assert_same_run(tmp_path, whole)
+
+
 # Refused
 
 

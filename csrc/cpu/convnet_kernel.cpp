@@ -1,6 +1,7 @@
 // Compiled once per instruction set, into namespace FASTDC_INSTRUCTION_SET: see instruction_set.h.
 #include "cpu/convnet.h"
 #include "cpu/convnet_memory.h"
+#include "cpu/stopping.h"
 
 namespace fastdc {
 namespace {
@@ -87,11 +88,14 @@ void pad_image(const ConvNetPlan& plan, const T* image, T* padded) {
     }
 }
 
-// Calls body(first image, number of images) for groups of nearly the same size.
+// Calls body(first image, number of images) for groups of nearly the same size, with a stop_point before each.
 template <class T, class Body>
 void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Body body) {
     const int64_t most = most_together<T>(plan, shapes), groups = (count + most - 1) / most;
-    for (int64_t g = 0; g < groups; ++g) body(g * count / groups, (g + 1) * count / groups - g * count / groups);
+    for (int64_t g = 0; g < groups; ++g) {
+        stop_point();
+        body(g * count / groups, (g + 1) * count / groups - g * count / groups);
+    }
 }
 
 // What block 0 normalises, of one padded image.

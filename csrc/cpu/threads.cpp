@@ -11,6 +11,8 @@
 #include <system_error>
 #include <thread>
 
+#include "cpu/stopping.h"
+
 namespace fastdc {
 namespace {
 
@@ -23,7 +25,8 @@ struct Job {
     const std::function<void(int64_t)>& body;
     const int64_t count;
     const int helpers_wanted;
-    std::fenv_t arithmetic;  // of the caller
+    std::fenv_t arithmetic;                 // of the caller
+    Watch* const watch = Watch::current();  // likewise
     std::atomic<int64_t> next{0};
 
     std::atomic<bool> failed{false};
@@ -31,7 +34,10 @@ struct Job {
 
     void work() {
         try {
-            for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) body(i);
+            for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) {
+                stop_point();
+                body(i);
+            }
         } catch (...) {
             next = count;
             if (!failed.exchange(true)) failure = std::current_exception();
@@ -59,7 +65,13 @@ public:
         if (turn.owns_lock()) {
             std::unique_lock<std::mutex> lock(mutex_);
             job_ = nullptr;
-            idle_.wait(lock, [this] { return working_ == 0; });
+            const auto idle = [this] { return working_ == 0; };
+            while (job.watch && !idle_.wait_for(lock, Watch::kEvery, idle)) {
+                lock.unlock();
+                job.watch->over();  // which lets the helpers know
+                lock.lock();
+            }
+            idle_.wait(lock, idle);
         }
     }
 
@@ -82,7 +94,9 @@ private:
             ++working_;
             lock.unlock();
             std::fesetenv(&job.arithmetic);
+            Watch::work_under(job.watch);
             job.work();
+            Watch::work_under(nullptr);
             lock.lock();
             if (--working_ == 0) idle_.notify_all();
         }

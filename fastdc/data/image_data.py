@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from fastdc.errors import DataError
 from fastdc.parallel.devices import free_memory, to_device
 
 _SHARE_OF_DEVICE = 0.25  # of a GPU's free memory, for the images of a set
-_STATISTICS_BLOCK = 1 << 22  # pixels counted at once: bincount widens them to int64
+_BLOCK = 1 << 22  # pixels counted or hashed at once: bincount widens them to int64
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("images", Tensor, "a tensor: torch.from_numpy makes one of an array"),
@@ -125,7 +126,8 @@ class ImageData:
         order, normalised in the same way."""
         digest = hashlib.blake2b(repr((tuple(self.images.shape), self.mean, self.std)).encode(), digest_size=12)
         for tensor in (self.images, self.labels):
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
+            for part in tensor.split(max(1, _BLOCK // max(1, math.prod(tensor.shape[1:])))):
+                digest.update(np.ascontiguousarray(part.cpu().numpy()).data)
         return digest.hexdigest()
 
     def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
@@ -165,7 +167,7 @@ def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ..
     values = torch.arange(256, dtype=torch.float64, device="cpu") / 255
     means, stds = [], []
     for channel in images.unbind(1):  # [N, H, W]
-        block = max(1, _STATISTICS_BLOCK // channel[0].numel())
+        block = max(1, _BLOCK // channel[0].numel())
         counts = torch.zeros(256, dtype=torch.int64, device="cpu")
         for part in channel.split(block):
             counts += torch.bincount(part.flatten(), minlength=256).cpu()

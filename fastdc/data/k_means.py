@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastdc.runtime.stopping import stop_point
+
 _SAME = 100  # roundings of the mean square of the points by which the squares of equal distances may differ
 _ROUNDS = 10  # of Lloyd's algorithm; more of them change the centres of a class of images little
 
@@ -43,6 +45,7 @@ def k_means(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """
     centres = points[_spread(points, count, generator)]  # [count, F]
     for _ in range(_ROUNDS):
+        stop_point()
         nearest = (centres.square().sum(1) - points @ (2 * centres.T)).argmin(1)  # [n]
         members = (nearest == torch.arange(count, device=points.device)[:, None]).to(points.dtype)  # [count, n]
         sizes = members.sum(1, keepdim=True)
@@ -61,6 +64,7 @@ def _spread(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     weights = points.new_full((len(points),), math.inf)
     chosen: list[Tensor] = []
     for row in noise:
+        stop_point()
         drawn = (weights.clamp(min=tiny).log_() + row).index_fill_(0, torch.cat(chosen), -math.inf) if chosen else row
         chosen.append(drawn.argmax()[None])
         point = points[chosen[-1]][0]

@@ -18,7 +18,7 @@ from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
-from fastdc.parallel.threads import stop_point
+from fastdc.runtime.stopping import stop_point
 
 # Images [N, channels, H, W], their labels and the generator of the training -> images of the same shape, with labels; these and those
 # are int64 [N], or soft: shares of the first k classes, float [N, k]
@@ -258,7 +258,7 @@ class Engine(ABC):
         for norm in norms:
             norm.momentum = 1.0  # the statistics of this batch alone
             norm.train()
-        with torch.no_grad():
+        with torch.no_grad(), stopping_between_layers(self.module):
             torch.func.functional_call(self.module, self.layout.views(theta), (images,))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -327,6 +327,24 @@ def _by_each(outputs: Any, by: list[Tensor], cotangents: Any, create_graph: bool
 def weight_leaves(layout: ParameterLayout, theta: Tensor) -> dict[str, Tensor]:
     """The weights in theta [P] by name, as leaves of autograd's graph that share its memory."""
     return {name: view.detach().requires_grad_() for name, view in layout.views(theta).items()}
+
+
+@contextlib.contextmanager
+def stopping_between_layers(module: nn.Module) -> Iterator[None]:
+    """A `stop_point` before each layer that a module calls, for passes of many images at once."""
+    layers = [part for part in module.modules() if not list(part.children())]
+    handles = [layer.register_forward_pre_hook(lambda *_: stop_point()) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def stop_on_the_way_back(leaves: Mapping[str, Tensor]) -> None:
+    """A `stop_point` at the gradient by each of these leaves, wherever one is taken."""
+    for leaf in leaves.values():
+        leaf.register_hook(lambda _: stop_point())
 
 
 @contextlib.contextmanager

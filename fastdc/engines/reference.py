@@ -18,11 +18,14 @@ from fastdc.engines.base import (
     class_numbers,
     cross_entropy,
     gradients_of_products,
+    stop_on_the_way_back,
+    stopping_between_layers,
     weight_gradients,
     weight_leaves,
 )
 from fastdc.metrics.definitions import METRICS, Metric
 from fastdc.metrics.layout import ParameterLayout, fewest_dimensions
+from fastdc.runtime.stopping import stop_point
 
 
 class ReferenceEngine(Engine):
@@ -69,7 +72,7 @@ class ReferenceEngine(Engine):
         return _PlainTraining(self.module, theta, sgd, self.layout)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), stopping_between_layers(self.module):
             return functional_call(self.module, self.layout.views(theta), (images,))
 
     def _vectors(self, vector: Tensor) -> list[Tensor]:
@@ -77,7 +80,9 @@ class ReferenceEngine(Engine):
         return list(self.layout.views(self.layout.trained_part(vector)).values())
 
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
+        stop_point()
         weights = weight_leaves(self.layout, theta)
+        stop_on_the_way_back(weights)
         loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
         return weight_gradients(loss, weights, create_graph)
 
@@ -88,13 +93,15 @@ class _PlainTraining(Training):
     def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd, layout: ParameterLayout) -> None:
         super().__init__(module, theta, sgd)
         self._weights, velocities = weight_leaves(layout, theta), layout.views(self.velocity)
+        stop_on_the_way_back(self._weights)
         self._trained = {p.name: self._weights[p.name] for p in layout.parameters if not p.frozen}
         self._optimizer = torch.optim.SGD(self._trained.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
         for name, weight in self._trained.items():
             self._optimizer.state[weight]["momentum_buffer"] = velocities[name]
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        logits = functional_call(self.module, self._weights, (images,))
+        with stopping_between_layers(self.module):
+            logits = functional_call(self.module, self._weights, (images,))
         loss = cross_entropy(logits, labels)
         if distillation is not None:
             loss = loss + distillation.loss(logits) / len(labels)

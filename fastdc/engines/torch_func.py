@@ -36,6 +36,8 @@ from fastdc.engines.base import (
     class_numbers,
     cross_entropy,
     gradients_of_products,
+    stop_on_the_way_back,
+    stopping_between_layers,
     weight_gradients,
     weight_leaves,
 )
@@ -43,6 +45,7 @@ from fastdc.errors import FastdcError, UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 from fastdc.runtime.forking import FreshLock
+from fastdc.runtime.stopping import stop_point
 
 with (
     warnings.catch_warnings(),
@@ -184,6 +187,7 @@ class TorchEngine(Engine):
         weights, share = weight_leaves(self.layout, theta), 1 / each
         distances, result = [], torch.empty_like(synthetic)
         for c, label in enumerate(class_numbers(synthetic, classes)):
+            stop_point()
             images = synthetic[c].detach().requires_grad_()
             gradients = weight_gradients(self._loss(weights, images, label) * share, weights, create_graph=True)
             flat = torch.cat([gradient.detach().flatten() for gradient in gradients])[None]  # [1, P]
@@ -282,13 +286,16 @@ class _ChunkedTraining(Training):
         super().__init__(engine.module, theta, sgd)
         self._engine, self._weights, self._gradient = engine, weight_leaves(engine.layout, theta), torch.empty_like(theta)
         self._whole = bool(batch_norms(engine.module))
+        if self._whole:
+            stop_on_the_way_back(self._weights)
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         sgd, gradient = self.sgd, self._gradient
         most = len(images) if self._whole else self._engine.images_per_training_chunk(self.theta, images)
         parts = []
         for part in _even_slices(len(images), most):
-            logits = functional_call(self.module, self._weights, (images[part],))
+            with stopping_between_layers(self.module) if self._whole else contextlib.nullcontext():
+                logits = functional_call(self.module, self._weights, (images[part],))
             loss = cross_entropy(logits, labels[part], reduction="sum")
             if distillation is not None:
                 loss = loss + distillation.at(part).loss(logits)
@@ -302,10 +309,12 @@ class _ChunkedTraining(Training):
 
 
 def _even_slices(count: int, most: int) -> Iterator[slice]:
-    """Cover `count` with as few slices of at most `most` as needed, of nearly the same length."""
+    """Cover `count` with as few slices of at most `most` as needed, of nearly the same length, with a `stop_point` before each."""
     length = math.ceil(count / math.ceil(count / most))
-    return (slice(start, min(start + length, count)) for start in range(0, count, length))
+    for start in range(0, count, length):
+        stop_point()
+        yield slice(start, min(start + length, count))
 
 
-def _split(values: Tensor, most: int) -> list[Tensor]:
-    return [values[part] for part in _even_slices(len(values), most)]
+def _split(values: Tensor, most: int) -> Iterator[Tensor]:
+    return (values[part] for part in _even_slices(len(values), most))

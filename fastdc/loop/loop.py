@@ -7,11 +7,12 @@ symbols: S the synthetic images, T the real ones, K = iterations, T = matching_s
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from fastdc.recipe.groups import class_groups
 from fastdc.recipe.state import State
 from fastdc.runs.folder import RunFolder
 from fastdc.runs.progress import progress_bar
-from fastdc.runs.signals import StopRequest
+from fastdc.runs.signals import GRACE, StopRequest
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.runtime.versions import versions
 
@@ -47,6 +48,7 @@ _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of clas
 _GRADIENTS = 3  # of a class that are held at once: the real one, the synthetic one and its cotangent
 _BYTES = 4  # of a float32
 _COPIES = 3  # of the images that are held at once: what is stored, the images, their gradient
+_SURE_TO_END = GRACE / 4  # seconds of a step after which the next one ends within the time of grace, and needs no copy of the state
 
 
 @dataclass(frozen=True)
@@ -125,18 +127,39 @@ class Condensation:
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
             self.iteration_began = time.monotonic()
+            seconds = math.inf  # of the last step
             while state.iteration < total:
-                self.outcomes.append(self._matching_step())
+                began = time.monotonic()
+                with self._kept_from_interruptions(run, bar) if seconds > _SURE_TO_END else contextlib.nullcontext():
+                    self.outcomes.append(self._matching_step())
+                seconds = time.monotonic() - began
                 self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
                 signum = stop.signum  # read once: whoever is stopped has his checkpoint
                 if run is not None and (run.checkpoint_due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
                     self._save(run)
                 if run is not None and signum is not None:
-                    raise Interrupted(
-                        f"stopped after {state.iteration} of {total} iterations; the same call again continues from {run.path}.", signum
-                    )
+                    raise self._interrupted(run, signum)
         return self._finish(protocol)
+
+    @contextlib.contextmanager
+    def _kept_from_interruptions(self, run: RunFolder | None, bar: Any) -> Iterator[None]:
+        """Write a checkpoint of the steps before, where the one within this context is interrupted."""
+        if run is None:
+            yield
+            return
+        self._look_at_outcomes(bar, 0)
+        before = copy.deepcopy(self.state)
+        try:
+            yield
+        except Interrupted as stop:
+            self.state = before
+            self._save(run)
+            raise self._interrupted(run, stop.signum) from None
+
+    def _interrupted(self, run: RunFolder, signum: int) -> Interrupted:
+        done = f"{self.state.iteration} of {self.recipe.iterations} iterations"
+        return Interrupted(f"stopped after {done}; the same call again continues from {run.path}.", signum)
 
     def take_step(self) -> None:
         """One step, and a wait for its numbers."""

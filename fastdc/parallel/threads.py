@@ -6,25 +6,35 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 
+from fastdc.runtime.stopping import check_at_stop_points, stop_point
+
 _MOST_THREADS = 64
-_thread = threading.local()
+_LOOK_SECONDS = 0.1  # between two stop points of a thread that waits for others
+
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
 def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool of `count` threads with one torch thread each; the number of torch's threads, which that changes for all, is put back.
 
-    At the end of the context, which an interruption brings too, they are waited for: work in them ends at its next `stop_point`.
+    At the end of the context, which an interruption brings too, they are waited for: work in them ends at its next `stop_point`, with
+    CancelledError.
     """
     before, over = torch.get_num_threads(), threading.Event()
 
+    def check() -> None:
+        if over.is_set():
+            raise CancelledError
+
     def begin() -> None:
         torch.set_num_threads(1)
-        _thread.over = over
+        check_at_stop_points(check)
 
     pool = ThreadPoolExecutor(count, initializer=begin)
     try:
@@ -40,8 +50,8 @@ def compute_threads() -> int:
     return min(torch.get_num_threads(), max(_MOST_THREADS, os.cpu_count() or 1))
 
 
-def stop_point() -> None:
-    """Raise CancelledError in a thread of `one_thread_each` whose context is over; long work calls it every second or more often."""
-    over = getattr(_thread, "over", None)
-    if over is not None and over.is_set():
-        raise CancelledError
+def result_of(future: Future[Result]) -> Result:
+    """What another thread finds; this one waits for it at stop points."""
+    while not wait([future], timeout=_LOOK_SECONDS).done:
+        stop_point()
+    return future.result()

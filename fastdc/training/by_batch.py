@@ -18,8 +18,8 @@ from fastdc.engines.base import batches
 from fastdc.errors import RunError
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import to_device
-from fastdc.parallel.threads import stop_point
 from fastdc.runtime.seeding import derive_seed, make_generator
+from fastdc.runtime.stopping import stop_point
 
 _BLOCK = 1000  # images normalised at once to be classified
 

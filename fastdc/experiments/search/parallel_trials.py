@@ -40,10 +40,6 @@ def do_trials(runner: TrialRunner, trials: Sequence[Trial], *, doing: str, progr
         else:
             threads = min(compute_threads(), len(trials))
             with one_thread_each(threads) as pool:
-                try:
-                    for found in as_completed([pool.submit(work, number) for number in range(threads)]):
-                        failures |= found.result()
-                except BaseException:
-                    runner.stop()
-                    raise
+                for found in as_completed([pool.submit(work, number) for number in range(threads)]):
+                    failures |= found.result()
     return {trial: reason for trial, reason in failures.items() if not runner.is_done(trial)}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.runs.content import finite_number
 from fastdc.runtime.seeding import derive_seed
+from fastdc.runtime.stopping import stop_point
 from fastdc.training.by_batch import Batch, accuracy, train_by_batch, whole_batches
 
 EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
@@ -83,11 +82,6 @@ class TrialRunner:
         self, folder: Path, train: ImageData, test: ImageData, sets: Mapping[str, CondensedDataset], options: TrialOptions
     ) -> None:
         self.folder, self.train, self.test, self.sets, self.options = folder, train, test, sets, options
-        self._over = threading.Event()
-
-    def stop(self) -> None:
-        """Let threads end that nobody waits for: each after what it computes at the moment."""
-        self._over.set()
 
     def path(self, trial: Trial) -> Path:
         """The folder of a network."""
@@ -95,7 +89,7 @@ class TrialRunner:
 
     def is_done(self, trial: Trial) -> bool:
         """Whether nothing is left to do."""
-        self._go_on()
+        stop_point()
         return all(self._file(trial, subject).exists() for subject in trial.subjects)
 
     def outcome(self, trial: Trial, subject: str) -> Outcome | None:
@@ -110,17 +104,13 @@ class TrialRunner:
     def do(self, trial: Trial) -> None:
         """Train and test the network on what is still to be done, and write each accuracy as it comes."""
         for subject in trial.subjects:
-            self._go_on()
+            stop_point()
             if self._file(trial, subject).exists():
                 continue
             started = time.monotonic()
             found = self._accuracy(trial.model, subject)
             content = {"model": trial.model, "accuracy": found, "seconds": time.monotonic() - started}
             write_outcome(self._file(trial, subject), content)
-
-    def _go_on(self) -> None:
-        if self._over.is_set():
-            raise CancelledError
 
     def _accuracy(self, model: str, subject: str) -> float:
         options = self.options
@@ -138,7 +128,7 @@ class TrialRunner:
         for number, (positions, phases) in enumerate(plan):
             stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
             for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, phases, options.seed, stream):
-                self._go_on()
+                pass
         return accuracy(engine, theta, self.test)
 
     def _file(self, trial: Trial, subject: str) -> Path:
