@@ -420,7 +420,7 @@ def own_file(path: Path) -> Path | None:
 def _numbers(what: str, values: Any) -> tuple[float, ...]:
     try:
         numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what} is {values!r}; expected one number for each channel.") from None
     if not all(map(math.isfinite, numbers)):
         raise DataError(f"{what} is {numbers}; expected finite numbers.")

@@ -346,7 +346,7 @@ GOOD_NPZ = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:4], "y_test"
         case("two channels", {"x_train": np.repeat(IMAGES, 2, 1)}, r"are \[2, 8, 8\] and test images \[1, 8, 8\]"),
         case("rank 2", {"x_train": IMAGES.reshape(40, 64)}, r"\[40, 64\]; expected \[N, channels, H, W\]"),
         case("another size in test", {"x_test": IMAGES[:4, :, :6]}, r"\[1, 8, 8\] and test images \[1, 6, 8\]; expected the same size"),
-        case("objects", {"y_train": np.array([None] * 40)}, "cannot be read as an .npz archive"),
+        case("objects", {"y_train": np.array([None] * 40)}, "is not an .npz archive"),
         case("no image", {"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "there are none"),
     ],
 )
@@ -935,7 +935,7 @@ def test_an_archive_of_files_that_are_no_arrays_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for key in GOOD_NPZ:
             archive.writestr(key, b"no array")
-    with refusal(DataError, "cannot be read as an .npz archive"):
+    with refusal(DataError, "is not an .npz archive"):
         fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
 
 
