@@ -51,6 +51,7 @@ from mutations import (
     altered_safetensors,
 )
 from PIL import Image, features
+from safetensors.torch import load as load_safetensors
 
 import fastdc
 from fastdc.cli import COMMANDS
@@ -62,8 +63,11 @@ from fastdc.experiments.continual.runner import ContinualConfig, ContinualRunner
 from fastdc.experiments.files import read_outcome
 from fastdc.experiments.search import proxy_sets, trial
 from fastdc.experiments.tables import job
+from fastdc.loop.checkpoint import load_checkpoint
+from fastdc.recipe.state import State
 from fastdc.runs.content import finite_number
 from fastdc.runs.files import save_tensors
+from fastdc.runs.folder import RunFolder
 from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 _PICTURES = {
@@ -151,19 +155,36 @@ def condense(folder: Path, method: str, stop: type | None = None, **options: Any
     return fastdc.condense(_DATA, 1, out=folder, progress=False, **given | options)
 
 
-def make_run(method: str, folder: Path, *names: str, **options: Any) -> list[Path]:
+_AS_MADE: dict[Path, bytes] = {}
+
+
+def make_run(name: str, folder: Path, method: str = "dc", **options: Any) -> list[Path]:
+    """A run after its first checkpoint."""
     with contextlib.suppress(fastdc.errors.RunError):
         condense(folder, method, fastdc.callbacks.CheckpointWritten, **options)
-    return [folder / name for name in names]
-
-
-def make_planned(folder: Path) -> list[Path]:
-    """A run whose number of iterations was planned."""
-    with contextlib.suppress(fastdc.errors.RunError):
-        condense(folder, "dc", fastdc.callbacks.CheckpointWritten, iterations=None, budget="1s")
-    file = folder / "config.json"
-    file.write_text(re.sub('"iterations": [0-9]+', '"iterations": 2', file.read_text()))
+    file = folder / name
+    if "budget" in options:
+        file.write_text(re.sub('"iterations": [0-9]+', '"iterations": 2', file.read_text()))
+    _AS_MADE[file] = file.read_bytes()
     return [file]
+
+
+def read_checkpoint(file: Path, method: str = "dc") -> object:
+    """By the loader, which is quick; and where that takes it, by the run."""
+    tensors = load_safetensors(_AS_MADE[file])
+    moments, learned = ({k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(g)} for g in ("moments.", "learned."))
+    weights = len(tensors["theta"]) if "theta" in tensors else 1
+    load_checkpoint(file, State(tensors["stored"], moments, learned=learned), weights)
+    return condense(file.parent, method)
+
+
+def read_config(file: Path, **options: Any) -> object:
+    """By what compares configurations; and where that takes it, by the run."""
+    made, folder = json.loads(_AS_MADE[file]), RunFolder(file.parent)
+    if options and type(known := folder.recorded("iterations")) is int and known > 0:
+        made["config"]["iterations"] = known
+    folder.check_config(made["config"], made, "iterations")
+    return condense(file.parent, "dc", **options)
 
 
 def make_metrics(folder: Path) -> list[Path]:
@@ -172,10 +193,12 @@ def make_metrics(folder: Path) -> list[Path]:
 
 
 def read_metrics(file: Path) -> object:
-    return proxy_sets._logged_seconds(file)
+    seconds = proxy_sets._logged_seconds(file)
+    RunFolder(file.parent).restore(lambda path: 50)
+    return seconds
 
 
-_WHOLE_SET = {"model": "mlp:width=2", "epochs": 2, "progress": False}
+_WHOLE_SET = {"model": "mlp:width=2", "epochs": 1, "progress": False}
 
 
 def make_network(folder: Path) -> list[Path]:
@@ -275,18 +298,18 @@ def make_idx(dataset: str, suffix: str, folder: Path) -> list[Path]:
     return sorted(raw.iterdir())
 
 
+_PLANNED = {"iterations": None, "budget": "1s"}
 FORMATS: dict[str, Format] = {
     "condensed": Format(make_condensed, use_condensed, altered_safetensors),
-    "checkpoint": Format(
-        lambda folder: make_run("dc", folder, "checkpoint.safetensors"), lambda file: condense(file.parent, "dc"), altered_safetensors
-    ),
+    "checkpoint": Format(functools.partial(make_run, "checkpoint.safetensors"), read_checkpoint, altered_safetensors),
     "checkpoint-dd": Format(
-        lambda folder: make_run("dd", folder, "checkpoint.safetensors"), lambda file: condense(file.parent, "dd"), altered_safetensors
+        functools.partial(make_run, "checkpoint.safetensors", method="dd"),
+        functools.partial(read_checkpoint, method="dd"),
+        altered_safetensors,
     ),
-    "config": Format(lambda folder: make_run("dc", folder, "config.json"), lambda file: condense(file.parent, "dc"), altered_json),
-    "planned": Format(make_planned, lambda file: condense(file.parent, "dc", iterations=None, budget="1s"), altered_json),
+    "config": Format(functools.partial(make_run, "config.json"), read_config, altered_json),
+    "planned": Format(functools.partial(make_run, "config.json", **_PLANNED), functools.partial(read_config, **_PLANNED), altered_json),
     "metrics": Format(make_metrics, read_metrics, altered_lines),
-    "metrics-of-run": Format(make_metrics, lambda file: condense(file.parent, "dc", iterations=3), altered_lines),
     "network": Format(make_network, read_network, altered_safetensors, ()),
     "stage": Format(make_stage, read_stage, altered_safetensors),
     "outcome": Format(make_outcomes, lambda file: read_outcome(file, _PARSERS[file.name]), altered_json),
@@ -353,7 +376,7 @@ def fuzz(name: str, numbers: Sequence[int], seed: int = 0, limit: float = 2.0, k
         name: of the format.
         numbers: of the mutations.
         seed: of all.
-        limit: seconds that one may take.
+        limit: seconds of the processor that one may take; and ten times as many by the clock.
         kept: a folder for what a fault was found with.
         megabytes: that the memory may grow by.
     """
@@ -392,7 +415,7 @@ def fuzz(name: str, numbers: Sequence[int], seed: int = 0, limit: float = 2.0, k
                     result.faults[number] = fault
             left = left[len(lines) :]
             if left and (not lines or lines[-1][2] is None or status):  # the next has ended the process
-                how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"exit {status}"
+                how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
                 result.faults[left[0]] = f"the process died of it ({how}): {last}"
                 result.outcomes["died"] += 1
                 left = left[1:]
@@ -410,7 +433,7 @@ class _Worker:
         self, format: Format, work: Path, everything: dict[Path, bytes], limit: float, megabytes: int, report: Any, trace: Any
     ) -> None:
         self.format, self.work, self.everything, self.limit, self.report, self.trace = format, work, everything, limit, report, trace
-        self.most, self.strays = megabytes << 10, list[str]()
+        self.most, self.parent, self.strays = megabytes << 10, os.getppid(), list[str]()
         silent = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(silent, descriptor)
@@ -422,7 +445,7 @@ class _Worker:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (memory + 8 * megabytes * MEGABYTES,) * 2)
-        signal.signal(signal.SIGALRM, self._hang)
+        signal.signal(signal.SIGPROF, self._hang)
 
     def run(self, name: str, numbers: Sequence[int], seed: int, good: dict[Path, bytes]) -> None:
         """Read these, until one has made the memory grow too far."""
@@ -444,14 +467,14 @@ class _Worker:
                 fault = fault or f"memory grew by {growth >> 10} MB"
             _restore(self.work, self.everything)
             self.report.write(json.dumps([number, outcome, fault, seconds, growth]).encode() + b"\n")
-            if growth > self.most or after != before:
+            if growth > self.most or after != before or os.getppid() != self.parent:
                 return
 
     def _read(self, file: Path) -> tuple[str, str | None, float]:
         """Outcome, fault and seconds."""
-        started, outcome, fault = time.monotonic(), "read", None
-        faulthandler.dump_traceback_later(self.limit + 3, exit=True, file=self.trace)
-        signal.setitimer(signal.ITIMER_REAL, self.limit)
+        started, outcome, fault = time.process_time(), "read", None
+        faulthandler.dump_traceback_later(10 * self.limit, exit=True, file=self.trace)  # for what waits, or computes without Python
+        signal.setitimer(signal.ITIMER_PROF, self.limit)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -461,13 +484,13 @@ class _Worker:
             if str(self.work) not in text or "\n" in text or len(text) > 1500 or not text.isprintable():
                 fault = f"{outcome} that names no file, is too long or no line: {text!r:.300}"
         except Hang:
-            outcome, fault = "hang", f"takes longer than {self.limit} s: {_where()}"
+            outcome, fault = "hang", f"takes longer than {self.limit} s of the processor: {_where()}"
         except BaseException as error:
             outcome, fault = "fault", f"{type(error).__name__}: {str(error)!r:.200} {_where()}"
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
-        return outcome, fault, time.monotonic() - started
+        return outcome, fault, time.process_time() - started
 
     def _hang(self, signum: int, frame: Any) -> None:
         raise Hang
@@ -499,8 +522,9 @@ def _restore(work: Path, everything: dict[Path, bytes]) -> None:
         if path not in everything and (path.is_symlink() or not path.is_dir()):
             path.unlink()
     for path, content in everything.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def _where() -> str:
@@ -517,7 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
     parser.add_argument("--only", type=int, help="one mutation alone, by its number")
-    parser.add_argument("--limit", type=float, default=2.0, help="seconds that a mutation may take")
+    parser.add_argument("--limit", type=float, default=2.0, help="seconds of the processor that a mutation may take")
     parser.add_argument("--kept", type=Path, default=Path(tempfile.gettempdir()) / "fastdc-fuzz", help="where files of faults are kept")
     given = parser.parse_args(arguments)
     each, faults = -(-given.mutations // len(given.formats)), 0
