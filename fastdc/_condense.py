@@ -186,7 +186,7 @@ def condense(
     with open_run(out) if out is not None else contextlib.nullcontext() as run:
         if budget is not None and iterations is None:
             known = run.recorded("iterations") if run is not None else None
-            planned = known if isinstance(known, int) else planned_iterations(config, real, family, began + seconds_of(budget))
+            planned = known if type(known) is int and known > 0 else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
         return Condensation(config, real, family, run, callbacks, progress).result(protocol)
 

@@ -226,7 +226,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return {"mean": self.mean, "std": self.std, "class_names": self.class_names, "provenance": self.provenance}
 
     def grid(self) -> Image:
-        """The picture of the paper's figure 2: a row per class; at one image per class, rows of ten classes.
+        """The picture of the paper's figure 2: a row per class that has images; at one image per class, rows of ten classes.
 
         Images smaller than 64 pixels are enlarged by whole repetition of their pixels.
         """
@@ -235,10 +235,11 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
 
         pixels, most = _as_seen(self.to_pixels()), int(torch.bincount(self.labels).max())
         if most > 1:
-            rows = pixels.new_ones(self.num_classes, most, *pixels.shape[1:])  # a class with fewer images ends in white
-            for label in range(self.num_classes):
+            classes = self.labels.unique().tolist()
+            rows = pixels.new_ones(len(classes), most, *pixels.shape[1:])  # a class with fewer images ends in white
+            for row, label in enumerate(classes):
                 own = pixels[self.labels == label]
-                rows[label, : len(own)] = own
+                rows[row, : len(own)] = own
             pixels = rows.flatten(0, 1)
         repeat = max(1, _GRID_SIDE // max(pixels.shape[2:]))
         pixels = pixels.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
@@ -430,7 +431,7 @@ def own_file(path: Path) -> Path | None:
 def _numbers(what: str, values: Any) -> tuple[float, ...]:
     try:
         numbers = tuple(float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{what} is {values!r}; expected one number for each channel.") from None
     if not all(map(math.isfinite, numbers)):
         raise DataError(f"{what} is {numbers}; expected finite numbers.")

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import math
 import os
 import pickle
 import shutil
+import struct
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from helpers import IDX_FILES, Items, idx_bytes
-from PIL import Image
+from PIL import Image, features
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -325,6 +328,50 @@ def test_an_image_cut_short_is_named(folder, suffix):
             fastdc.load_dataset(f"folder:{folder}")
 
 
+def test_what_pil_would_read_by_another_program_is_no_picture_here(folder, monkeypatch):
+    def run(*_args, **_kwargs):
+        raise AssertionError("Ghostscript was called")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", run)
+    (folder / "train/bee/1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with refusal(DataError, r"bee/1\.png cannot be read as an image \(cannot identify image file"):
+        fastdc.load_dataset(f"folder:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("sides", "match"),
+    [
+        case("many", (9000, 8000), r"bee/1\.png: it is 9000x8000 pixels; expected 64 million at most: make it smaller"),
+        case("a bomb", (1 << 20, 1 << 20), r"bee/1\.png cannot be read as an image \(Image size .* exceeds limit"),
+        case("a side without end", (0x7FFFFFFF, 1), r"bee/1\.png"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_a_picture_that_declares_too_many_pixels_is_named_before_it_is_read(folder, sides, match):
+    path = folder / "train/bee/1.png"
+    content = path.read_bytes()
+    header = b"IHDR" + struct.pack(">II", *sides) + content[24:29]
+    path.write_bytes(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    with refusal(DataError, match):
+        fastdc.load_dataset(f"folder:{folder}")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_an_avif_with_a_changed_byte_is_named_where_its_library_refuses_it(folder):
+    path = folder / "train" / "bee" / "9.avif"
+    Image.fromarray(IMAGES[0, 0]).convert("RGB").save(path)
+    whole, said = path.read_bytes(), []
+    for position in range(0, len(whole), 7):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        with contextlib.suppress(DataError):
+            try:
+                fastdc.load_dataset(f"folder:{folder}")
+            except DataError as error:
+                said.append(str(error))
+    assert len(said) > 10
+    assert all("bee/9.avif" in text for text in said)
+
+
 # npz archives
 
 
@@ -346,7 +393,7 @@ GOOD_NPZ = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:4], "y_test"
         case("two channels", {"x_train": np.repeat(IMAGES, 2, 1)}, r"are \[2, 8, 8\] and test images \[1, 8, 8\]"),
         case("rank 2", {"x_train": IMAGES.reshape(40, 64)}, r"\[40, 64\]; expected \[N, channels, H, W\]"),
         case("another size in test", {"x_test": IMAGES[:4, :, :6]}, r"\[1, 8, 8\] and test images \[1, 6, 8\]; expected the same size"),
-        case("objects", {"y_train": np.array([None] * 40)}, "cannot be read as an .npz archive"),
+        case("objects", {"y_train": np.array([None] * 40)}, "is not an .npz archive"),
         case("no image", {"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "there are none"),
     ],
 )
@@ -378,7 +425,7 @@ def npy_bytes(path):
 )
 def test_a_file_that_is_no_npz_archive(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content(tmp_path / "a.npz"))
-    with refusal(DataError, r"a\.npz cannot be read as an \.npz archive"):
+    with refusal(DataError, r"a\.npz is not an \.npz archive"):
         fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -388,7 +435,7 @@ def test_an_npz_archive_cut_short_anywhere_is_refused(tmp_path, save):
     whole = (tmp_path / "a.npz").read_bytes()
     for length in [*range(0, len(whole), 97), len(whole) - 1]:
         (tmp_path / "a.npz").write_bytes(whole[:length])
-        with refusal(DataError, r"a\.npz cannot be read as an \.npz archive .*cut short"):
+        with refusal(DataError, r"a\.npz is not an \.npz archive .*cut short"):
             fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -402,6 +449,35 @@ def test_an_npz_archive_with_a_changed_byte_is_refused_or_gives_the_same_images(
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         with contextlib.suppress(DataError):
             assert [part.fingerprint for part in fastdc.load_dataset(f"npz:{path}")] == expected
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        case("half a tuple", "{'descr': '|u1', 'fortran_order': False, 'shape': (4,"),
+        case("a quote too many", "{'descr': '|u1', 'fortran_order': False, 'shape': (4,)\" }"),
+        case("digits without end", "{'descr': '|u1', 'fortran_order': False, 'shape': (" + "9" * 5000 + ",)}"),
+        case("brackets without end", "[" * 5000),
+    ],
+)
+def test_headers_of_arrays_that_numpy_stumbles_over_are_refused(tmp_path, header):
+    array = b"\x93NUMPY\x02\0" + struct.pack("<I", len(header)) + header.encode() + bytes(4)
+    for names, read in (
+        (GOOD_NPZ, lambda: fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")),
+        (("images", "labels"), lambda: CondensedDataset.load(tmp_path / "a.npz", mean=[0.5], std=[0.5])),
+    ):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            for name in names:
+                archive.writestr(f"{name}.npy", array)
+        with refusal(DataError, r"a\.npz is not an \.npz archive of .* \("):
+            read()
+
+
+def test_arrays_that_are_no_images_or_labels_are_refused_with_the_name_of_the_archive(tmp_path):
+    for changes in ({"y_train": LABELS - 1}, {"y_train": LABELS[:, None, None]}, {"x_train": IMAGES.astype(np.int8)}):
+        np.savez(tmp_path / "a.npz", **{**GOOD_NPZ, **changes})
+        with refusal(DataError, r"a\.npz: (label|images)"):
+            fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
 
 
 # idx files
@@ -475,6 +551,28 @@ def test_a_gzipped_idx_file_with_a_changed_byte_is_refused_or_gives_the_same_ima
         (tmp_path / "a.gz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         with contextlib.suppress(DataError):
             np.testing.assert_array_equal(read_idx(tmp_path / "a.gz"), IMAGES[:2, 0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", bytes((0, 0, 8, 9)), bytes((0, 0, 10, 1, 0, 0, 0, 0)), idx_bytes(IMAGES[:9, 0]), idx_bytes(LABELS)],
+    ids=["empty", "dimensions", "type", "images", "labels"],
+)
+def test_idx_files_that_torchvision_stumbles_over_are_refused_by_name(tmp_path, content):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for stem in IDX_FILES:
+        (tmp_path / "MNIST" / "raw" / stem).write_bytes(content)
+    with refusal(DataError, f"mnist in {tmp_path} cannot be read .*; remove its files|{tmp_path}: "):
+        fastdc.load_dataset("mnist", tmp_path)
+
+
+def test_labels_of_idx_files_that_do_not_fit_are_refused_with_their_folder(tmp_path):
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)
+    for stem in IDX_FILES:
+        array = IMAGES[:10, 0] if "images" in stem else np.arange(10) % 3
+        (tmp_path / "FashionMNIST" / "raw" / stem).write_bytes(idx_bytes(array))
+    with refusal(DataError, f"{tmp_path}/FashionMNIST/raw: 10 class names for 3 classes"):
+        fastdc.load_dataset("fashion-mnist", tmp_path)
 
 
 # models
@@ -987,7 +1085,7 @@ def test_an_archive_of_files_that_are_no_arrays_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         for key in GOOD_NPZ:
             archive.writestr(key, b"no array")
-    with refusal(DataError, "cannot be read as an .npz archive"):
+    with refusal(DataError, "is not an .npz archive"):
         fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
 
 
@@ -999,3 +1097,36 @@ def test_an_archive_that_declares_more_than_it_holds_is_refused(tmp_path):
             archive.writestr(f"{key}.npy", buffer.getvalue() + bytes(10))
     with refusal(DataError, "declares 1099511627776 bytes of uint8 where it holds 10"):
         fastdc.load_dataset(f"npz:{tmp_path / 'a.npz'}")
+
+
+# config.json, and text in other files
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        case("long text", "distance", "x" * 10**5, r"differs in distance \('xxxx.*xxx' there, 'layerwise_cosine' now\)"),
+        case("no Unicode", "distance", "\ud800", r"config\.json cannot be read; it is damaged"),
+        case("a planned number that is none", "iterations", True, r"differs in .*iterations \(True there"),
+        case("a planned number below zero", "iterations", -3, r"differs in .*iterations \(-3 there"),
+    ],
+)
+def test_a_configuration_of_a_run_with_something_else_in_it_is_refused(tmp_path, name, value, match):
+    options = {"iterations": None, "budget": "1s"} if name == "iterations" else {}
+    condense(out=tmp_path, **options)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content["config"][name] = value
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with refusal((DataError, UsageError), match):
+        condense(out=tmp_path, **options)
+
+
+def test_a_file_of_fastdc_whose_names_are_no_unicode_is_refused(tmp_path):
+    condensed_of(class_names=["ant", "\ud800"]).save(tmp_path / "c.safetensors")
+    with refusal(DataError, r"c\.safetensors is not a whole condensed dataset file.*surrogates not allowed"):
+        CondensedDataset.load(tmp_path / "c.safetensors")
+
+
+def test_classes_without_images_have_no_row_in_the_picture():
+    few = condensed_of(class_names=[str(number) for number in range(100_000)])
+    assert few.grid().size == condensed_of().grid().size

@@ -527,6 +527,43 @@ def test_a_value_of_another_type_in_a_file_gets_a_sentence(capsys: pytest.Captur
     assert "ipc" in complaint(capsys)
 
 
+def test_a_list_in_a_file_is_that_of_the_flag() -> None:
+    Path("options.json").write_text('{"ipc": [10, 1], "image_size": [24, 32], "classes": ["3", 8]}')
+    Path("options.toml").write_text('ipc = [10, 1]\nimage-size = [24, 32]\nclasses = ["3", 8]\n')
+    for name in ("options.json", "options.toml"):
+        command = parse(cli.COMMANDS, ["condense", "--config", name], "")
+        assert (command.ipc, command.image_size, command.classes) == ((10, 1), (24, 32), ("3", "8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"model": "--help"}', "says model = '--help'; expected a name"),
+        ('{"classes": ["-h"]}', r"says classes = \['-h'\]; expected a name"),
+        ('{"model": {"width": 3}}', r"says model = {'width': 3}; expected a name"),
+        ('{"ipc": [[1]]}', r"says ipc = \[\[1\]\]; expected a name"),
+        ('{"image_size": "large"}', "Options stand in options.json, too"),
+        ('{"model": "\\ud800"}', "cannot be read as JSON .*surrogates not allowed"),
+        ("[" * 10**5, "cannot be read as JSON .*recursion"),
+        ('{"' + "x" * 10**5 + '": 1}', r"unknown option in options\.json 'xxx.*\.\.\."),
+    ],
+    ids=["a flag", "flags", "a table", "lists in lists", "another kind", "no Unicode", "deep", "long"],
+)
+def test_a_value_that_no_flag_could_have_gets_a_sentence(text: str, match: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("options.json").write_text(text)
+    assert main(["condense", "--config", "options.json", "--ipc", "1"]) in (1, 2)
+    said = complaint(capsys)
+    assert "options.json" in said
+    assert re.search(match, said)
+    assert len(said) < 1500
+
+
+def test_deep_toml_gets_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("options.toml").write_text("ipc = " + "[" * 10**5)
+    assert main(["condense", "--config", "options.toml"]) == 1
+    assert "options.toml cannot be read as TOML" in complaint(capsys)
+
+
 # Errors: usage is 2
 
 

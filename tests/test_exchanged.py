@@ -177,6 +177,10 @@ def test_soft_labels_that_are_no_shares_are_refused(labels: Tensor, match: str) 
         CondensedDataset(PIXELS, labels, class_names="abc", **MEANS)
 
 
+DEEP: list[object] = []
+DEEP.append(DEEP)
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [
@@ -189,6 +193,8 @@ def test_soft_labels_that_are_no_shares_are_refused(labels: Tensor, match: str) 
         ({"weight": PIXELS}, "expected {'data'"),
         (torch.nn.Linear(2, 2).state_dict(), "expected {'data'"),
         ([PIXELS, LABELS + 6], "names 9 classes with 6 images"),
+        ([torch.zeros(1).expand(1 << 20, 3, 64, 64), LABELS], "no pair of dense tensors"),
+        ({"data": [[PIXELS, LABELS]], "accs_all_exps": DEEP}, "data.pt is not a file of condensed images: .*recursion"),
     ],
 )
 def test_other_content_is_refused(place: Path, content: object, match: str) -> None:

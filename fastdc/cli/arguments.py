@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,6 +16,8 @@ from typing import Any, TypeVar
 import tyro
 
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+from fastdc.runs.content import UNFORESEEN, in_a_line, plain_types
+from fastdc.runs.files import read_whole
 
 Command = TypeVar("Command")
 
@@ -91,7 +92,9 @@ def parse(commands: dict[str, Callable[..., Command]], given: list[str], descrip
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise UsageError(f"{_in_one_line(complaint.getvalue())} See fastdc {name} --help.") from None
+        file = _config_file(arguments)
+        more = f" Options stand in {file}, too." if file is not None else ""
+        raise UsageError(f"{in_a_line(_in_one_line(complaint.getvalue()), 600)} See fastdc {name} --help.{more}") from None
 
 
 def _in_one_line(box: str) -> str:
@@ -103,10 +106,15 @@ def _in_one_line(box: str) -> str:
     return f"{text} Perhaps you meant {hints[0][1]}." if hints else text
 
 
+def _config_file(arguments: Sequence[str]) -> str | None:
+    """What --config names."""
+    path = next((value for flag, value in itertools.pairwise(arguments) if flag == "--config"), None)
+    return next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
+
+
 def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     """The options of the file that --config names, as flags."""
-    path = next((value for flag, value in itertools.pairwise(arguments) if flag == "--config"), None)
-    path = next((flag.partition("=")[2] for flag in arguments if flag.startswith("--config=")), path)
+    path = _config_file(arguments)
     if path is None:
         return []
     fields = {field.name: str(field.type).removeprefix("Annotated[") for field in dataclasses.fields(command)}
@@ -115,15 +123,17 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     for key, value in _read_config(Path(path)).items():
         name = key.replace("-", "_")
         if name not in names:
-            raise unknown_name(f"option in {path}", key, names)
+            raise unknown_name(f"option in {path}", in_a_line(key, 80), names)
+        values = value if isinstance(value, list) else [value]
+        if any(not isinstance(one, str | int | float | None) or (isinstance(one, str) and one.startswith("-")) for one in values):
+            given = in_a_line(repr(value), 80)
+            raise DataError(f"{path} says {name} = {given}; expected a name, a number, true or false, or a list of names or numbers.")
         if value is True:
             flags.append(f"--{name}")
-        elif isinstance(value, list) and fields[name].startswith("tuple"):
-            flags += [f"--{name}", *map(str, value)]
-        elif isinstance(value, list) and "tuple" in fields[name]:  # or one number
+        elif isinstance(value, list) and "tuple[int, ...]" in fields[name] and not fields[name].startswith("tuple"):  # or one number
             flags += [f"--{name}", ",".join(map(str, value))]
         elif value is not False and value is not None:
-            flags += [f"--{name}", str(value)]
+            flags += [f"--{name}", *map(str, values)]
     return flags
 
 
@@ -133,13 +143,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        text = path.read_text()
-        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_whole(path).decode("utf-8-sig")
+        content = plain_types(text) if path.suffix == ".json" else tomllib.loads(text)
         options = content.get("config", content) if isinstance(content, dict) else None  # config.json of a run has this key
         if not isinstance(options, dict):
             raise ValueError("expected keys with values")
         return options
     except FileNotFoundError:
         raise MissingFileError(f"{path} is missing; expected a TOML or JSON file with options.") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    except UNFORESEEN as error:
+        kind, reason = "JSON" if path.suffix == ".json" else "TOML", in_a_line(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as {kind} ({reason}); expected names of options with their values.") from None

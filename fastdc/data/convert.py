@@ -17,6 +17,7 @@ from fastdc.data.pictures import Changes, Size, channels_of, pixels_of, resized
 from fastdc.data.sources.named import load_dataset
 from fastdc.data.storage import empty_pixels
 from fastdc.errors import DataError, UsageError
+from fastdc.runs.content import UNFORESEEN, in_a_line
 from fastdc.runtime.isolation import isolated
 
 _ACCEPTED = (
@@ -222,5 +223,6 @@ def _read_image(image: Any, position: int, channels: int, size: Size | None, cha
         return resized(as_images(array[None]), size, changes)[0]
     except DataError as error:
         raise DataError(f"image {position} of the dataset: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"image {position} of the dataset cannot be read ({' '.join(str(error).split())}).") from None
+    except UNFORESEEN as error:
+        reason = in_a_line(error) or type(error).__name__
+        raise DataError(f"image {position} of the dataset cannot be read ({reason}); replace it, or leave it out.") from None

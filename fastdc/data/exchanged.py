@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,13 @@ from fastdc.data.convert import channels_first
 from fastdc.data.labels import are_one_hot, are_shares, labels_and_names
 from fastdc.data.sources.files import array_of_archive
 from fastdc.errors import DataError, MissingFileError
-from fastdc.runs.content import reading
+from fastdc.runs.content import UNFORESEEN, in_a_line, reading
 
 SUFFIXES = (".pt", ".pth", ".npz")
 _IN_FOLDERS = ("images_best.pt", "images.pt", "data.pt")  # what a folder of MTT, DD-Ranking or IDC holds
 _IMAGES, _LABELS = ("images", "image_syn", "x"), ("labels", "label_syn", "targets", "y")  # names in a dict or an archive
 _NEAR = 0.1  # what pixels may lie outside 0..1 by, where they are clamped now and then
+_REPEATED = 1 << 26  # bytes that a tensor may take which a file holds a part of, repeated
 _KNOWN = "{'data': [[images, labels], ...]}, [images, labels], a dict or an .npz archive with images and labels, or images beside labels.pt"
 
 
@@ -62,11 +62,8 @@ def read_exchanged(path: Path, experiment: int = 0) -> Exchanged:
     """
     if not path.is_file():
         raise MissingFileError(f"{path} is missing; expected a file with condensed images.")
-    if path.suffix.lower() == ".npz":
-        found: tuple[list[Any], dict[str, Any]] = ([_of_archive(path)], {})
-    else:
-        found = _pairs(_loaded(path), path)
-    pairs, more = found
+    with reading(path, "a file of condensed images"):
+        pairs, more = ([_of_archive(path)], {}) if path.suffix.lower() == ".npz" else _pairs(_loaded(path), path)
     if not 0 <= experiment < len(pairs):
         raise DataError(f"{path} holds experiments 0 to {len(pairs) - 1}; got {experiment}.")
     images, labels = pairs[experiment]
@@ -89,7 +86,7 @@ def _loaded(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(numbers):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except UNFORESEEN as error:
         raise _of_another_make(path, type(error).__name__) from None
 
 
@@ -117,7 +114,7 @@ def _of_archive(path: Path) -> Any:
     with reading(path, "an .npz archive of condensed images"), np.load(path, allow_pickle=False) as archive:
         names = _by_name({name: name for name in archive.files})
         if names is None:
-            raise _of_another_make(path, f"it holds {', '.join(archive.files) or 'nothing'}")
+            raise _of_another_make(path, f"it holds {in_a_line(', '.join(archive.files)) or 'nothing'}")
         images, labels = (torch.from_numpy(np.ascontiguousarray(array_of_archive(archive, name))) for name in names)
         return channels_first(images), labels
 
@@ -158,6 +155,7 @@ def _is_dense(value: Any) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and not (value.is_quantized or value.is_nested or value.is_complex())
+        and value.nbytes <= max(_REPEATED, value.untyped_storage().nbytes())
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Size = tuple[int, int]  # height and width
 _GREY = ("1", "L", "LA", "La", "I", "F")  # PIL's modes, and all that begin with "I;"
 _BLOCK = 1024  # images that are resized at once
 _LARGEST = 1 << 14  # pixels of a side
+_KINDS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")  # as PIL calls them
+_MOST = 1 << 26  # pixels of a picture
 
 
 class Changes:
@@ -57,6 +60,23 @@ def checked_size(image_size: Any) -> Size | None:
     if not whole or not all(1 <= side <= _LARGEST for side in sides):
         raise UsageError(f"image_size is {image_size!r}; expected a whole number from 1 to {_LARGEST}, or (height, width).")
     return sides[0], sides[1]
+
+
+def open_picture(file: Path) -> Image:
+    """A picture of one of the kinds that are read here: PIL knows others, of which it reads some by running another program.
+
+    Raises:
+        DataError: more pixels than a picture of a dataset has.
+        OSError: another kind of file; and much else that a damaged one leads to.
+    """
+    from PIL import Image as Pictures
+
+    Pictures.init()
+    image = Pictures.open(file, formats=[kind for kind in _KINDS if kind in Pictures.OPEN])
+    if image.width * image.height > _MOST:
+        image.close()
+        raise DataError(f"it is {image.width}x{image.height} pixels; expected {_MOST >> 20} million at most: make it smaller")
+    return image
 
 
 def channels_of(image: Image) -> int:

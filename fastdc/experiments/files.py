@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastdc.runs.content import reading
+from fastdc.runs.content import plain_types, reading
 from fastdc.runs.files import read_whole, write_atomically
 from fastdc.runs.folder import shared_folder
 
@@ -30,7 +30,7 @@ def read_outcome(file: Path, parse: Callable[[Any], Outcome]) -> Outcome:
         DataError: a file that cannot be read, or of which `parse` makes nothing.
     """
     with reading(file, "what an experiment wrote"):
-        return parse(json.loads(read_whole(file)))
+        return parse(plain_types(read_whole(file)))
 
 
 def write_report(folder: Path, files: Mapping[str, str | bytes]) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import pickle
 import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,31 +21,52 @@ from torch import Tensor
 from fastdc.errors import DataError, FastdcError, MissingFileError, UsageError
 
 # What content that nobody foresaw makes of code that reads it: a missing key, deep JSON, text that is no number, a weight too large.
-_UNFORESEEN = (
+UNFORESEEN = (
     ArithmeticError,
     AssertionError,
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     SafetensorError,
+    SyntaxError,
     TypeError,
     ValueError,
+    pickle.UnpicklingError,
     struct.error,
+    tokenize.TokenError,  # of the headers of .npy, which are Python
+    zipfile.BadZipFile,
+    zlib.error,
 )
 
 
-@contextlib.contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
-    """Make one kind of error of all that the content of a file can cause.
+def in_a_line(text: object, most: int = 200) -> str:
+    """Text that comes from a file as one line that can be printed, the middle left out where it is long.
 
-    Args:
-        path: the file.
-        expected: what it should be, such as "a checkpoint of fastdc".
+    >>> in_a_line("a\\n\\tb\\0"), in_a_line("abcdefghijkl", 8)
+    ('a b\\\\x00', 'abcde...l')
+    """
+    whole = str(text)
+    line = " ".join((whole if len(whole) < 10 * most else f"{whole[: 5 * most]} {whole[-5 * most :]}").split())
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    return line if len(line) <= most else f"{line[: 2 * most // 3]}...{line[-(most // 6) :]}"
+
+
+def plain_types(text: str | bytes) -> Any:
+    """What JSON says; a ValueError where it is none, or holds text that is no Unicode and could not be written anywhere."""
+    content = json.loads(text)
+    json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error about what a file holds say which file.
 
     Raises:
-        DataError: whatever was raised inside, but the errors of fastdc, which pass.
+        DataError: in the place of a UsageError or DataError whose text does not hold `path`.
     """
     try:
         yield
@@ -49,21 +75,36 @@ def reading(path: Path, expected: str) -> Iterator[None]:
     except (UsageError, DataError) as error:  # an option that stands in the file, or what does not know that it comes from one
         if str(path) in str(error):
             raise
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {in_a_line(error, 600)}") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path, expected: str, advice: str = "restore it, or remove it to make it anew") -> Iterator[None]:
+    """Make one kind of error of all that the content of a file can cause.
+
+    Args:
+        path: the file.
+        expected: what it should be, such as "a checkpoint of fastdc".
+        advice: what to do where it is not.
+
+    Raises:
+        DataError: whatever was raised inside, but the errors of fastdc, which pass.
+    """
+    try:
+        with naming(path):
+            yield
     except FastdcError:
         raise
-    except _UNFORESEEN as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            f"{path} is not {expected}: it is cut short, altered or of another kind ({reason}); restore it, or remove it to make it anew."
-        ) from None
+    except UNFORESEEN as error:
+        reason = in_a_line(error) or type(error).__name__
+        raise DataError(f"{path} is not {expected}: it is cut short, altered or of another kind ({reason}); {advice}.") from None
 
 
 def whole_number(content: Mapping[str, Any], name: str, least: int = 0) -> int:
     """A whole number, `least` or more; a ValueError where `content` holds another thing by that name."""
     value = content[name]
     if type(value) is not int or value < least:
-        raise ValueError(f"{name} is {str(value)[:40]}, no whole number from {least} on")
+        raise ValueError(f"{name} is {in_a_line(value, 40)}, no whole number from {least} on")
     return value
 
 
@@ -107,5 +148,5 @@ def finite(tensor: Tensor, name: str) -> Tensor:
 
 def _checked(value: Any, name: str, least: float, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or math.isinf(value):
-        raise ValueError(f"{name} is {str(value)[:40]}, no finite number from {least} to {most}")
+        raise ValueError(f"{name} is {in_a_line(value, 40)}, no finite number from {least} to {most}")
     return float(value)

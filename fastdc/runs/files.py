@@ -21,7 +21,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fastdc.errors import DataError, MissingFileError, RunError
-from fastdc.runs.content import reading
+from fastdc.runs.content import in_a_line, plain_types, reading
 
 FORMAT_VERSION = 1
 _ENTRY = "fastdc"
@@ -187,11 +187,12 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         version, text = header["format"], header["content"]
         if version != FORMAT_VERSION:
             raise DataError(
-                f"{path} has format version {version}; this version of fastdc reads {FORMAT_VERSION}: use the one that wrote it."
+                f"{path} has format version {in_a_line(version, 40)}; this version of fastdc reads {FORMAT_VERSION}: use the one that "
+                "wrote it."
             )
         if header["kind"] != kind or header["digest"] != _digest(kind, tensors, text):
-            raise ValueError(f"a {header['kind']} file" if header["kind"] != kind else "its digest is another")
-        content = json.loads(text)
+            raise ValueError(f"a {in_a_line(header['kind'], 40)} file" if header["kind"] != kind else "its digest is another")
+        content = plain_types(text)
         if not isinstance(content, dict):
             raise TypeError("its content has no names")
     return tensors, content

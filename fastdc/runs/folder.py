@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fastdc.errors import DataError, RunError, UsageError
+from fastdc.runs.content import in_a_line, plain_types
 from fastdc.runs.files import append, cut, read_whole, remove_left_over, write_atomically, write_error
 
 _CHECKPOINT_SHARE = 0.02  # of the run's time may go into writing checkpoints
@@ -59,7 +60,7 @@ class RunFolder:
                 raise DataError(f"{self.path} holds a checkpoint, but not the config.json that says of which run; use another folder.")
             return
         try:
-            content = json.loads(read_whole(self._config))
+            content = plain_types(read_whole(self._config))
             found = {**content["config"], "fingerprint": content["fingerprint"]}
             config, version = {**config, "fingerprint": origin["fingerprint"]}, content.get("fastdc")
             differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
@@ -69,17 +70,18 @@ class RunFolder:
             raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None
         if found.keys() != config.keys() and version != origin.get("fastdc"):
             raise UsageError(
-                f"{self.path} holds a run of fastdc {version}, whose configuration has other fields; finish it with that version, or use "
-                "another folder."
+                f"{self.path} holds a run of fastdc {in_a_line(version, 40)}, whose configuration has other fields; finish it with that "
+                "version, or use another folder."
             )
         if differing:
-            text = ", ".join(f"{key} ({found.get(key)!r} there, {config.get(key)!r} now)" for key in differing)
+            here = {key: (in_a_line(repr(found.get(key)), 80), in_a_line(repr(config.get(key)), 80)) for key in differing}
+            text = in_a_line(", ".join(f"{key} ({there} there, {now} now)" for key, (there, now) in here.items()), 1000)
             raise UsageError(f"{self.path} holds a run that differs in {text}; use its arguments to continue it, or another folder.")
 
     def recorded(self, field: str) -> Any:
         """What config.json says of a field; None where there is no such file, or it cannot be read."""
         try:
-            return json.loads(read_whole(self._config))["config"][field]
+            return plain_types(read_whole(self._config))["config"][field]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from torch import Tensor
 from fastdc.data.convert import as_images
 from fastdc.data.image_data import ImageData, count_classes
 from fastdc.data.labels import labels_and_names, natural
-from fastdc.data.pictures import Changes, Size, channels_of, pixels_of, resized
+from fastdc.data.pictures import Changes, Size, channels_of, open_picture, pixels_of, resized
 from fastdc.data.storage import empty_pixels
 from fastdc.errors import DataError, MissingFileError
 from fastdc.parallel.devices import free_memory
+from fastdc.runs.content import UNFORESEEN, in_a_line, naming, reading
 from fastdc.runtime.seeding import make_generator
 
 _NPZ_KEYS = (("x_train", "y_train", "x_test", "y_test"), ("train_images", "train_labels", "test_images", "test_labels"))
@@ -29,8 +28,6 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", 
 _NOT_CLASSES = ("__MACOSX", "__pycache__", "@eaDir", "lost+found")  # what systems put beside
 _TESTED = 5  # one image in so many is for testing, where a folder has no split
 _SPLIT_SEED = 0
-
-_DAMAGED = (OSError, EOFError, SyntaxError, ValueError, TypeError, OverflowError, MemoryError)  # what damaged files make readers raise
 
 Files = list[tuple[Path, int]]  # with the number of the class of each
 
@@ -102,15 +99,18 @@ def load_npz(path: Path, size: Size | None = None) -> tuple[ImageData, ImageData
     """
     if not path.is_file():
         raise MissingFileError(f"{path} is missing; expected an .npz archive.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(archive.files)), None)
-            arrays = [array_of_archive(archive, key) for key in keys] if keys else []
-            found = ", ".join(archive.files) or "nothing"
-    except (*_DAMAGED, AttributeError, LookupError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as an .npz archive ({error}); it is cut short, damaged or of another kind.") from None
+    with reading(path, "an .npz archive of a dataset", "get it anew"), np.load(path, allow_pickle=False) as archive:
+        keys = next((keys for keys in _NPZ_KEYS if set(keys) <= set(archive.files)), None)
+        arrays = [array_of_archive(archive, key) for key in keys] if keys else []
+        found = in_a_line(", ".join(archive.files)) or "nothing"
     if not arrays:
         raise DataError(f"{path} holds {found}; expected {' or '.join(', '.join(keys) for keys in _NPZ_KEYS)}.")
+    with naming(path):
+        return _of_arrays(path, arrays, size)
+
+
+def _of_arrays(path: Path, arrays: list[np.ndarray[Any, Any]], size: Size | None) -> tuple[ImageData, ImageData]:
+    """What an archive holds: images and labels to train on, images and labels to test on."""
     changes = Changes()
     labels, names = labels_and_names(arrays[1])
     test_labels, test_names = labels_and_names(arrays[3], names)
@@ -198,9 +198,11 @@ def _channels(file: Path) -> int:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             return channels_of(image)
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except DataError as error:
+        raise DataError(f"{file}: {error}.") from None
+    except (*UNFORESEEN, Image.DecompressionBombError) as error:
         raise _unreadable(file, error) from None
 
 
@@ -211,11 +213,11 @@ def _read_files(files: Files, channels: int, size: Size | None, changes: Changes
     images: Tensor | None = None
     for i, (file, _) in enumerate(files):
         try:
-            with Image.open(file) as image:
+            with open_picture(file) as image:
                 pixels = pixels_of(image, channels, size, changes)
         except DataError as error:
             raise DataError(f"{file}: {error}.") from None
-        except (*_DAMAGED, Image.DecompressionBombError) as error:
+        except (*UNFORESEEN, Image.DecompressionBombError) as error:
             raise _unreadable(file, error) from None
         height, width = pixels.shape[1:]
         expected = (height, width) if expected is None else expected
@@ -231,5 +233,5 @@ def _read_files(files: Files, channels: int, size: Size | None, changes: Changes
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = in_a_line(error) or type(error).__name__
     return DataError(f"{file} cannot be read as an image ({reason}); replace it or remove it.")

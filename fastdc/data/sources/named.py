@@ -13,6 +13,7 @@ from fastdc.data.image_data import ImageData, of_classes
 from fastdc.data.pictures import Changes, Size, checked_size, resized
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+from fastdc.runs.content import UNFORESEEN, in_a_line, naming
 from fastdc.runtime.isolation import isolated
 
 Pair = tuple[ImageData, ImageData]
@@ -143,8 +144,9 @@ def _fashion_mnist(root: Path) -> Pair:
     if folder is None:
         return _from_torchvision("fashion-mnist", "FashionMNIST")(root)
     images, labels, test_images, test_labels = (read_idx(_plain_or_gzipped(folder / stem)) for stem in _IDX_STEMS)
-    train = ImageData.of(images[:, None], labels.long(), class_names=_FASHION_CLASSES, name="fashion-mnist")
-    return train, ImageData.of(test_images[:, None], test_labels.long(), like=train)
+    with naming(folder):
+        train = ImageData.of(images[:, None], labels.long(), class_names=_FASHION_CLASSES, name="fashion-mnist")
+        return train, ImageData.of(test_images[:, None], test_labels.long(), like=train)
 
 
 def _plain_or_gzipped(path: Path) -> Path:
@@ -164,19 +166,22 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
             try:
                 data = getattr(torchvision.datasets, cls)(str(root), download=True, **arguments)
             except (OSError, RuntimeError) as error:
-                reason = " ".join(str(error).split())
+                reason = in_a_line(error)
                 if isinstance(error, RuntimeError) and not reason.startswith("Error downloading"):
                     raise DataError(f"{name} in {root} cannot be read ({reason}); remove its files to have it downloaded anew.") from None
                 raise MissingFileError(
                     f"{name} is not in {root} and cannot be downloaded ({reason}); put torchvision's files for {cls} there, "
                     "or name another folder with root (--data-root)."
                 ) from None
-            except (ValueError, EOFError) as error:
-                raise DataError(f"{name} in {root} cannot be read ({error}); remove its files to have it downloaded anew.") from None
+            except UNFORESEEN as error:
+                reason = in_a_line(error) or type(error).__name__
+                raise DataError(f"{name} in {root} cannot be read ({reason}); remove its files to have it downloaded anew.") from None
             labels = data.labels if hasattr(data, "labels") else data.targets
-            parts.append((as_images(data.data), torch.as_tensor(labels, dtype=torch.int64), getattr(data, "classes", None)))
-        train = ImageData.of(*parts[0][:2], class_names=parts[0][2], name=name)
-        return train, ImageData.of(*parts[1][:2], like=train)
+            with naming(root):
+                parts.append((as_images(data.data), torch.as_tensor(labels, dtype=torch.int64), getattr(data, "classes", None)))
+        with naming(root):
+            train = ImageData.of(*parts[0][:2], class_names=parts[0][2], name=name)
+            return train, ImageData.of(*parts[1][:2], like=train)
 
     return load
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from fastdc.data import ImageData
 from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
 from fastdc.options.specs import plain_name
-from fastdc.runs.content import finite_number, reading
+from fastdc.runs.content import finite_number, plain_types, reading
 from fastdc.runs.files import read_whole
 
 
@@ -68,5 +67,5 @@ class ProxySetRunner:
 def _logged_seconds(metrics: Path) -> float:
     """Of all iterations that a run has logged."""
     with reading(metrics, "the metrics of a run"):
-        records = [json.loads(line) for line in read_whole(metrics).splitlines()]
+        records = [plain_types(line) for line in read_whole(metrics).splitlines()]
         return sum(finite_number(record, "seconds") for record in records if record["event"] == "iteration")
