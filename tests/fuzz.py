@@ -415,11 +415,8 @@ def fuzz(name: str, numbers: Sequence[int], seed: int = 0, limit: float = 2.0, k
                     result.faults[number] = fault
             left = left[len(lines) :]
             if left and (not lines or lines[-1][2] is None or status):  # the next has ended the process
-                how = (
-                    f"signal {signal.Signals(os.WTERMSIG(status)).name}"
-                    if os.WIFSIGNALED(status)
-                    else f"exit {os.waitstatus_to_exitcode(status)}"
-                )
+                code = os.waitstatus_to_exitcode(status)
+                how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit {code}"
                 result.faults[left[0]] = f"the process died of it ({how}): {last}"
                 result.outcomes["died"] += 1
                 left = left[1:]
