@@ -134,6 +134,7 @@ void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>
         pool().run(job);
     }
     if (job.failure) std::rethrow_exception(job.failure);
+    stop_point();  // while this thread waited for helpers, the work may have become over
 }
 
 }  // namespace fastdc

@@ -15,8 +15,8 @@ namespace fastdc {
 // The caller works too and waits for those helpers only that took part, so a helper that is slow to wake costs nothing.
 // Callers from several threads at once are served: one gets the helpers, the others do their own work alone. Works in a
 // forked child. Helpers round, flush denormals and so on as the caller does. What a body throws is thrown by
-// parallel_for, and calls that have not begun by then are not made. Helpers work under the caller's watch (stopping.h),
-// and before each call there is a stop_point.
+// parallel_for, and calls that have not begun by then are not made. Helpers work under the caller's watch (stopping.h);
+// before each call, and at the end, there is a stop_point.
 void parallel_for(int64_t count, int threads, const std::function<void(int64_t)>& body);
 
 }  // namespace fastdc

@@ -1,4 +1,7 @@
-// Every job of the compiled CPU code with several threads, and from two callers at once: run under ThreadSanitizer.
+// Every job of the compiled CPU code with several threads, from two callers at once, and ended before its end: run
+// under ThreadSanitizer.
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -8,6 +11,8 @@
 
 #include "csrc/cpu/convnet.h"
 #include "csrc/cpu/layerwise_distance.h"
+#include "csrc/cpu/stopping.h"
+#include "csrc/cpu/threads.h"
 
 namespace {
 
@@ -77,10 +82,36 @@ double work(int threads) {
     return sum;
 }
 
+// Whether `count` pieces of work end early, those of helpers taking longer than a watch needs to be asked.
+bool ends(int64_t count) {
+    const Watch watch([] { return true; });
+    const std::thread::id caller = std::this_thread::get_id();
+    std::atomic<bool> helped{false};
+    const auto sleep = [](int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); };
+    try {
+        parallel_for(count, 2, [&](int64_t) {
+            if (std::this_thread::get_id() != caller) {
+                helped = true;
+                sleep(200);
+            }
+            while (!helped) sleep(1);
+        });
+    } catch (const Stopped&) {
+        return true;
+    }
+    return false;
+}
+
 }  // namespace
 
 int main() {
     const double expected = work(1);
+    for (const int64_t count : {2, 1000000000}) {
+        if (!ends(count)) {
+            std::printf("work was not ended\n");
+            return 1;
+        }
+    }
     double results[3] = {};
     std::thread others[] = {std::thread([&] { results[0] = work(4); }), std::thread([&] { results[1] = work(3); })};
     results[2] = work(2);
