@@ -181,8 +181,9 @@ def read_checkpoint(file: Path, method: str = "dc") -> object:
 def read_config(file: Path, **options: Any) -> object:
     """By what compares configurations; and where that takes it, by the run."""
     made, folder = json.loads(_AS_MADE[file]), RunFolder(file.parent)
-    if options and type(known := folder.recorded("iterations")) is int and known > 0:
-        made["config"]["iterations"] = known
+    if options:  # planned; anew where it is no number, which takes longer
+        known = folder.recorded("iterations")
+        made["config"]["iterations"] = known if type(known) is int and known > 0 else 0
     folder.check_config(made["config"], made, "iterations")
     return condense(file.parent, "dc", **options)
 
@@ -415,7 +416,11 @@ def fuzz(name: str, numbers: Sequence[int], seed: int = 0, limit: float = 2.0, k
                     result.faults[number] = fault
             left = left[len(lines) :]
             if left and (not lines or lines[-1][2] is None or status):  # the next has ended the process
-                how = f"signal {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"exit {os.waitstatus_to_exitcode(status)}"
+                how = (
+                    f"signal {signal.Signals(os.WTERMSIG(status)).name}"
+                    if os.WIFSIGNALED(status)
+                    else f"exit {os.waitstatus_to_exitcode(status)}"
+                )
                 result.faults[left[0]] = f"the process died of it ({how}): {last}"
                 result.outcomes["died"] += 1
                 left = left[1:]
