@@ -181,8 +181,9 @@ def read_checkpoint(file: Path, method: str = "dc") -> object:
 def read_config(file: Path, **options: Any) -> object:
     """By what compares configurations; and where that takes it, by the run."""
     made, folder = json.loads(_AS_MADE[file]), RunFolder(file.parent)
-    if options and type(known := folder.recorded("iterations")) is int and known > 0:
-        made["config"]["iterations"] = known
+    if options:  # planned; anew where it is no number, which takes longer
+        known = folder.recorded("iterations")
+        made["config"]["iterations"] = known if type(known) is int and known > 0 else 0
     folder.check_config(made["config"], made, "iterations")
     return condense(file.parent, "dc", **options)
 

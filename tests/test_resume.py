@@ -779,6 +779,9 @@ def test_metrics_that_were_cut_or_are_a_link_are_refused_and_stay(tmp_path: Path
     assert (tmp_path / "precious").read_bytes() == whole + b"mine"
 
 
+WEIGHTS = sum(weight.numel() for weight in fastdc.models.build(SMALL["model"], 1, 10, (8, 8)).parameters())
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -787,6 +790,7 @@ def test_metrics_that_were_cut_or_are_a_link_are_refused_and_stay(tmp_path: Path
         ({"metrics_bytes": 1.5}, "metrics_bytes is 1.5"),
         ({"iteration": None}, "iteration is None"),
         ({"theta": torch.zeros(3)}, r"theta is torch\.float32 \[3\], not \d+ weights"),
+        ({"theta": torch.zeros(WEIGHTS, dtype=torch.float64)}, r"theta is torch\.float64 \[\d+\], not \d+ weights in torch\.float32"),
         ({"stored": torch.full((20, 1, 8, 8), torch.nan)}, "stored is not finite"),
         ({"moments.velocity": torch.zeros(3)}, r"moments\.velocity is torch\.float32 \[3\]"),
         ({"moments.other": torch.zeros(3)}, "moments are"),
@@ -800,3 +804,14 @@ def test_a_checkpoint_that_is_whole_and_says_what_cannot_be_is_refused(tmp_path:
     storage.save_tensors(path, "checkpoint", tensors, said | {name: value for name, value in changes.items() if name in said})
     with pytest.raises(DataError, match=match):
         fastdc.condense("digits", out=tmp_path, **SMALL)
+
+
+def test_step_sizes_of_dd_beyond_what_a_weight_holds_end_the_run_with_advice(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"method": "dd:unroll=2", "model": "mlp:width=4", "batch_real": 4, "progress": False, "out": tmp_path}
+    fastdc.condense("digits", 1, iterations=1, **options)
+    path = tmp_path / "checkpoint.safetensors"
+    tensors, said = storage.load_tensors(path, "checkpoint")
+    tensors["learned.log_step_sizes"].fill_(100.0)
+    storage.save_tensors(path, "checkpoint", tensors, said)
+    with pytest.raises(RunError, match=r"not finite at iteration 2.*Lower lr_images"):
+        fastdc.condense("digits", 1, iterations=2, **options)

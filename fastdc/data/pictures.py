@@ -23,7 +23,7 @@ _GREY = ("1", "L", "LA", "La", "I", "F")  # PIL's modes, and all that begin with
 _BLOCK = 1024  # images that are resized at once
 _LARGEST = 1 << 14  # pixels of a side
 _KINDS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")  # as PIL calls them
-_MOST = 1 << 26  # pixels of a picture
+_MOST = 1 << 25  # pixels of a picture; more would take a gigabyte on the way
 
 
 class Changes:
@@ -103,10 +103,9 @@ def pixels_of(image: Image, channels: int, size: Size | None, changes: Changes) 
     if getattr(image, "n_frames", 1) > 1 and image.format in ("GIF", "TIFF", "WEBP", "PNG"):
         changes.add("only the first of several frames is used")
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.size != image.size or (image.getexif().get(0x0112, 1) != 1):
+    if image.getexif().get(0x0112, 1) != 1:
         changes.add("turned upright as their EXIF says")
-    image = upright
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Pictures.fromarray(_of_eight_bits(np.asarray(image), changes))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -150,4 +149,4 @@ def _of_eight_bits(pixels: np.ndarray[Any, Any], changes: Changes) -> np.ndarray
     if not 0 <= low <= high < 1 << 16:
         raise DataError(f"its pixels are numbers from {low} to {high}; expected those of 8 or 16 bits: save it with 8")
     changes.add("rounded from 16 to 8 bits a pixel")
-    return (pixels.astype(np.float64) / 257).round().astype(np.uint8)
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # to the nearest; none lies in the middle

@@ -54,8 +54,8 @@ def load_checkpoint(path: Path, state: State, weights: int) -> int:
     with reading(path, "a checkpoint of such a run"):
         device = state.stored.device
         theta = tensors.get("theta")
-        if theta is not None and (theta.shape != (weights,) or not theta.is_floating_point()):
-            raise ValueError(f"theta is {theta.dtype} {list(theta.shape)}, not {weights} weights")
+        if theta is not None and (theta.shape != (weights,) or theta.dtype != state.stored.dtype):
+            raise ValueError(f"theta is {theta.dtype} {list(theta.shape)}, not {weights} weights in {state.stored.dtype}")
         losses = tensor_like(tensors, "losses", torch.zeros((), dtype=torch.float64)).item()
         stored = finite(tensor_like(tensors, "stored", state.stored), "stored")
         groups = [_group(tensors, name, like) for name, like in (("moments", state.moments), ("path", None), ("learned", state.learned))]

@@ -64,7 +64,7 @@ class RunFolder:
             found = {**content["config"], "fingerprint": content["fingerprint"]}
             config, version = {**config, "fingerprint": origin["fingerprint"]}, content.get("fastdc")
             differing = [key for key in sorted({*found, *config}) if found.get(key) != config.get(key)]
-            if grows is not None and grows in differing and found[grows] < config[grows]:
+            if grows is not None and grows in differing and type(found[grows]) is int and 0 <= found[grows] < config[grows]:
                 differing.remove(grows)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{self._config} cannot be read; it is damaged or of another program: use another folder.") from None

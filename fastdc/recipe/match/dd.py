@@ -59,6 +59,7 @@ class DatasetDistillation(UnrolledMatch):
         engine, theta = self.problem.engine, state.theta
         assert theta is not None
         step_sizes = state.learned["log_step_sizes"].exp()  # [K]
+        step_sizes.masked_fill_(step_sizes > torch.finfo(theta.dtype).max, math.inf)  # torch takes no others; the loss tells of it
         thetas = unrolled_steps(engine, theta, images, step_sizes, self.problem.groups)  # [K + 1, P]
         losses, cotangent = self._real_loss(thetas[-1], state)
         gradient, by_step_sizes = gradient_through_steps(engine, thetas, images, step_sizes, cotangent, self.problem.groups)
