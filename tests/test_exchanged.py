@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import needs_extension
 from torch import Tensor
 
 import fastdc
@@ -148,7 +149,7 @@ def test_soft_labels_are_kept_by_files_and_by_what_an_item_becomes(place: Path) 
         condensed.to_folder(place / "pictures")
 
 
-@pytest.mark.parametrize("engine", ["native", "torch", "reference"])
+@pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_extension), "torch", "reference"])
 def test_networks_are_trained_on_soft_labels(engine: str) -> None:
     condensed = fastdc.coresets.random("digits", ipc=1)
     said = {"mean": condensed.mean, "std": condensed.std, "class_names": condensed.class_names}

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from helpers import needs_extension
 from torch import Tensor, nn
 
 import fastdc
@@ -150,6 +151,7 @@ def test_what_requires_no_gradient_is_neither_trained_nor_matched(engine: str) -
     assert {name for name in before if torch.equal(before[name], after[name])} == frozen
 
 
+@needs_extension
 def test_frozen_layers_of_a_convnet_are_not_for_the_native_engine() -> None:
     module = fastdc.models.build("convnet:width=8,depth=1", 1, 3, (8, 8))
     module.features[0].requires_grad_(False)
@@ -320,6 +322,10 @@ def test_operations_that_torch_cannot_batch_are_computed_class_by_class(name: st
     theta, (synthetic, real, _) = engine.layout.flatten(module), data()
     with fastdc.runtime.isolation.isolated():
         gradients = reference.class_gradients(theta, real)
+        try:
+            reference.image_gradients(theta, synthetic, gradients)
+        except (NotImplementedError, RuntimeError) as error:  # older versions of torch go back through fewer operations twice
+            pytest.skip(str(error))
         for _ in range(2):  # the second knows what the first found
             torch.testing.assert_close(engine.class_gradients(theta, real), gradients, rtol=1e-4, atol=1e-5)
             by_images = reference.image_gradients(theta, synthetic, gradients)
