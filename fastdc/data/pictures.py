@@ -23,7 +23,8 @@ _GREY = ("1", "L", "LA", "La", "I", "F")  # PIL's modes, and all that begin with
 _BLOCK = 1024  # images that are resized at once
 _LARGEST = 1 << 14  # pixels of a side
 _KINDS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "TIFF", "WEBP", "PPM", "AVIF", "JPEG2000")  # as PIL calls them
-_MOST = 1 << 25  # pixels of a picture; more would take a gigabyte on the way
+# Pixels of a picture that takes less than a gigabyte on its way: of these modes, and of those that are changed more.
+_PLAIN, _MOST_PLAIN, _MOST = ("1", "L", "RGB"), 1 << 26, 1 << 25
 
 
 class Changes:
@@ -73,9 +74,10 @@ def open_picture(file: Path) -> Image:
 
     Pictures.init()
     image = Pictures.open(file, formats=[kind for kind in _KINDS if kind in Pictures.OPEN])
-    if image.width * image.height > _MOST:
+    most = _MOST_PLAIN if image.mode in _PLAIN and "transparency" not in image.info else _MOST
+    if image.width * image.height > most:
         image.close()
-        raise DataError(f"it is {image.width}x{image.height} pixels; expected {_MOST >> 20} million at most: make it smaller")
+        raise DataError(f"it is {image.width}x{image.height} pixels; expected {most >> 20} million at most: make it smaller")
     return image
 
 
@@ -113,11 +115,12 @@ def pixels_of(image: Image, channels: int, size: Size | None, changes: Changes) 
         if np.asarray(image)[..., 3].min() < 255:
             changes.add("what is transparent was put on white")
         image = Pictures.alpha_composite(Pictures.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    wanted = "L" if channels == 1 else "RGB"
+    image = image if image.mode == wanted else image.convert(wanted)
     if size is not None and (image.height, image.width) != size:
         changes.add(f"resized, the middle of each, to {size[1]}x{size[0]} pixels")
         image = ImageOps.fit(image, (size[1], size[0]), Pictures.Resampling.BILINEAR)
-    pixels = np.array(image)
+    pixels = np.asarray(image)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
