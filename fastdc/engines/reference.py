@@ -25,7 +25,6 @@ from fastdc.engines.base import (
 )
 from fastdc.metrics.definitions import METRICS, Metric
 from fastdc.metrics.layout import ParameterLayout, fewest_dimensions
-from fastdc.runtime.stopping import stop_point
 
 
 class ReferenceEngine(Engine):
@@ -80,11 +79,11 @@ class ReferenceEngine(Engine):
         return list(self.layout.views(self.layout.trained_part(vector)).values())
 
     def _gradients(self, theta: Tensor, images: Tensor, label: Tensor, create_graph: bool = False) -> tuple[Tensor, ...]:
-        stop_point()
         weights = weight_leaves(self.layout, theta)
         stop_on_the_way_back(weights)
-        loss = F.cross_entropy(functional_call(self.module, weights, (images,)), label.expand(len(images)))
-        return weight_gradients(loss, weights, create_graph)
+        with stopping_between_layers(self.module):
+            logits = functional_call(self.module, weights, (images,))
+        return weight_gradients(F.cross_entropy(logits, label.expand(len(images))), weights, create_graph)
 
 
 class _PlainTraining(Training):

@@ -13,7 +13,7 @@ from types import FrameType
 from fastdc.errors import Interrupted
 from fastdc.runtime.stopping import checked_at_stop_points
 
-GRACE = 0.5  # seconds that work may go on after a signal
+GRACE = 0.25  # seconds that work may go on after a signal
 
 
 class StopRequest:
