@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
@@ -174,6 +176,11 @@ def rows(module: nn.Module, x: Tensor) -> Tensor:
     return module.two(module.norm(x).flatten(1))  # type: ignore[operator]
 
 
+def within(context: AbstractContextManager[None], function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    with context:
+        return function(*arguments)
+
+
 NO_CHAINS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
     "a sum": (lambda m, x: rows(m, m.one(x) + 1), "computes with maps by itself"),
     "a residual": (lambda m, x: rows(m, (y := m.one(x)) + torch.relu(y)), "uses what a layer gives twice|computes with maps"),
@@ -192,6 +199,8 @@ NO_CHAINS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
     "all in one row": (lambda m, x: m.two(m.norm(m.one(x)).flatten()), "flattens dimensions 0"),
     "a weight of its own": (lambda m, x: F.linear(m.norm(m.one(x)).flatten(1), torch.ones(3, 8 * 64)), "a weight that is no parameter"),
     "weights changed": (lambda m, x: F.linear(m.norm(m.one(x)).flatten(1), 2 * m.two.weight), "a weight that is no parameter"),
+    "no gradient": (lambda m, x: m.two(within(torch.no_grad(), m.norm, m.one(x)).flatten(1)), "computes without gradients"),
+    "another precision": (lambda m, x: within(torch.autocast("cpu", torch.bfloat16), rows, m, m.one(x)), "or in another precision"),
     "an error": (lambda m, x: 1 / 0, "cannot be read .ZeroDivisionError"),
 }
 
@@ -209,12 +218,14 @@ def test_what_is_no_chain_says_why(name: str) -> None:
         make_engine("native", module)
 
 
-@pytest.mark.parametrize("name", ["hook", "own forward", "parametrised", "weight norm"])
+@pytest.mark.parametrize("name", ["hook", "backward hook", "own forward", "parametrised", "weight norm"])
 def test_layers_that_were_changed_from_outside_are_no_chain(name: str) -> None:
     module = sequential()
     convolution = module[0][0]
     if name == "hook":
         convolution.register_forward_hook(lambda *_: None)
+    elif name == "backward hook":
+        convolution.register_full_backward_hook(lambda *_: None)
     elif name == "own forward":
         convolution.forward = lambda x: F.conv2d(x, convolution.weight, convolution.bias, padding=2) * 2
     elif name == "parametrised":

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _COUNT = 1_000_003  # images that a stand-in says it is: a number that forward has from nowhere else
 
 Pair: TypeAlias = tuple[int, int]
@@ -91,7 +92,7 @@ def chain_of(module: nn.Module) -> tuple[Step, ...]:
         NotAChain: forward does anything else, or something else in training mode; a layer is used twice or not at all, or has hooks.
     """
     for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part):
+        if "forward" in vars(part) or any(getattr(part, hooks) for hooks in _HOOKS):
             raise NotAChain(f"{name or type(module).__name__} has a hook, or a forward of its own")
     chain = _read(module, training=False)
     if _read(module, training=True) != chain:
@@ -113,7 +114,8 @@ def _read(module: nn.Module, training: bool) -> tuple[Step, ...]:
     record = _Record([], names)
     module.train(training)
     try:
-        last = torch.func.functional_call(module, buffers, (_Maps(record, 4),))
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            last = torch.func.functional_call(module, buffers, (_Maps(record, 4),))
     except NotAChain:
         raise
     except Exception as error:  # whatever a forward raises that expected images
@@ -168,6 +170,8 @@ class _Maps:
 
     def then(self, step: Step | None) -> _Maps:
         """What comes out of a layer; None: the same."""
+        if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            raise NotAChain("its forward computes without gradients, or in another precision")
         if self._record.last is not self:
             raise NotAChain("its forward uses what a layer gives twice")
         if step is None:
