@@ -236,6 +236,27 @@ def test_layers_that_were_changed_from_outside_are_no_chain(name: str) -> None:
         chain_of(module)
 
 
+def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
+    def block(**options: Any) -> list[nn.Module]:
+        return [nn.Conv2d(**{"in_channels": 8, "out_channels": 8, "kernel_size": 3, "padding": 1, **options}), nn.ReLU()]
+
+    for layers, reason in (
+        (block(padding=17), "the convolution of block 1 has padding (17, 17); it serves (16, 16)"),
+        (block(padding=(1, 2)), "block 1 has padding (1, 2)"),
+        (block(stride=2), "block 1 has stride (2, 2); it serves (1, 1)"),
+        (block() + block(padding=2), "block 2 has padding (2, 2); it serves (1, 1)"),
+        (block() + block(groups=2), "block 2 has groups 2; it serves 1"),
+        (block(out_channels=16) + block(in_channels=16), "its blocks have the widths 16, 8; it serves blocks alike"),
+        ([*block(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()], "its blocks have the activations relu, tanh"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
+        ([*block(), nn.AdaptiveAvgPool2d(1)], "a pooling is adaptive of (1, 1)"),
+        ([*block(), nn.ReLU()], "activation comes after block 1"),
+    ):
+        module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
+        module(torch.zeros(2, 8, 8, 8))
+        assert reason in " ".join(NativeEngine.unsupported_reasons(module))
+
+
 def test_images_of_another_size_are_refused_by_what_the_network_reads() -> None:
     engine = NativeEngine(sequential())
     theta = engine.layout.flatten(engine.module)

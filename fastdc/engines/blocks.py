@@ -9,6 +9,7 @@ from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, 
 
 Kind = TypeVar("Kind", bound=Step)
 
+_MOST_PADDING = 16  # of the first convolution
 _EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
 
 
@@ -106,7 +107,7 @@ def _checked(convolution: Convolution, number: int) -> Convolution:
         "kernel": (convolution.kernel, (3, 3)),
         "stride": (convolution.stride, (1, 1)),
         "dilation": (convolution.dilation, (1, 1)),
-        "padding": (convolution.padding, (max(1, convolution.padding[0]),) * 2 if number == 1 else (1, 1)),
+        "padding": (convolution.padding, (min(max(1, convolution.padding[0]), _MOST_PADDING),) * 2 if number == 1 else (1, 1)),
         "groups": (convolution.groups, 1),
     }
     for what, (given, served) in found.items():
