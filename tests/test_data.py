@@ -473,7 +473,7 @@ def test_mean_and_std_are_those_of_a_float64_computation(channels):
 def test_statistics_counted_in_blocks_are_those_of_the_whole(monkeypatch):
     images = torch.from_numpy(random_images(37, 3, 8, 8))
     whole = pixel_statistics(images)
-    monkeypatch.setattr("fastdc.data.image_data._STATISTICS_BLOCK", 5 * 64)
+    monkeypatch.setattr("fastdc.data.image_data._BLOCK", 5 * 64)
     assert pixel_statistics(images) == whole
 
 

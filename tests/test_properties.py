@@ -17,6 +17,7 @@ from tolerances import FLOAT64_CLOSED_FORM, FLOAT64_ENGINES
 import fastdc
 from fastdc.metrics import METRICS
 from fastdc.models import build
+from fastdc.options.checks import LARGEST_COUNT
 from fastdc.options.specs import format_spec, parse_options, split_spec
 from fastdc.runtime.seeding import derive_seed, make_generator
 
@@ -35,7 +36,8 @@ class Options:
 
 
 words = st.text(string.ascii_lowercase + string.digits + "_.-", min_size=1)
-options = st.builds(Options, st.integers(), st.floats(allow_nan=False), st.booleans(), words, st.one_of(st.none(), st.integers()))
+counts = st.integers(-LARGEST_COUNT, LARGEST_COUNT)
+options = st.builds(Options, counts, st.floats(allow_nan=False), st.booleans(), words, st.one_of(st.none(), counts))
 
 
 @given(name=words, given_=options)
