@@ -249,6 +249,8 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         (block(out_channels=16) + block(in_channels=16), "its blocks have the widths 16, 8; it serves blocks alike"),
         ([*block(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()], "its blocks have the activations relu, tanh"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.LayerNorm(8), nn.ReLU()], "a layer norm is over (8,); it serves channels, height and width"),
         ([*block(), nn.AdaptiveAvgPool2d(1)], "a pooling is adaptive of (1, 1)"),
         ([*block(), nn.ReLU()], "activation comes after block 1"),
     ):

@@ -9,6 +9,7 @@ from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, 
 
 Kind = TypeVar("Kind", bound=Step)
 
+_DIMENSIONS = 3  # of an image
 _MOST_PADDING = 16  # of the first convolution
 _EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
 
@@ -117,7 +118,7 @@ def _checked(convolution: Convolution, number: int) -> Convolution:
 
 
 def _name_of_activation(activation: Activation, number: int) -> str:
-    if activation.slope not in (0.0, _SLOPE):
+    if activation.slope not in (None, _SLOPE):
         raise NotAChain(f"the activation of block {number} has slope {activation.slope}; it serves {_SLOPE}")
     return activation.name
 
@@ -128,6 +129,8 @@ def _name_of_norm(block: Block) -> str:
         return "none"
     if norm.eps != _EPS or norm.weight is None or norm.bias is None:
         raise NotAChain(f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_EPS}, with weight and bias")
+    if norm.kind == "layer" and len(norm.shape) != _DIMENSIONS:
+        raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")
     return norm.kind
 
 

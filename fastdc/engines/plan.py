@@ -48,10 +48,10 @@ class Norm(NamedTuple):
 
 
 class Activation(NamedTuple):
-    """Of each number; `slope` of what lies below zero, of a leaky one."""
+    """Of each number; `slope` of what lies below zero, of a leaky one alone."""
 
     name: str
-    slope: float = 0.0
+    slope: float | None = None
 
 
 class Pooling(NamedTuple):
