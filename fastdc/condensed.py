@@ -205,16 +205,16 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             DataError: a file of another kind or version, cut short or altered.
             UsageError: mean and std are missing, or given where the file says them itself.
         """
-        path, given = Path(path).expanduser(), (mean, std, class_names, formation, experiment)
+        path = Path(path).expanduser()
         FORMATIONS.in_full(formation)
         own = own_file(path)
         if own is None:
             file = exchanged_file(path)
             if file is not None:
-                return cls._imported(file, *given)
+                return cls._imported(file, mean, std, class_names, formation, experiment)
             found = cls.from_folder(path, mean=mean, std=std, class_names=class_names)
             return found if formation == "plain" else cls(found.stored, found.labels, formation=formation, **found._said())
-        if given != (None, None, None, "plain", 0):
+        if any(option is not None for option in (mean, std, class_names)) or (formation, experiment) != ("plain", 0):
             raise UsageError(f"{own} says itself how it is normalised, formed and named; give these options for files of other programs.")
         tensors, content = load_tensors(own, KIND)
         fitted = {name.removeprefix(_FITTED): values for name, values in tensors.items() if name.startswith(_FITTED)}
@@ -332,7 +332,9 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         labels = data.labels
         if class_names is not None:
             labels, names = _numbered(data.class_names, class_names, Path(path))[labels], list(class_names)
-        data = dataclasses.replace(data, mean=_numbers("mean", mean or data.mean), std=_numbers("std", std or data.std))
+        data = dataclasses.replace(
+            data, mean=_numbers("mean", data.mean if mean is None else mean), std=_numbers("std", data.std if std is None else std)
+        )
         provenance = {"imported": str(path), **({"changes": list(data.changes)} if data.changes else {})}
         return cls(data.normalised(slice(None)), labels, mean=data.mean, std=data.std, class_names=names, provenance=provenance)
 
@@ -373,13 +375,12 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         images, labels = found.images, found.labels
         if class_names is None:
             count = labels.shape[1] if labels.dim() == 2 else int(labels.max()) + 1
-            if count > len(labels):
+            if labels.dim() == 1 and count > len(labels):
                 raise DataError(f"{path} names {count} classes with {len(labels)} images; expected an image of every class.")
             class_names = [str(number) for number in range(count)]
         if found.in_pixels:
-            own = (images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0))
-            mean, std = (given or numbers.tolist() for given, numbers in zip((mean, std), own, strict=True))
-            std = [value or 1.0 for value in std]
+            mean = images.mean((0, 2, 3)).tolist() if mean is None else mean
+            std = [value or 1.0 for value in images.std((0, 2, 3), correction=0).tolist()] if std is None else std
         elif mean is None or std is None:
             raise UsageError(
                 f"{path} does not say how its images are normalised; give mean= and std= of the dataset that they stand for, as "
@@ -387,7 +388,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             )
         mean, std = _numbers("mean", mean), _numbers("std", std)
         with reading(path, "a file of condensed images"):
-            if found.in_pixels and len(mean) == len(std) == images.shape[1]:
+            if found.in_pixels and len(mean) == len(std) == images.shape[1] and min(std) > 0:
                 images = (images - per_channel(mean, images)) / per_channel(std, images)
             names, provenance = class_names, found.provenance
             return cls(images, labels, mean=mean, std=std, class_names=names, formation=formation, provenance=provenance)

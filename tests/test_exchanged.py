@@ -204,6 +204,30 @@ def test_other_content_is_refused(place: Path, content: object, match: str) -> N
         CondensedDataset.load(place / "data.pt", **MEANS)
 
 
+def test_means_may_be_arrays_and_a_deviation_of_zero_is_refused(place: Path) -> None:
+    for path, content in ((of_idc(place), None), (place / "pictures", fastdc.coresets.random("digits", 1))):
+        if content is not None:
+            content.to_folder(path)
+        channels = 3 if content is None else 1
+        as_lists = CondensedDataset.load(path, mean=MEANS["mean"][:channels], std=MEANS["std"][:channels])
+        for make in (np.array, torch.tensor, tuple):
+            found = CondensedDataset.load(path, mean=make(MEANS["mean"][:channels]), std=make(MEANS["std"][:channels]))
+            torch.testing.assert_close(found.images, as_lists.images)
+        with pytest.raises(DataError, match=r"std above 0|std is .*numbers above 0"):
+            CondensedDataset.load(path, mean=[0.5] * channels, std=[0.0] * channels)
+    CondensedDataset.load(of_idc(place)).save(place / "c.safetensors")
+    with pytest.raises(UsageError, match="says itself"):
+        CondensedDataset.load(place / "c.safetensors", mean=np.zeros(3))
+
+
+def test_soft_labels_may_be_of_more_classes_than_images(place: Path) -> None:
+    shares = torch.rand(6, 20, generator=torch.Generator().manual_seed(0)).softmax(1)
+    torch.save([PIXELS, shares], place / "data.pt")
+    condensed = CondensedDataset.load(place / "data.pt", **MEANS)
+    assert (condensed.num_classes, len(condensed), condensed.soft_labels.shape) == (20, 6, (6, 20))
+    condensed.grid()
+
+
 def test_images_without_a_file_of_labels_are_refused(place: Path) -> None:
     of_mtt(place)
     (place / "labels_best.pt").unlink()
