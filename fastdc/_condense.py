@@ -58,6 +58,7 @@ def condense(
     batches: str | None = None,
     augmentation: str | None = None,
     formation: str | None = None,
+    precision: str = "float32",
     engine: str = "auto",
     device: str = "auto",
     seed: int = 0,
@@ -110,7 +111,9 @@ def condense(
         batches: which real images ("random").
         augmentation: what is done to the images of both sides ("none").
         formation: how what is stored becomes images ("plain").
-        engine: "auto", "native", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
+        precision: how products of float32 numbers are rounded: "float32", exactly; "tf32" or "bfloat16", as the tensor cores of a GPU
+            do it, which is faster and gives other images. Sums, norms and distances are float32 always. It takes the engine "cuda".
+        engine: "auto", "native", "cuda", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
         out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
@@ -158,6 +161,7 @@ def condense(
         lr_model=lr_model,
         batch_real=batch_real,
         distance=distance,
+        precision=precision,
         engine=engine,
         device=device,
         seed=seed,
@@ -177,7 +181,7 @@ def condense(
     network = family.fresh(derive_seed(seed, "network", 0))
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
-    engine = resolve_engine(engine, network)
+    engine = resolve_engine(engine, network, precision)
     assert config.match is not None
     if config.iterations != 0 and (times := MATCHES.entry(config.match).differentiates):
         some = torch.randn(2, real.channels, *real.image_size, generator=torch.Generator().manual_seed(0)).to(where)

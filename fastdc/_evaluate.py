@@ -41,6 +41,7 @@ def evaluate(
     networks: int = 20,
     epochs: int | None = None,
     seed: int = 0,
+    precision: str = "float32",
     engine: str = "auto",
     device: str = "auto",
     progress: bool = True,
@@ -65,7 +66,8 @@ def evaluate(
         networks: how many to train.
         epochs: of training. None: those of the protocol.
         seed: decides initial weights, order of batches and augmentation.
-        engine: "auto", "native", "torch" or "reference".
+        precision: how products of float32 numbers are rounded: "float32", "tf32" or "bfloat16", as `condense` has it.
+        engine: "auto", "native", "cuda", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: say on stderr how far the work is.
 
@@ -95,14 +97,14 @@ def evaluate(
     spec = PROTOCOLS.in_full(protocol_for(condensed, protocol))
     trained: Protocol = PROTOCOLS.make(spec, data.name)
     epochs = trained.epochs if epochs is None else epochs
-    trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0)), seed, trained, epochs)
+    trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0), precision), precision, seed, trained, epochs)
     with progress_bar(networks, "evaluating", "network", shown=progress) as bar:
         accuracies = []
         for accuracy in trial.accuracies(networks):
             accuracies.append(accuracy)
             bar.update()
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
-    return Evaluation(tuple(accuracies), spec, epochs)
+    return Evaluation(tuple(accuracies), spec, epochs, precision)
 
 
 def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
@@ -126,11 +128,12 @@ class _Trial:
         test: ImageData,
         family: NetworkFamily,
         engine: str,
+        precision: str,
         seed: int,
         protocol: Protocol,
         epochs: int,
     ) -> None:
-        self.condensed, self.family, self.engine, self.seed = condensed, family, engine, seed
+        self.condensed, self.family, self.engine, self.precision, self.seed = condensed, family, engine, precision, seed
         self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
@@ -147,7 +150,7 @@ class _Trial:
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""
         module = self._fresh(index)
-        engine = make_engine(self.engine, module)
+        engine = make_engine(self.engine, module, self.precision)
         theta = engine.layout.flatten(module)
         images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.targets))
         generator = make_generator(self.seed, "evaluation order", index)

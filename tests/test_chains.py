@@ -153,7 +153,13 @@ def test_a_chain_says_what_its_layers_are() -> None:
     assert [type(step) for step in chain[6:]] == [Flatten, Linear, Activation, Linear, Activation, Linear]
     (norm,) = [step for step in chain_of(OfAuthors("batchnorm", "relu", "avg", depth=1)) if isinstance(step, Norm)]
     assert norm == Norm(
-        "batch", "features.1.weight", "features.1.bias", 1e-5, mean="features.1.running_mean", variance="features.1.running_var"
+        "batch",
+        "features.1.weight",
+        "features.1.bias",
+        1e-5,
+        mean="features.1.running_mean",
+        variance="features.1.running_var",
+        momentum=0.1,
     )
     pooled = chain_of(nn.Sequential(nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(6, 2)))
     assert pooled[0] == Pooling("adaptive", (2, 3))

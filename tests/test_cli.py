@@ -97,7 +97,14 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     train, test = fastdc.load_dataset("digits")
     for subject, images in (("condensed", condensed), ("random", fastdc.coresets.random(train, 1, seed=3))):
         result = fastdc.evaluate(images, test, model="mlp:width=8", networks=2, epochs=1, seed=3)
-        expected = {"accuracies": list(result.accuracies), "mean": result.mean, "std": result.std, "protocol": "dc", "epochs": 1}
+        expected = {
+            "accuracies": list(result.accuracies),
+            "mean": result.mean,
+            "std": result.std,
+            "protocol": "dc",
+            "epochs": 1,
+            "precision": "float32",
+        }
         assert written["results"][subject] == {**expected, "images": 10, "stored": 10}
     assert written["protocol"] == "dc"
     assert (written["dataset"], written["model"], written["networks"], written["epochs"]) == ("digits", "mlp:width=8", 2, 1)

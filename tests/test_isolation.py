@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import fastdc
 from fastdc.runtime import isolation
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.isolation import isolated, rounding_to_tf32
 
 BY_OPERATION = isolation._BY_OPERATION
 PLACES = isolation._OPERATIONS if BY_OPERATION else ()
@@ -230,6 +230,40 @@ def test_precision_is_exact_within_and_all_its_levels_are_put_back(chosen: list[
         assert not torch.backends.cudnn.allow_tf32
         assert {torch._C._get_fp32_precision_getter(*place) for place in PLACES if place[1] != "all"} <= {"ieee"}
     assert revealed() == expected
+
+
+def test_products_are_rounded_for_a_while_and_then_exact_again() -> None:
+    before = settings_now()
+    with isolated():
+        exact = settings_now()
+        with rounding_to_tf32(), isolated(), rounding_to_tf32():  # as a call within a call
+            assert torch.get_float32_matmul_precision() == "high"
+            assert torch.backends.cuda.matmul.allow_tf32
+            assert torch.backends.cudnn.allow_tf32
+            assert {place: torch._C._get_fp32_precision_getter(*place) for place in PLACES if place[1] in ("matmul", "conv")} == {
+                place: "tf32" if place[0] == "cuda" else "ieee" for place in PLACES if place[1] in ("matmul", "conv")
+            }
+        assert settings_now() == exact
+    assert settings_now() == before
+
+
+def test_products_are_not_rounded_for_another_thread() -> None:
+    refusals: list[str] = []
+
+    def elsewhere(context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        try:
+            with context():
+                pass
+        except fastdc.UsageError as error:
+            refusals.append(str(error))
+
+    for inside, other in ((rounding_to_tf32, isolated), (rounding_to_tf32, rounding_to_tf32), (contextlib.nullcontext, rounding_to_tf32)):
+        with isolated(), inside():
+            thread = threading.Thread(target=elsewhere, args=(other,))
+            thread.start()
+            thread.join()
+    assert len(refusals) == 3
+    assert all("another thread computes at the same time" in text for text in refusals)
 
 
 def test_a_call_that_fails_puts_everything_back() -> None:

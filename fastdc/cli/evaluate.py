@@ -33,6 +33,8 @@ class Evaluate(ComputeOptions):
     """For how many epochs to train each network. The default is the protocol's."""
     seed: int = 0
     """The seed of initial weights and of the order of batches."""
+    precision: str = "float32"
+    """How products of float32 numbers are rounded in training: float32, exactly; tf32 or bfloat16, faster on a GPU."""
     baseline: str = "none"
     """What to compare with: as many real images, chosen by a coreset; or none. A coreset that
     needs a network trains that of --model."""

@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from fastdc.coresets import SELECTIONS
 from fastdc.data import dataset_names
-from fastdc.engines import ENGINES
+from fastdc.engines import ENGINES, PRECISIONS
 from fastdc.loop.config import INITS
 from fastdc.metrics import METRICS
 from fastdc.models import model_names
@@ -38,6 +38,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "norms": NORMS,
     "optimizer": OPTIMIZERS,
     "poolings": POOLINGS,
+    "precision": PRECISIONS,
     "protocol": PROTOCOLS,
     "proxies": (*SELECTIONS, *RECIPES, "early_stopping"),
     "schedule": SCHEDULES,

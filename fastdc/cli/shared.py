@@ -35,6 +35,7 @@ class EvaluationOptions:
     networks: int
     epochs: int | None
     seed: int
+    precision: str
     engine: str
     device: str
 

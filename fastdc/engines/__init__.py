@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd
+from fastdc.engines.chain.precision import PRECISIONS, check_precision
+from fastdc.engines.cuda import CudaEngine
 from fastdc.engines.native import NativeEngine
 from fastdc.engines.reference import ReferenceEngine
 from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
@@ -13,7 +16,9 @@ from fastdc.options.specs import parse_options, split_spec
 
 __all__ = [
     "ENGINES",
+    "PRECISIONS",
     "Augmentation",
+    "CudaEngine",
     "Distillation",
     "Engine",
     "NativeEngine",
@@ -25,7 +30,6 @@ __all__ = [
     "resolve_engine",
 ]
 
-# From the fastest to the plainest: the order in which `auto` asks.
 _CLOSED = {  # by the names of their classes, whose modules take seconds to import: what to give in their place
     "ScriptModule": "the module that was scripted or traced",
     "DataParallel": "its .module",
@@ -33,15 +37,17 @@ _CLOSED = {  # by the names of their classes, whose modules take seconds to impo
     "OptimizedModule": "the module that was compiled, its ._orig_mod; engine='torch:compile=true' compiles",
 }
 
-ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "torch": TorchEngine, "reference": ReferenceEngine}
+# From the fastest to the plainest: the order in which `auto` asks.
+ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "cuda": CudaEngine, "torch": TorchEngine, "reference": ReferenceEngine}
 
 
-def check_engine(spec: str) -> None:
-    """Raise unless `spec` is "auto" or names a known engine, with known options.
+def check_engine(spec: str, precision: str = "float32") -> None:
+    """Raise unless `spec` is "auto" or names a known engine, with known options, and the precision is known.
 
     Raises:
-        UsageError: an unknown engine or option.
+        UsageError: an unknown engine, option or precision.
     """
+    check_precision(precision)
     name, options = split_spec(spec)
     if name not in (*ENGINES, "auto"):
         raise unknown_name("engine", name, (*ENGINES, "auto"))
@@ -50,22 +56,31 @@ def check_engine(spec: str) -> None:
     parse_options(TorchEngineOptions, spec, options)
 
 
-def resolve_engine(spec: str, module: nn.Module) -> str:
-    """The engine that serves `module`: `spec` itself, or for "auto" the first that has no reason against it.
+def resolve_engine(spec: str, module: nn.Module, precision: str = "float32") -> str:
+    """The engine that serves `module` at a precision: `spec` itself, or for "auto" the first that has no reason against it.
 
     Raises:
         UsageError: an unknown engine, or one that cannot serve; the text lists every reason.
     """
-    check_engine(spec)
+    check_engine(spec, precision)
     check_open(module)
     name = split_spec(spec)[0]
-    candidates = ENGINES if name == "auto" else {name: ENGINES[name]}
-    refusals = {candidate: engine.unsupported_reasons(module) for candidate, engine in candidates.items()}
+    kind = next(module.parameters(), torch.empty(0)).device.type
+    chosen = {candidate: engine for candidate, engine in ENGINES.items() if kind in engine.chosen_on}
+    candidates = chosen if name == "auto" else {name: ENGINES[name]}
+    refusals = {
+        candidate: [*_against_precision(engine, precision), *engine.unsupported_reasons(module)] for candidate, engine in candidates.items()
+    }
     for candidate, reasons in refusals.items():
         if not reasons:
             return candidate if name == "auto" else spec
     given = "; ".join(f"{candidate}: {', '.join(reasons)}" for candidate, reasons in refusals.items())
     raise UsageError(f"engine {spec!r} cannot serve {type(module).__name__}: {given}.")
+
+
+def _against_precision(engine: type[Engine], precision: str) -> list[str]:
+    others = [name for name, other in ENGINES.items() if precision in other.precisions]
+    return [] if precision in engine.precisions else [f"it does not compute in {precision}, as engine={', '.join(others)} does"]
 
 
 def check_open(module: nn.Module) -> None:
@@ -78,10 +93,10 @@ def check_open(module: nn.Module) -> None:
                 )
 
 
-def make_engine(spec: str, module: nn.Module) -> Engine:
-    """The engine called `spec` ("auto", "reference", "torch", "torch:memory=256,compile=true") for `module`."""
-    resolved = resolve_engine(spec, module)
+def make_engine(spec: str, module: nn.Module, precision: str = "float32") -> Engine:
+    """The engine called `spec` ("auto", "reference", "torch", "torch:memory=256,compile=true") for `module`, at a precision."""
+    resolved = resolve_engine(spec, module, precision)
     name, options = split_spec(resolved)
     if name == "torch":
         return TorchEngine(module, parse_options(TorchEngineOptions, resolved, options))
-    return ENGINES[name](module)
+    return CudaEngine(module, precision) if name == "cuda" else ENGINES[name](module)

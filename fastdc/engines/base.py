@@ -139,6 +139,10 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    chosen_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    """The kinds of device on which `auto` takes it, where it can serve."""
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    """How it can round the products of float32 numbers, names of `engines.chain.precision.PRECISIONS`."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()

@@ -38,6 +38,7 @@ class NativeEngine(Engine):
     """
 
     name: ClassVar[str] = "native"
+    chosen_on: ClassVar[tuple[str, ...]] = ("cpu",)
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)

@@ -35,7 +35,7 @@ class Convolution(NamedTuple):
 
 class Norm(NamedTuple):
     """By mean and variance of each map ("instance"), of groups of channels ("group"), of an image ("layer"), or of a channel over images
-    ("batch"), frozen in buffers of these names."""
+    ("batch"), frozen in buffers of these names, which training moves on by `momentum`."""
 
     kind: str
     weight: str | None
@@ -45,6 +45,7 @@ class Norm(NamedTuple):
     shape: tuple[int, ...] = ()
     mean: str | None = None
     variance: str | None = None
+    momentum: float | None = None
 
 
 class Activation(NamedTuple):
@@ -305,7 +306,8 @@ def _batch_norm(
 ) -> _Maps:
     if running_mean is None or running_var is None:
         raise NotAChain("a batch norm keeps no statistics")
-    return x.then(Norm("batch", x.named(weight), x.named(bias), eps, mean=x.named(running_mean), variance=x.named(running_var)))
+    mean, variance = x.named(running_mean), x.named(running_var)
+    return x.then(Norm("batch", x.named(weight), x.named(bias), eps, mean=mean, variance=variance, momentum=momentum))
 
 
 def _activation(name: str) -> Callable[..., _Maps]:

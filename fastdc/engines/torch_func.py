@@ -14,11 +14,10 @@ times as fast on two cores as forward over reverse.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,6 +40,7 @@ from fastdc.engines.base import (
     weight_gradients,
     weight_leaves,
 )
+from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.errors import FastdcError, UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
@@ -123,7 +123,7 @@ class TorchEngine(Engine):
         result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
         share = 1 / images.shape[1]
         most = self._images_per_chunk(theta, images[0], self._first_order // _FIRST_ORDER_COPIES)
-        for group, part in self._chunks(images, most, alone):
+        for group, part in class_chunks(images, most, alone):
             if alone or (group.stop - group.start == 1 and not self._compiled):
                 # `torch.func.grad` always keeps a graph of the backward pass, which costs the norms their fused kernels.
                 loss = self._loss(leaves, images[group.start, part], classes[group.start])
@@ -142,7 +142,7 @@ class TorchEngine(Engine):
         weights, leaves = self.layout.views(theta), weight_leaves(self.layout, theta)
         result = torch.empty_like(images)
         share, copies = 1 / images.shape[1], _GRAPH_COPIES if alone else self._second_order_copies
-        for group, part in self._chunks(images, self._images_per_chunk(theta, images[0], self._memory // copies), alone):
+        for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], self._memory // copies), alone):
             tangent = {name: view[group] for name, view in vectors.items()}
             if alone:
                 some = images[group.start, part].detach().requires_grad_()
@@ -169,7 +169,7 @@ class TorchEngine(Engine):
         weights, vectors = weight_leaves(self.layout, theta), list(self.layout.views(self.layout.trained_part(vector)).values())
         labels, flat = class_numbers(images, classes).repeat_interleave(images.shape[1]), images.detach().flatten(0, 1)  # [N], [N, ...]
         by_weights, by_images = torch.zeros_like(theta), torch.empty_like(flat)
-        for part in _even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
+        for part in even_slices(len(flat), self._images_per_chunk(theta, flat, self._memory // _GRAPH_COPIES)):
             some = flat[part].requires_grad_()
             loss = self._loss(weights, some, labels[part]) / len(flat)
             gradients = weight_gradients(loss, weights, create_graph=True)
@@ -202,11 +202,11 @@ class TorchEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         weights = self.layout.views(theta)
         with torch.no_grad():
-            parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
+            parts = split(images, self._images_per_chunk(theta, images, self._first_order))
             return torch.cat([functional_call(self.module, weights, (part,)) for part in parts])
 
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
-        parts = _split(images, self._images_per_chunk(theta, images, self._first_order))
+        parts = split(images, self._images_per_chunk(theta, images, self._first_order))
         return torch.cat([super(TorchEngine, self).features(theta, part) for part in parts])
 
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ class TorchEngine(Engine):
     def _pulled_back(self, pull_back: Callable[..., Tensor], theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
         """What `pull_back(theta, images, cotangent)` gives, a chunk of images after another."""
         most = self._images_per_chunk(theta, images, self._first_order // _FIRST_ORDER_COPIES)
-        parts = zip(_split(images, most), _split(cotangent, most), strict=True)
+        parts = zip(split(images, most), split(cotangent, most), strict=True)
         return torch.cat([pull_back(theta, *part) for part in parts])
 
     def _loss(self, weights: Weights, images: Tensor, label: Tensor) -> Tensor:
@@ -240,13 +240,6 @@ class TorchEngine(Engine):
 
         with _forward_mode:
             return vmap(one_class)(tangents, images, classes)
-
-    def _chunks(self, images: Tensor, most: int, alone: bool) -> Iterator[tuple[slice, slice]]:
-        """Slices of classes and of images that together cover images [C, n, ...], each of at most `most` images; `alone`: of one class."""
-        count, each = images.shape[:2]
-        for group in _even_slices(count, 1 if alone else max(1, most // each)):
-            for part in _even_slices(each, most):
-                yield group, part
 
     def images_per_training_chunk(self, theta: Tensor, images: Tensor) -> int:
         """How many of images [N, channels, H, W] go through the network at once while it is trained."""
@@ -293,7 +286,7 @@ class _ChunkedTraining(Training):
         sgd, gradient = self.sgd, self._gradient
         most = len(images) if self._whole else self._engine.images_per_training_chunk(self.theta, images)
         parts = []
-        for part in _even_slices(len(images), most):
+        for part in even_slices(len(images), most):
             with stopping_between_layers(self.module) if self._whole else contextlib.nullcontext():
                 logits = functional_call(self.module, self._weights, (images[part],))
             loss = cross_entropy(logits, labels[part], reduction="sum")
@@ -306,15 +299,3 @@ class _ChunkedTraining(Training):
             self._engine.layout.clear_frozen_(gradient)
             self.velocity.mul_(sgd.momentum).add_(gradient)
             self.theta.add_(self.velocity, alpha=-sgd.lr)
-
-
-def _even_slices(count: int, most: int) -> Iterator[slice]:
-    """Cover `count` with as few slices of at most `most` as needed, of nearly the same length, with a `stop_point` before each."""
-    length = math.ceil(count / math.ceil(count / most))
-    for start in range(0, count, length):
-        stop_point()
-        yield slice(start, min(start + length, count))
-
-
-def _split(values: Tensor, most: int) -> Iterator[Tensor]:
-    return (values[part] for part in _even_slices(len(values), most))

@@ -70,6 +70,9 @@ class CondenseConfig:
     layerwise_cosine."""
     engine: str = "auto"
     """The engine that computes gradients, with its options, as in torch:memory=256,compile=true. With auto it is the fastest that can."""
+    precision: str = "float32"
+    """How products of float32 numbers are rounded: float32, exactly; tf32 or bfloat16, faster on a GPU and other images. Sums, norms and
+    distances are float32 always."""
     device: str = "auto"
     """The device to compute on: auto, cpu, cuda or cuda:N. With auto it is a GPU where there is one."""
     seed: int = 0
@@ -87,7 +90,7 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
         UsageError: a value out of range, or an unknown name; the text says which.
     """
     config = dataclasses.replace(config, ipc=checked_ipc(config.ipc))
-    check_engine(config.engine)
+    check_engine(config.engine, config.precision)
     check_seed(config.seed)
     if recipe is not None and config.scale != CondenseConfig.scale:
         raise UsageError(

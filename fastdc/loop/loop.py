@@ -80,7 +80,7 @@ class Condensation:
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
         self.ipc = of_each_class(config.ipc, real.num_classes)
-        self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)))
+        self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)), config.precision)
         self.formation = fitted_formation(recipe.formation, real)
         check_fits(
             f"a set of {sum(self.ipc) * self.formation.images_each:,} images with its gradient",

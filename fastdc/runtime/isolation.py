@@ -7,12 +7,14 @@ The others belong to the process: the first of several calls that overlap puts t
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 
+from fastdc.errors import UsageError
 from fastdc.runtime.forking import FreshLock
 
 
@@ -47,6 +49,7 @@ _OPERATIONS = (
 )
 _BY_OPERATION = hasattr(torch._C, "_get_fp32_precision_getter")
 _EXACT = _Precision(("none", *2 * ("none", "ieee", "ieee", "ieee")), "highest", False)
+_TF32 = _Precision(("none", "none", *3 * ("tf32",), "none", *3 * ("ieee",)), "high", True)
 
 
 def _take_precision() -> _Precision:
@@ -68,9 +71,10 @@ def _take_precision() -> _Precision:
 
 
 def _set_precision(precision: _Precision) -> None:
+    """The inverse of `_take_precision`; what torch does not keep is left out."""
     torch.set_float32_matmul_precision(precision.products)
     torch.backends.cudnn.allow_tf32 = precision.cudnn
-    for place, value in zip(_OPERATIONS, precision.by_operation, strict=False):  # last: the two lines above write them too
+    for place, value in zip(_OPERATIONS, precision.by_operation, strict=False) if _BY_OPERATION else ():  # last: the lines above write them
         torch._C._set_fp32_precision_setter(*place, value)
 
 
@@ -91,35 +95,72 @@ _SETTINGS = (
     _Setting(torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp, False),
 )
 
+_ALONE = (
+    "precision='tf32' holds for the whole process while it computes, and another thread computes at the same time; run these calls one "
+    "after another, or each in a process of its own."
+)
 _lock = FreshLock()
-_calls = 0
+_calls: dict[int, int] = {}  # by thread
+_rounding: int | None = None  # the thread whose products are rounded
 _restore = contextlib.ExitStack()
 
 
 def _enter() -> None:
-    global _calls
+    thread = threading.get_ident()
     with _lock:
-        if _calls == 0:
+        if _rounding not in (None, thread):
+            raise UsageError(_ALONE)
+        if not _calls:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the old names of some settings are deprecated
                 _restore.callback(_set_precision, _take_precision())
-                _set_precision(_EXACT if _BY_OPERATION else _EXACT._replace(by_operation=()))
+                _set_precision(_EXACT)
             for setting in _SETTINGS:
                 before = setting.read()
                 if before != setting.inside:
                     _restore.callback(setting.write, before)
                     setting.write(setting.inside)
-        _calls += 1
+        _calls[thread] = _calls.get(thread, 0) + 1
 
 
 def _leave() -> None:
-    global _calls
+    thread = threading.get_ident()
     with _lock:
-        _calls -= 1
-        if _calls == 0:
+        _calls[thread] -= 1
+        if not _calls[thread]:
+            del _calls[thread]
+        if not _calls:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 _restore.close()
+
+
+@contextlib.contextmanager
+def rounding_to_tf32() -> Iterator[None]:
+    """Within a call, products of float32 numbers on a GPU read ten bits behind the leading one of each.
+
+    Raises:
+        UsageError: another thread computes at the same time, for which this would hold as well.
+    """
+    global _rounding
+    thread = threading.get_ident()
+    with _lock:
+        if _calls.keys() - {thread} or _rounding not in (None, thread):
+            raise UsageError(_ALONE)
+        outer, _rounding = _rounding, thread
+        if outer is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                _set_precision(_TF32)
+    try:
+        yield
+    finally:
+        with _lock:
+            _rounding = outer
+            if outer is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    _set_precision(_EXACT)
 
 
 @contextlib.contextmanager

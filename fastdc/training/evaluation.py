@@ -11,7 +11,8 @@ import torch
 class Evaluation:
     """Test accuracies of several networks, each trained from scratch on the same images; fractions of 1, printed as percent.
 
-    `protocol` and `epochs` say how they were trained, where it was by a protocol of `fastdc.evaluate`.
+    `protocol` and `epochs` say how they were trained, where it was by a protocol of `fastdc.evaluate`; `precision`, how products were
+    rounded.
 
     >>> print(Evaluation((0.5, 0.52)))
     51.0% +- 1.0 (2 networks)
@@ -20,6 +21,7 @@ class Evaluation:
     accuracies: tuple[float, ...]
     protocol: str | None = None
     epochs: int | None = None
+    precision: str = "float32"
 
     @property
     def mean(self) -> float:

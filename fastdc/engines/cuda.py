@@ -1,0 +1,232 @@
+"""The cuda engine: chains of layers on a GPU, all classes of a chunk in one pass, every derivative in closed form.
+
+The gradient of <v, g> by the images, g the gradient of a class by the weights, is that of the image gradient along v:
+
+    d/ds < v, grad_theta L(theta, s) >  =  d/de grad_s L(theta + e v, s)  at e = 0,
+
+so that two passes forward and two back give it (`engines.chain.base`), and `match` keeps the first two for the second. Only gradients by
+the weights are computed class by class. It runs on the CPU as well, for tests, where `auto` does not choose it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy
+from fastdc.engines.chain.base import ByClass, Network
+from fastdc.engines.chain.passes import Passes, check_known, output
+from fastdc.engines.chain.precision import PRECISIONS
+from fastdc.engines.chunks import class_chunks, even_slices, split
+from fastdc.engines.plan import Linear, NotAChain, Step, chain_of
+from fastdc.metrics import Metric
+from fastdc.metrics.operator import layerwise_distance
+from fastdc.parallel.devices import memory_share
+from fastdc.runtime.stopping import stop_point
+
+_MEMORY = {"cpu": 64, "cuda": 4096}  # MiB of what a chunk keeps, at the most
+
+# What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
+_FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _rounding(method: Method) -> Method:
+    """A method of an engine and its weights, whose products are rounded as the engine's precision says."""
+
+    @functools.wraps(method)
+    def rounding(engine: CudaEngine, theta: Tensor, *arguments: Any, **options: Any) -> Any:
+        with engine.precision.computing(theta):
+            return method(engine, theta, *arguments, **options)
+
+    return cast(Method, rounding)
+
+
+class CudaEngine(Engine):
+    """Passes in closed form over chunks of images; a chunk's size changes rounding only."""
+
+    name: ClassVar[str] = "cuda"
+    chosen_on: ClassVar[tuple[str, ...]] = ("cuda",)
+    precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
+
+    def __init__(self, module: nn.Module, precision: str = "float32") -> None:
+        super().__init__(module)
+        self._chain, self.precision = chain_of(module), PRECISIONS[precision]
+        device = next(module.parameters()).device
+        self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
+        self._whole_batches = bool(batch_norms(module))
+        self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image
+
+    @classmethod
+    def unsupported_reasons(cls, module: nn.Module) -> list[str]:
+        try:
+            check_known(chain_of(module))
+        except NotAChain as why:
+            return [str(why)]
+        return []
+
+    @_rounding
+    def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
+        labels, network = class_numbers(images, classes), self._network(theta)
+        result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
+        for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _FIRST_ORDER)):
+            some = images[group, part]
+            passes = Passes(self._chain, network, some.flatten(0, 1))
+            cotangent = _Softmax(passes.y, labels[group], images.shape[1]).cotangent
+            passes.back(cotangent, self.layout.views(result[group]), to_images=False)
+        return self.layout.clear_frozen_(result)
+
+    @_rounding
+    def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
+        labels, network = class_numbers(images, classes), self._network(theta)
+        vectors, result = self.layout.views(self.layout.trained_part(cotangent)), torch.empty_like(images)
+        for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _SECOND_ORDER)):
+            some = images[group, part]
+            passes = Passes(self._chain, network, some.flatten(0, 1))
+            softmax = _Softmax(passes.y, labels[group], images.shape[1])
+            passes.back(softmax.cotangent, to_images=False)
+            tangent = passes.along({name: view[group] for name, view in vectors.items()})
+            result[group, part] = passes.back_along(softmax.along(tangent)).view(some.shape)
+        return result
+
+    @_rounding
+    def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As any engine does it, some classes at a time, so that the first two passes serve both gradients; what the metric does not
+        look at is not computed."""
+        each, labels, network = synthetic.shape[1], class_numbers(synthetic, classes), self._network(theta)
+        most = self._images_per_chunk(theta, synthetic[0], _SECOND_ORDER)
+        if each > most:
+            return super().match(theta, synthetic, real, metric, classes)
+        seen = {parameter.name for parameter in self.layout.seen(Metric.of(metric).rows)}
+        distances, result = [], torch.empty_like(synthetic)
+        for group in even_slices(len(synthetic), most // each):
+            some = synthetic[group]
+            passes = Passes(self._chain, network, some.flatten(0, 1))
+            softmax = _Softmax(passes.y, labels[group], each)
+            gradients = theta.new_zeros(len(some), self.layout.size)  # [g, P]
+            passes.back(softmax.cotangent, self._views_of(gradients, seen), to_images=False)
+            distance, cotangent = layerwise_distance(gradients, real[group], self.layout, metric)  # [g], [g, P]
+            tangent = passes.along(self._views_of(cotangent, seen))
+            result[group] = passes.back_along(softmax.along(tangent)).view(some.shape)
+            distances.append(distance)
+        return torch.cat(distances), result
+
+    @_rounding
+    def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        labels, network, flat = (
+            class_numbers(images, classes).repeat_interleave(images.shape[1]),
+            self._network(theta),
+            images.flatten(0, 1),
+        )
+        direction = self.layout.views(self.layout.trained_part(vector)[None])  # [1, *shape] each
+        by_weights, by_images = theta.new_zeros(1, self.layout.size), torch.empty_like(flat)
+        for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
+            passes = Passes(self._chain, network, flat[part])
+            softmax = _Softmax(passes.y, labels[part], len(flat))
+            passes.back(softmax.cotangent, to_images=False)
+            tangent = softmax.along(passes.along(direction))
+            by_images[part] = passes.back_along(tangent, self.layout.views(by_weights))
+        return self.layout.clear_frozen_(by_weights)[0], by_images.view(images.shape)
+
+    def training(self, theta: Tensor, sgd: Sgd) -> Training:
+        return _ChainTraining(self, theta, sgd)
+
+    @_rounding
+    def add_loss_gradient(
+        self, theta: Tensor, gradient: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None = None
+    ) -> None:
+        """Add to `gradient` [P] that of the mean loss of a batch by the weights theta [P], norms being in training."""
+        network, views = self._network(theta, training=True), self.layout.views(gradient[None])  # [1, *shape] each
+        most = len(images) if self._whole_batches else self._images_per_chunk(theta, images, _FIRST_ORDER)
+        for part in even_slices(len(images), most):
+            passes = Passes(self._chain, network, images[part])
+            logits = passes.y.detach().requires_grad_()
+            loss = cross_entropy(logits, labels[part], reduction="sum")
+            if distillation is not None:
+                loss = loss + distillation.at(part).loss(logits)
+            passes.back(torch.autograd.grad(loss / len(images), logits)[0], views, to_images=False)
+
+    @_rounding
+    def logits(self, theta: Tensor, images: Tensor) -> Tensor:
+        network = self._network(theta)
+        return torch.cat([output(self._chain, network, part) for part in split(images, self._images_per_chunk(theta, images, _FORWARD))])
+
+    @_rounding
+    def features(self, theta: Tensor, images: Tensor) -> Tensor:
+        if not isinstance(self._chain[-1], Linear):
+            return super().features(theta, images)  # which refuses it, or finds a linear layer before the last
+        network = self._network(theta)
+        parts = split(images, self._images_per_chunk(theta, images, _FORWARD))
+        return torch.cat([output(self._chain[:-1], network, part) for part in parts])
+
+    def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        if not isinstance(self._chain[-1], Linear):
+            return super().feature_gradients(theta, images, cotangent)
+        return self._pulled_back(theta, self._chain[:-1], images, cotangent)
+
+    def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
+        return self._pulled_back(theta, self._chain, images, cotangent)
+
+    @_rounding
+    def _pulled_back(self, theta: Tensor, chain: Sequence[Step], images: Tensor, cotangent: Tensor) -> Tensor:
+        """The gradient by images [N, ...] of <cotangent, what the chain gives>."""
+        network, most = self._network(theta), self._images_per_chunk(theta, images, _FIRST_ORDER)
+        parts = zip(split(images, most), split(cotangent, most), strict=True)
+        return torch.cat([Passes(chain, network, some).back(given) for some, given in parts])
+
+    def _network(self, theta: Tensor, training: bool = False) -> Network:
+        return Network(self.layout.views(theta), dict(self.module.named_buffers()), self.precision, training)
+
+    def _views_of(self, flat: Tensor, names: set[str]) -> ByClass:
+        return {name: view for name, view in self.layout.views(flat).items() if name in names}
+
+    def _images_per_chunk(self, theta: Tensor, images: Tensor, copies: int) -> int:
+        """How many of images [N, channels, H, W] fit into the memory of a chunk that keeps so many copies; at least one."""
+        shape = tuple(images.shape[1:])
+        if shape not in self._bytes:
+            passes = Passes(self._chain, self._network(theta), images[:1])
+            self._bytes[shape] = images[:1].nbytes + sum(layer.y.nbytes for layer in passes.layers)
+        return max(1, self._memory // (copies * self._bytes[shape]))
+
+
+class _Softmax:
+    """Cross-entropy on its way: with z the logits, p = softmax(z) and n the images of the mean,
+
+    d L / d z = (p - onehot) / n        along z': p (z' - <p, z'>) / n
+
+    Args:
+        logits: [N, num_classes].
+        labels: one for each of G classes of N / G images, int64 [G].
+        count: n.
+    """
+
+    def __init__(self, logits: Tensor, labels: Tensor, count: int) -> None:
+        self.shares, self.count = logits.softmax(1), count
+        each = labels.repeat_interleave(len(logits) // len(labels))
+        self.cotangent = self.shares.scatter_add(1, each[:, None], -torch.ones_like(self.shares[:, :1])) / count
+
+    def along(self, tangent: Tensor) -> Tensor:
+        """How the cotangent changes where the logits change by the tangent [N, num_classes]."""
+        return self.shares * (tangent - (self.shares * tangent).sum(1, keepdim=True)) / self.count
+
+
+class _ChainTraining(Training):
+    """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once."""
+
+    def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
+        super().__init__(engine.module, theta, sgd)
+        self._engine, self._gradient = engine, torch.empty_like(theta)
+
+    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        stop_point()
+        self._engine.add_loss_gradient(self.theta, self._gradient.zero_(), images, labels, distillation)
+        sgd, gradient = self.sgd, self._gradient
+        gradient.add_(self.theta, alpha=sgd.weight_decay)
+        self._engine.layout.clear_frozen_(gradient)
+        self.velocity.mul_(sgd.momentum).add_(gradient)
+        self.theta.add_(self.velocity, alpha=-sgd.lr)
