@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from versions import triton_version
@@ -28,14 +29,15 @@ VARIANTS = (  # every metric, and every dtype
     ("fp16", "layerwise_cosine"),
     ("bf16", "layerwise_cosine"),
 )
+BLOCKS = (  # every pass, as the default network has it; and each norm and activation where registers are scarcest
+    *(("fp32", which, "sets", "relu", "avg") for which in ("forward", "back", "along", "back_along")),
+    *(("fp32", "back_along", norm, "swish", "max") for norm in ("sets", "constants", "none")),
+)
 
 
-def resources(dtype: str, metric: str, architecture: int) -> dict[str, int]:
-    """What `layerwise_distance_kernel` takes: registers of a thread, bytes of stack, local and shared memory."""
-    import triton
+def of_distance(dtype: str, metric: str) -> dict[str, Any]:
+    """The kernel of the distance as `compiled_for` takes it."""
     from fastdc.kernels.layerwise_distance import BLOCK, WARPS, layerwise_distance_kernel
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     pointers = {
         "synthetic": f"*{dtype}",
@@ -46,11 +48,32 @@ def resources(dtype: str, metric: str, architecture: int) -> dict[str, int]:
         "parts": "*fp64",
         "tickets": "*i32",
     }
-    constants = {"METRIC": metric, "BLOCK": BLOCK}
-    kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in layerwise_distance_kernel.arg_names}
+    return {"kernel": layerwise_distance_kernel, "pointers": pointers, "constants": {"METRIC": metric, "BLOCK": BLOCK}, "warps": WARPS}
+
+
+def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str) -> dict[str, Any]:
+    """One of the kernels of norm, activation and pooling, with weights and a direction of them."""
+    from fastdc.kernels import norm_act_pool as kernels
+
+    kernel = getattr(kernels, f"{which}_kernel")
+    sizes = ("sets", "channels", "height", "width", "direction_stride", "each")
+    pointers = {name: f"*{dtype}" for name in kernel.arg_names if name not in sizes and not name.isupper()}
+    given = {"EPS": 1e-5, "SLOPE": 0.01, "NORM": norm, "AFFINE": norm != "none", "TURNED": norm != "none", "WANTED": False}
+    given |= {"ACTIVATION": activation, "POOLING": pooling, "SIDE": 1 if pooling == "none" else 2, "BLOCK": kernels.BLOCK}
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
+    return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
+
+
+def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
+    """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
-    source = ASTSource(layerwise_distance_kernel, kinds, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": WARPS})
+    source = ASTSource(kernel, kinds, constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
     return {**resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path), "shared": compiled.metadata.shared}
 
 
@@ -64,11 +87,12 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
     return {"registers": int(found["REG"]), "stack": int(found["STACK"]), "local": int(found["LOCAL"])}
 
 
-def case_name(dtype: str, metric: str, architecture: int) -> str:
-    return f"{metric}-{dtype}-sm{architecture}"
-
-
-CASES = {case_name(*variant, architecture): (*variant, architecture) for variant in VARIANTS for architecture in ARCHITECTURES}
+CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
+    f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS))
+    for variant in variants
+    for architecture in ARCHITECTURES
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,4 +117,4 @@ def test_kernel_compiles_and_keeps_to_its_registers(
 
 
 if __name__ == "__main__":
-    print(json.dumps({case: resources(*arguments) for case, arguments in CASES.items()}))
+    print(json.dumps({case: compiled_for(architecture, **of(*variant)) for case, (of, variant, architecture) in CASES.items()}))

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy
 from fastdc.engines.chain.base import ByClass, Network
+from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chunks import class_chunks, even_slices, split
-from fastdc.engines.plan import Linear, NotAChain, Step, chain_of
+from fastdc.engines.plan import Linear, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
@@ -54,10 +55,15 @@ class CudaEngine(Engine):
     chosen_on: ClassVar[tuple[str, ...]] = ("cuda",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
-    def __init__(self, module: nn.Module, precision: str = "float32") -> None:
+    def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None) -> None:
+        """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used."""
         super().__init__(module)
-        self._chain, self.precision = chain_of(module), PRECISIONS[precision]
-        device = next(module.parameters()).device
+        self._chain: tuple[Link, ...] = chain_of(module)
+        self.precision = PRECISIONS[precision]
+        weight = next(module.parameters())
+        device = weight.device
+        if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
+            self._chain = in_blocks(chain_of(module))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = bool(batch_norms(module))
         self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image
@@ -78,7 +84,7 @@ class CudaEngine(Engine):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
             cotangent = _Softmax(passes.y, labels[group], images.shape[1]).cotangent
-            passes.back(cotangent, self.layout.views(result[group]), to_images=False)
+            passes.back(cotangent, self.layout.views(result[group]), through=False)
         return self.layout.clear_frozen_(result)
 
     @_rounding
@@ -89,8 +95,8 @@ class CudaEngine(Engine):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
             softmax = _Softmax(passes.y, labels[group], images.shape[1])
-            passes.back(softmax.cotangent, to_images=False)
-            tangent = passes.along({name: view[group] for name, view in vectors.items()})
+            passes.back(softmax.cotangent, through=False)
+            tangent = passes.along(None, {name: view[group] for name, view in vectors.items()})
             result[group, part] = passes.back_along(softmax.along(tangent)).view(some.shape)
         return result
 
@@ -109,9 +115,9 @@ class CudaEngine(Engine):
             passes = Passes(self._chain, network, some.flatten(0, 1))
             softmax = _Softmax(passes.y, labels[group], each)
             gradients = theta.new_zeros(len(some), self.layout.size)  # [g, P]
-            passes.back(softmax.cotangent, self._views_of(gradients, seen), to_images=False)
+            passes.back(softmax.cotangent, self._views_of(gradients, seen), through=False)
             distance, cotangent = layerwise_distance(gradients, real[group], self.layout, metric)  # [g], [g, P]
-            tangent = passes.along(self._views_of(cotangent, seen))
+            tangent = passes.along(None, self._views_of(cotangent, seen))
             result[group] = passes.back_along(softmax.along(tangent)).view(some.shape)
             distances.append(distance)
         return torch.cat(distances), result
@@ -128,8 +134,8 @@ class CudaEngine(Engine):
         for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
             passes = Passes(self._chain, network, flat[part])
             softmax = _Softmax(passes.y, labels[part], len(flat))
-            passes.back(softmax.cotangent, to_images=False)
-            tangent = softmax.along(passes.along(direction))
+            passes.back(softmax.cotangent, through=False)
+            tangent = softmax.along(passes.along(None, direction))
             by_images[part] = passes.back_along(tangent, self.layout.views(by_weights))
         return self.layout.clear_frozen_(by_weights)[0], by_images.view(images.shape)
 
@@ -149,7 +155,7 @@ class CudaEngine(Engine):
             loss = cross_entropy(logits, labels[part], reduction="sum")
             if distillation is not None:
                 loss = loss + distillation.at(part).loss(logits)
-            passes.back(torch.autograd.grad(loss / len(images), logits)[0], views, to_images=False)
+            passes.back(torch.autograd.grad(loss / len(images), logits)[0], views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -173,7 +179,7 @@ class CudaEngine(Engine):
         return self._pulled_back(theta, self._chain, images, cotangent)
 
     @_rounding
-    def _pulled_back(self, theta: Tensor, chain: Sequence[Step], images: Tensor, cotangent: Tensor) -> Tensor:
+    def _pulled_back(self, theta: Tensor, chain: Sequence[Link], images: Tensor, cotangent: Tensor) -> Tensor:
         """The gradient by images [N, ...] of <cotangent, what the chain gives>."""
         network, most = self._network(theta), self._images_per_chunk(theta, images, _FIRST_ORDER)
         parts = zip(split(images, most), split(cotangent, most), strict=True)

@@ -85,11 +85,11 @@ class NormPass(Pass):
             return self._mean(sets), sets.var(2, correction=0, keepdim=True)
         assert step.mean is not None
         assert step.variance is not None
-        assert step.momentum is not None
         running = [network.buffers[name] for name in (step.mean, step.variance)]
         if self.frozen:
             mean, variance = (buffer[None, :, None] for buffer in running)
             return mean, variance
+        assert step.momentum is not None
         mean, variance = self._mean(sets), sets.var((0, 2), correction=0, keepdim=True)
         count = sets.numel() // sets.shape[1]
         for buffer, now in zip(running, (mean, variance * (count / (count - 1))), strict=True):

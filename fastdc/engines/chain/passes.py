@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdc.engines.chain.activations import DERIVATIVES, ActivationPass
 from fastdc.engines.chain.base import ByClass, Network, Pass
+from fastdc.engines.chain.norm_act_pool import Block, BlockPass, Link
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
 from fastdc.engines.chain.products import ConvolutionPass, LinearPass
@@ -16,7 +17,15 @@ from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, 
 
 NOTHING: ByClass = {}
 
+
+def _block(block: Block, network: Network, x: Tensor) -> Pass:
+    """A block by its kernels; in training one whose norm follows the batch by the plain passes."""
+    follows = network.training and block.norm is not None and block.norm.kind == "batch"
+    return Passes([step for step in block if step is not None], network, x) if follows else BlockPass(block, network, x)
+
+
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
+    Block: _block,
     Convolution: ConvolutionPass,
     Linear: LinearPass,
     Norm: NormPass,
@@ -39,7 +48,7 @@ def check_known(chain: Sequence[Step]) -> None:
             raise NotAChain(f"it has no pooling {step.kind!r}; it has {', '.join(POOLINGS)}")
 
 
-def output(chain: Sequence[Step], network: Network, images: Tensor) -> Tensor:
+def output(chain: Sequence[Link], network: Network, images: Tensor) -> Tensor:
     """What a chain, or the beginning of one, gives for images [N, channels, H, W]; nothing is kept."""
     x = images
     for step in chain:
@@ -47,33 +56,28 @@ def output(chain: Sequence[Step], network: Network, images: Tensor) -> Tensor:
     return x
 
 
-class Passes:
-    """All layers of a chain, images having gone forward through them; the other passes as `chain.base.Pass` has them."""
+class Passes(Pass):
+    """All layers of a chain, images having gone forward through them; y is what the chain gives, [N, num_classes] for a whole one."""
 
-    def __init__(self, chain: Sequence[Step], network: Network, images: Tensor) -> None:
+    def __init__(self, chain: Sequence[Link], network: Network, images: Tensor) -> None:
         self.layers: list[Pass] = []
         self.y = images
-        """What the chain gives, [N, num_classes] for a whole one."""
         for step in chain:
             self.layers.append(_PASSES[type(step)](step, network, self.y))
             self.y = self.layers[-1].y
 
-    def back(self, cotangent: Tensor, gradients: ByClass = NOTHING, to_images: bool = True) -> Tensor:
-        """The gradient by the images, of which the one by y is known; what comes back is none if it is not wanted."""
+    def back(self, gy: Tensor, gradients: ByClass = NOTHING, through: bool = True) -> Tensor:
         for i, layer in reversed(list(enumerate(self.layers))):
-            cotangent = layer.back(cotangent, gradients, through=i > 0 or to_images)
-        return cotangent
+            gy = layer.back(gy, gradients, through=i > 0 or through)
+        return gy
 
-    def along(self, direction: ByClass) -> Tensor:
-        """How y changes along a direction among the weights."""
-        tangent = None
+    def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         for layer in self.layers:
-            tangent = layer.along(tangent, direction)
-        assert tangent is not None
-        return tangent
+            tx = layer.along(tx, direction)
+        assert tx is not None
+        return tx
 
-    def back_along(self, cotangent: Tensor, products: ByClass = NOTHING) -> Tensor:
-        """How the gradient by the images changes along it, of which the change of the one by y is known."""
-        for layer in reversed(self.layers):
-            cotangent = layer.back_along(cotangent, products)
-        return cotangent
+    def back_along(self, tgy: Tensor, products: ByClass = NOTHING, through: bool = True) -> Tensor:
+        for i, layer in reversed(list(enumerate(self.layers))):
+            tgy = layer.back_along(tgy, products, through=i > 0 or through)
+        return tgy
