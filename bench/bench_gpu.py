@@ -465,12 +465,13 @@ class Ours:
         from fastdc.engines import make_engine
 
         self.name, self.spec, self.precision = name, spec, precision
-        self.engine = make_engine(spec, problem.module)
+        self.of_engine = {"precision": precision} if spec == "cuda" else {}  # the others are told by torch's settings
+        self.engine = make_engine(spec, problem.module, **self.of_engine)
         self.theta = self.engine.layout.flatten(problem.module)
         self.sampler = ClassSampler(problem.data.near(DEVICE), seed=0, device=DEVICE)
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
-        return products(self.precision, deterministic=True)
+        return products("float32" if self.of_engine else self.precision, deterministic=True)
 
     def draw(self) -> Tensor:
         return self.sampler.draw(range(CLASSES), REAL, "real images")
@@ -503,15 +504,15 @@ class Ours:
         import fastdc
         from fastdc.callbacks import IterationDone
 
-        if self.precision != "float32":
-            return {"skipped": "condense computes in float32"}
+        if self.precision != "float32" and not self.of_engine:
+            return {"skipped": "this engine condenses in float32"}
         seconds: list[float] = []
 
         def note(event: object) -> None:
             if isinstance(event, IterationDone):
                 seconds.append(event.seconds)
 
-        options = {"model": MODEL, "batch_real": REAL, "engine": self.spec, "device": DEVICE.type, "progress": False}
+        options = {"model": MODEL, "batch_real": REAL, "engine": self.spec, "device": DEVICE.type, "progress": False, **self.of_engine}
         start = time.perf_counter()
         fastdc.condense(problem.data, ipc, iterations=iterations, callbacks=[note], **options)
         whole = time.perf_counter() - start
@@ -536,10 +537,10 @@ def engines(results: Results) -> None:
     arms: list[Any] = [Plain(problem, precision) for precision in ("float32", "tf32", "bfloat16")]
     for name in our_engines(results, problem):
         arms.append(Ours(problem, name, name))
-        if GPU and name != "reference":
-            arms.append(Ours(problem, name, name, "tf32"))
+        for precision in ("tf32", "bfloat16") if name == "cuda" else ("tf32",) if GPU and name == "torch" else ():
+            arms.append(Ours(problem, name, name, precision))
     if not GPU:
-        arms = [arm for arm in arms if arm.precision != "tf32"]
+        arms = [arm for arm in arms if arm.precision != "tf32" or arm.name == "cuda"]
         results.row("arms in tf32", skipped="no TF32 on the CPU")
     rows = EngineRows(results, problem, arms)
     rows.draw()
@@ -557,7 +558,7 @@ def engines(results: Results) -> None:
         rows.synthetic_side(ipc)
         rows.step(ipc)
     if GPU:
-        rows.arms = [arm for arm in arms if arm.name == "torch" or (arm.name == "plain" and arm.precision == "tf32")]
+        rows.arms = [arm for arm in arms if arm.name == "cuda" or (arm.name == "plain" and arm.precision == "tf32")]
         rows.iteration(50, 1, needs=15)
 
 
@@ -847,7 +848,7 @@ def condensation(results: Results) -> None:
         train, test = fastdc.load_dataset("digits")
         reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
         results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
-    options = {"model": MODEL, "batch_real": REAL, "engine": "torch", "device": DEVICE.type, "progress": False}
+    options = {"model": MODEL, "batch_real": REAL, "engine": "cuda", "device": DEVICE.type, "progress": False}
     images: dict[str, Any] = {}
     for ipc, wanted, share in ((1, 300, 0.45), (10, 20, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
         deadline = results.left() * share
@@ -877,7 +878,7 @@ def evaluate(images: Any, test: Any) -> dict[str, Any]:
 
     networks, epochs = (5, 300) if GPU else (2, 3)
     start = time.perf_counter()
-    options = {"model": MODEL, "engine": "torch", "device": DEVICE.type, "progress": False}
+    options = {"model": MODEL, "engine": "cuda", "device": DEVICE.type, "progress": False}
     found = fastdc.evaluate(images, test, networks=networks, epochs=epochs, **options)
     seconds = time.perf_counter() - start
     return {"accuracy_%": 100 * found.mean, "std_%": 100 * found.std, "networks": networks, "epochs": epochs, "seconds": seconds}

@@ -23,7 +23,7 @@ from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.engines import ENGINES, Engine, Sgd, make_engine
+from fastdc.engines import ENGINES, PRECISIONS, CudaEngine, Engine, Sgd, make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.errors import UsageError
 from fastdc.metrics import METRICS
@@ -164,11 +164,53 @@ def test_float32_matching_agrees_with_float64_on_the_cpu() -> None:
     module = build("convnet:width=8,activation=swish", 1, 10, (28, 28))
     synthetic, real = torch.randn(10, 2, 1, 28, 28), torch.randn(10, 5, 1, 28, 28)
     expected = fastdc.GradientMatcher(build_like(module, "cpu").double(), engine="reference")(synthetic.double(), real.double())
-    for spec in ("torch", "reference"):
+    for spec in ("cuda", "torch", "reference"):
         found = fastdc.GradientMatcher(build_like(module, DEVICE), engine=spec)(synthetic.to(DEVICE), real.to(DEVICE))
         for value, right in zip(found, expected, strict=True):
             assert value.dtype == torch.float32
             assert relative(value.cpu().double(), right) < FLOAT32_ENGINES
+
+
+@on_gpu_only
+@pytest.mark.parametrize("variant", ["convnet:width=8", "convnet:width=8,norm=batch,pooling=max", "mlp:width=16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_captured_steps_wait_for_nothing_and_give_the_bits_of_others(variant: str, precision: str) -> None:
+    torch.manual_seed(0)
+    module = build(variant, 3, 10, (16, 16)).to(DEVICE)
+    engines = [CudaEngine(copy.deepcopy(module), precision, graphs=graphs) for graphs in (False, True)]
+    theta, labels = engines[0].layout.flatten(module), torch.arange(20, device=DEVICE) % 10
+    for call in range(3):
+        real, synthetic = torch.randn(10, 8, 3, 16, 16, device=DEVICE), torch.randn(10, 2, 3, 16, 16, device=DEVICE)
+        results = []
+        torch.cuda.set_sync_debug_mode("error" if call == 2 else "default")
+        try:
+            for engine in engines:
+                gradients = engine.class_gradients(theta, real)
+                results.append([gradients, *engine.match(theta, synthetic, gradients, "layerwise_cosine"), theta.clone()])
+                engine.train(
+                    results[-1][-1], synthetic.flatten(0, 1), labels, Sgd(3, 0.05, 0.9, 1e-3, 8), torch.Generator().manual_seed(call)
+                )
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert all(map(torch.equal, *results))
+    assert engines[1].graphs.wanted
+    assert engines[1].graphs.launches == 2 * 2 + 3 * 9 - 2  # of training each size once as it is
+
+
+@on_gpu_only
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if "convnet" in variant])
+def test_kernels_give_what_plain_torch_gives(variant: str) -> None:
+    for job in JOBS:
+        case = case_of(variant)
+        module = build_like(case.module, DEVICE)
+        given = {name: value.to(DEVICE, copy=True) for name, value in vars(case).items() if isinstance(value, Tensor)}
+        results = []
+        for kernels in (False, True):
+            engine = CudaEngine(copy.deepcopy(module), kernels=kernels)
+            engine.freeze_statistics(given["theta"], given["statistics"])
+            results.append(JOBS[job](engine, **{name: value.clone() for name, value in given.items() if name != "statistics"}))
+        for plain, found in zip(*results, strict=True):
+            assert relative(found, plain) < FLOAT64_ENGINES
 
 
 # Runs
@@ -184,7 +226,7 @@ def images() -> Tensor:
     return condense()
 
 
-@pytest.mark.parametrize("engine", ["torch", "reference"])
+@pytest.mark.parametrize("engine", ["cuda", "torch", "reference"])
 @pytest.mark.parametrize("model", ["convnet:width=8", "convnet:width=8,norm=batch,pooling=max", "mlp:width=8"])
 def test_the_same_seed_gives_the_same_bits(engine: str, model: str) -> None:
     first, second = (condense(engine=engine, model=model) for _ in range(2))
@@ -213,7 +255,7 @@ def test_a_run_resembles_that_on_the_cpu(images: Tensor) -> None:
     assert relative(condense(**smooth), condense(**smooth, device="cpu")) < GOLDEN_RUN
 
 
-@pytest.mark.parametrize("engine", ["torch", "reference"])
+@pytest.mark.parametrize("engine", ["cuda", "torch", "reference"])
 def test_evaluation_gives_the_same_accuracies(engine: str) -> None:
     chosen = fastdc.coresets.random("digits", 2)
     options = {"model": "convnet:width=8", "networks": 2, "epochs": 20, "engine": engine, "device": DEVICE, "progress": False}

@@ -98,7 +98,7 @@ def test_blocks_are_what_stands_together() -> None:
     assert in_blocks([Activation("mish"), norm]) == (Activation("mish"), norm)
 
 
-@pytest.mark.parametrize("spec", ["convnet:width=4,depth=2", "convnet:width=4,depth=1,norm=batch,activation=swish,pooling=max"])
+@pytest.mark.parametrize("spec", ["convnet:width=2,depth=1", "convnet:width=2,depth=1,norm=batch,activation=swish,pooling=max"])
 def test_an_engine_with_kernels_equals_the_reference(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(test_passes.MODULES, "small", (lambda: build(spec, 1, test_passes.CLASSES, (5, 6)), (1, 5, 6)))
     case = test_passes.Case("small")

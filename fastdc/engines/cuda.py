@@ -10,6 +10,7 @@ the weights are computed class by class. It runs on the CPU as well, for tests, 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
@@ -17,7 +18,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy
+from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
@@ -26,10 +28,12 @@ from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.engines.plan import Linear, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
-from fastdc.parallel.devices import memory_share
+from fastdc.parallel.devices import memory_share, to_device
 from fastdc.runtime.stopping import stop_point
 
 _MEMORY = {"cpu": 64, "cuda": 4096}  # MiB of what a chunk keeps, at the most
+
+_POSITIONS = 1 << 20  # of images in batches, drawn at once
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
 _FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
@@ -55,11 +59,12 @@ class CudaEngine(Engine):
     chosen_on: ClassVar[tuple[str, ...]] = ("cuda",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
-    def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None) -> None:
-        """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used."""
+    def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True) -> None:
+        """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used. `graphs`: whether steps are
+        captured on a GPU."""
         super().__init__(module)
         self._chain: tuple[Link, ...] = chain_of(module)
-        self.precision = PRECISIONS[precision]
+        self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
@@ -78,14 +83,18 @@ class CudaEngine(Engine):
 
     @_rounding
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
-        labels, network = class_numbers(images, classes), self._network(theta)
+        given = (theta, images, class_numbers(images, classes))
+        return self.graphs.done("class gradients", self._class_gradients, given)[0]
+
+    def _class_gradients(self, theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor]:
+        network = self._network(theta)
         result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _FIRST_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
             cotangent = _Softmax(passes.y, labels[group], images.shape[1]).cotangent
             passes.back(cotangent, self.layout.views(result[group]), through=False)
-        return self.layout.clear_frozen_(result)
+        return (self.layout.clear_frozen_(result),)
 
     @_rounding
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -104,10 +113,15 @@ class CudaEngine(Engine):
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As any engine does it, some classes at a time, so that the first two passes serve both gradients; what the metric does not
         look at is not computed."""
-        each, labels, network = synthetic.shape[1], class_numbers(synthetic, classes), self._network(theta)
-        most = self._images_per_chunk(theta, synthetic[0], _SECOND_ORDER)
-        if each > most:
+        if synthetic.shape[1] > self._images_per_chunk(theta, synthetic[0], _SECOND_ORDER):
             return super().match(theta, synthetic, real, metric, classes)
+        given = (theta, synthetic, real, class_numbers(synthetic, classes))
+        distance, gradient = self.graphs.done(("match", metric), functools.partial(self._match, metric), given)
+        return distance, gradient
+
+    def _match(self, metric: str, theta: Tensor, synthetic: Tensor, real: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        each, network = synthetic.shape[1], self._network(theta)
+        most = self._images_per_chunk(theta, synthetic[0], _SECOND_ORDER)
         seen = {parameter.name for parameter in self.layout.seen(Metric.of(metric).rows)}
         distances, result = [], torch.empty_like(synthetic)
         for group in even_slices(len(synthetic), most // each):
@@ -213,8 +227,8 @@ class _Softmax:
 
     def __init__(self, logits: Tensor, labels: Tensor, count: int) -> None:
         self.shares, self.count = logits.softmax(1), count
-        each = labels.repeat_interleave(len(logits) // len(labels))
-        self.cotangent = self.shares.scatter_add(1, each[:, None], -torch.ones_like(self.shares[:, :1])) / count
+        each = labels[:, None].expand(-1, len(logits) // len(labels)).reshape(-1, 1)  # [N, 1]
+        self.cotangent = self.shares.scatter_add(1, each, torch.full_like(self.shares[:, :1], -1.0)).div_(count)
 
     def along(self, tangent: Tensor) -> Tensor:
         """How the cotangent changes where the logits change by the tangent [N, num_classes]."""
@@ -222,17 +236,78 @@ class _Softmax:
 
 
 class _ChainTraining(Training):
-    """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once."""
+    """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once.
+
+    All batches of a run are drawn beforehand, a block of epochs at a time, and lie on the device: a step reads where it is from there,
+    and is one graph for all full batches, one for the last of each epoch if it is smaller. Augmentation draws for each batch on the
+    host, and is done between steps that are launched kernel by kernel.
+    """
 
     def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
         super().__init__(engine.module, theta, sgd)
-        self._engine, self._gradient = engine, torch.empty_like(theta)
+        self._engine = engine
+
+    def run(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        augment: Augmentation | None = None,
+        distillation: Distillation | None = None,
+    ) -> None:
+        if augment is not None or not len(images):
+            super().run(images, labels, generator, augment, distillation)
+            return
+        self.velocity.zero_()
+        known = [] if distillation is None else [distillation.logits]
+        count, batch, epochs = len(images), min(self.sgd.batch, len(images)), self.sgd.epochs
+        block = max(1, min(epochs, _POSITIONS // count))
+        cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
+        state = [self.theta, self.velocity, cursor, cursor.new_zeros(block, count)]
+        place = self._engine.graphs.place(
+            ("train", self.sgd, distillation and (distillation.groups, distillation.temperature)), [*state, images, labels, *known]
+        )
+        for start in range(0, epochs, block):
+            orders = [torch.randperm(count, generator=generator) for _ in range(min(block, epochs - start))]
+            inside_cursor, inside_orders = place.tensors[2:4]
+            inside_cursor.zero_()
+            inside_orders[: len(orders)].copy_(to_device(torch.stack(orders), images.device))
+            for _ in orders:
+                for first in range(0, count, batch):
+                    stop_point()
+                    length = min(batch, count - first)
+                    place.do(length, functools.partial(self._step_at_cursor, length, distillation))
+        place.unload(state[:2])
+        self.velocity.zero_()
+
+    def _step_at_cursor(
+        self,
+        length: int,
+        distillation: Distillation | None,
+        theta: Tensor,
+        velocity: Tensor,
+        cursor: Tensor,
+        orders: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        *known: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """A step with the next `length` images of the order [epochs, N], after which the cursor stands behind them."""
+        places = cursor + torch.arange(length, device=cursor.device)
+        index = orders.flatten().index_select(0, places)
+        some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
+        self._move(theta, velocity, images.index_select(0, index), labels.index_select(0, index), some)
+        cursor += length
+        return ()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         stop_point()
-        self._engine.add_loss_gradient(self.theta, self._gradient.zero_(), images, labels, distillation)
-        sgd, gradient = self.sgd, self._gradient
-        gradient.add_(self.theta, alpha=sgd.weight_decay)
+        self._move(self.theta, self.velocity, images, labels, distillation)
+
+    def _move(self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
+        gradient = torch.zeros_like(theta)
+        self._engine.add_loss_gradient(theta, gradient, images, labels, distillation)
+        gradient.add_(theta, alpha=self.sgd.weight_decay)
         self._engine.layout.clear_frozen_(gradient)
-        self.velocity.mul_(sgd.momentum).add_(gradient)
-        self.theta.add_(self.velocity, alpha=-sgd.lr)
+        velocity.mul_(self.sgd.momentum).add_(gradient)
+        theta.add_(velocity, alpha=-self.sgd.lr)

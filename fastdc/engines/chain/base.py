@@ -16,7 +16,7 @@ The weights are the same for all of them; gradients by the weights, and directio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,17 +71,10 @@ def of(values: ByClass, name: str | None) -> Tensor | None:
     return None if name is None else values.get(name)
 
 
-def by_class(function: Callable[..., Tensor], classes: int, *tensors: Tensor) -> list[Tensor]:
-    """What a function of tensors gives for each class: tensors [G * b, ...], or [G, ...] where b is one."""
-    if classes == 1:
-        return [function(*tensors)]
-    return [function(*parts) for parts in zip(*(tensor.chunk(classes) for tensor in tensors), strict=True)]
-
-
 def summed_by_class(values: Tensor, classes: int, shape: torch.Size) -> Tensor:
     """Values [N, ...] of images, summed to a parameter's shape for each class [G, *shape]: a number for each channel, or for each place."""
-    each = values.view(classes, -1, *values.shape[1:]).sum(1)  # [G, ...]
-    return each if each.shape[1:] == shape else each.flatten(2).sum(2) if each.dim() > 2 else each
+    each = values.unflatten(0, (classes, -1))  # [G, b, ...]
+    return each.sum(1) if values.shape[1:] == shape else each.flatten(3).sum((1, 3))
 
 
 def spread(parameter: Tensor, like: Tensor) -> Tensor:

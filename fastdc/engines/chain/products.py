@@ -14,7 +14,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from fastdc.engines.chain.base import ByClass, Network, Pass, by_class, of, spread, spread_by_class, summed_by_class
+from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Convolution, Linear
 
 
@@ -33,12 +33,11 @@ class _Product(Pass):
         return self.transposed(self.gy, self.weight) if through else gy
 
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
-        self.tx = None if tx is None else self.round(tx)
-        ty = torch.zeros_like(self.y) if self.tx is None else self.product(self.tx, self.weight)
         v = of(direction, self.step.weight)
-        self.v = None if v is None else self.round(v)
-        if self.v is not None:
-            ty += torch.cat(by_class(lambda x, v: self.product(x, v[0]), len(self.v), self.x, self.v))
+        self.tx, self.v = (None if given is None else self.round(given) for given in (tx, v))
+        ty = torch.zeros_like(self.y) if self.v is None else self.product_by_class(self.x, self.v)
+        if self.tx is not None:
+            ty += self.product(self.tx, self.weight)
         if (bias := of(direction, self.step.bias)) is not None:
             ty += spread_by_class(bias, ty)
         return ty
@@ -53,13 +52,12 @@ class _Product(Pass):
             return tgy
         tgx = self.transposed(rounded, self.weight)
         if self.v is not None:
-            tgx += torch.cat(by_class(lambda gy, v: self.transposed(gy, v[0]), len(self.v), self.gy, self.v))
+            tgx += self.transposed_by_class(self.gy, self.v)
         return tgx
 
     def _add_weight_gradients(self, gradients: ByClass, x: Tensor, gy: Tensor) -> None:
         if (found := of(gradients, self.step.weight)) is not None:
-            for total, part in zip(found, by_class(self.weight_gradient, len(found), x, gy), strict=True):
-                total += part
+            found += self.weight_gradients(x, gy, len(found))
 
     def _add_bias_gradients(self, gradients: ByClass, gy: Tensor) -> None:
         if (found := of(gradients, self.step.bias)) is not None:
@@ -70,12 +68,20 @@ class _Product(Pass):
         """W x."""
 
     @abstractmethod
+    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
+        """W x with weights of each class [G, *shape]."""
+
+    @abstractmethod
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         """W^T gy."""
 
     @abstractmethod
-    def weight_gradient(self, x: Tensor, gy: Tensor) -> Tensor:
-        """gy x^T, of the shape of W."""
+    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
+        """W^T gy with weights of each class [G, *shape]."""
+
+    @abstractmethod
+    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        """gy x^T of each class, [G, *shape of W]."""
 
 
 class LinearPass(_Product):
@@ -84,15 +90,21 @@ class LinearPass(_Product):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x @ weight.T).to(self.dtype)
 
+    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
+        return self.transposed_by_class(x, weights.mT)
+
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         return (gy @ weight).to(self.dtype)
 
-    def weight_gradient(self, x: Tensor, gy: Tensor) -> Tensor:
-        return (gy.T @ x).to(self.dtype)
+    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
+        return (gy.unflatten(0, (len(weights), -1)) @ weights).flatten(0, 1).to(self.dtype)
+
+    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        return (gy.unflatten(0, (classes, -1)).mT @ x.unflatten(0, (classes, -1))).to(self.dtype)
 
 
 class ConvolutionPass(_Product):
-    """Maps [N, channels, H, W] to [N, features, H', W']."""
+    """Maps [N, channels, H, W] to [N, features, H', W']; by class one class after another, each of which is a slice of the maps."""
 
     step: Convolution
 
@@ -100,12 +112,19 @@ class ConvolutionPass(_Product):
         step = self.step
         return torch.conv2d(x, weight, None, step.stride, step.padding, step.dilation, step.groups).to(self.dtype)
 
+    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
+        return torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
+
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         like = gy.new_empty(()).expand(len(gy), *self.x.shape[1:])  # of which the shape alone is read
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
-    def weight_gradient(self, x: Tensor, gy: Tensor) -> Tensor:
-        return self._backward(gy, x, self.weight, (False, True, False))[1].to(self.dtype)
+    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
+        return torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
+
+    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
+        return torch.stack([self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]).to(self.dtype)
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
         step = self.step

@@ -1,0 +1,179 @@
+"""What is captured as CUDA graphs: it must read nothing on the host and launch little; and it must give the same bits as without.
+
+A graph is played here by doing its work again in the same memory, so that the CPU shows what is read from the wrong place.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from conftest import needs_triton, needs_triton_to_run
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastdc.engines import CudaEngine, Distillation, Sgd
+from fastdc.engines.capture import Graphs, Work
+from fastdc.models import build
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CLASSES, SIZE = 10, (3, 16, 16)
+
+# What makes the host wait for a number, or brings one from it.
+HOST = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "lift_fresh", "bincount"}
+FREE = {  # what launches nothing
+    "view", "_unsafe_view", "expand", "t", "transpose", "permute", "slice", "select", "unsqueeze", "squeeze", "alias", "detach",
+    "as_strided", "split", "split_with_sizes", "unbind", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
+}  # fmt: skip
+
+
+class Launches(TorchDispatchMode):
+    """Counts operators that would launch a kernel, and notes those that need the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.split("::")[1]
+        if name not in FREE:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def problem(spec: str = "convnet:width=8", dtype: torch.dtype = torch.float32) -> tuple[CudaEngine, Tensor, Tensor, Tensor]:
+    """An engine, weights, real images [C, 4, ...] and synthetic ones [C, 2, ...]."""
+    torch.manual_seed(0)
+    engine = CudaEngine(build(spec, SIZE[0], CLASSES, SIZE[1:]).to(dtype))
+    return engine, engine.layout.flatten(engine.module), *(torch.randn(CLASSES, each, *SIZE, dtype=dtype) for each in (4, 2))
+
+
+JOBS: dict[str, tuple[Callable[[CudaEngine, Tensor, Tensor, Tensor], object], int]] = {
+    # a weight gradient of each class and convolution is a launch: 30 of them
+    "real side": (lambda engine, theta, real, _: engine.class_gradients(theta, real), 85),
+    # and so are two products with the direction, but for the first convolution's way back
+    "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 160),
+    "training step": (lambda engine, theta, real, images: engine.training(theta, Sgd(1, 0.1)).step(images.flatten(0, 1), LABELS), 65),
+}
+LABELS = torch.arange(CLASSES).repeat_interleave(2)
+
+
+@needs_triton
+@needs_triton_to_run
+@pytest.mark.parametrize("job", JOBS)
+def test_a_step_needs_nothing_from_the_host_and_launches_so_much(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdc.kernels import norm_act_pool
+
+    _, theta, real, images = problem()
+    engine = CudaEngine(problem()[0].module, kernels=True)
+    kernels = []
+    monkeypatch.setattr(norm_act_pool.Block, "launch", lambda self, kernel, *arguments, **constants: kernels.append(kernel))
+    work, most = JOBS[job]
+    work(engine, theta, real, images)  # once for what is counted once
+    kernels.clear()
+    with Launches() as launches:
+        work(engine, theta, real, images)
+    assert not launches.counts.keys() & HOST
+    assert launches.counts.total() + len(kernels) <= most, launches.counts
+
+
+class Again:
+    """A graph whose replay does the work again, and writes what it gives where the first time it was written; what is captured is not
+    done: what the work has changed of `others` is brought back."""
+
+    def __init__(self, work: Work, tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+        self.work, self.tensors = work, tensors
+        before = [(tensor, tensor.clone()) for tensor in (*tensors, *others)]
+        self.found = work(*tensors)
+        for tensor, value in before:
+            tensor.copy_(value)
+
+    def replay(self) -> None:
+        for place, value in zip(self.found, self.work(*self.tensors), strict=True):
+            place.copy_(value)
+
+
+class Played(Graphs):
+    """Graphs on the CPU, of work that may change the buffers of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.buffers = list(module.buffers())
+
+    def captures(self, tensors: Sequence[Tensor]) -> bool:
+        return self.wanted
+
+    def captured(self, work: Work, tensors: Sequence[Tensor]) -> Any:
+        graph = Again(work, tensors, self.buffers)
+        return graph, graph.found
+
+
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=8"])
+def test_what_is_captured_gives_the_same_bits(spec: str) -> None:
+    engine, theta, _, _ = problem(spec)
+    played = CudaEngine(copy.deepcopy(engine.module))
+    played.graphs = Played(played.module)
+    kept: list[tuple[Tensor, Tensor]] = []
+    for call in range(4):
+        torch.manual_seed(call)
+        weights, real, images = theta + 0.01 * torch.randn_like(theta), torch.randn(3, 5, *SIZE), torch.randn(3, 2, *SIZE)
+        classes = torch.randperm(CLASSES)[:3]
+        results = []
+        for each in (engine, played):
+            gradients = each.class_gradients(weights, real, classes)
+            results.append([gradients, *each.match(weights, images, gradients, "layerwise_cosine", classes)])
+        kept += zip(*results, strict=True)
+    assert played.graphs.launches == 2 * 3  # each the first time as it is
+    assert all(torch.equal(*pair) for pair in kept)  # those of earlier calls as well
+
+
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
+@pytest.mark.parametrize(("count", "batch"), [(20, 6), (20, 10), (6, 256)])
+@pytest.mark.parametrize("distilled", [False, True])
+def test_training_that_is_captured_gives_the_same_bits(
+    spec: str, count: int, batch: int, distilled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 2 * count)  # two epochs are drawn at once
+    sgd, engine, theta = Sgd(5, 0.05, 0.9, 1e-3, batch), *problem(spec)[:2]
+    played = CudaEngine(copy.deepcopy(engine.module))
+    played.graphs = Played(played.module)
+    for call in range(2):
+        torch.manual_seed(call)
+        images, labels = torch.randn(count, *SIZE), torch.arange(count) % CLASSES
+        kept = Distillation(torch.randn(count, 4), (1, 3), 1.5) if distilled else None
+        found = [theta.clone(), theta.clone()]
+        for each, weights in zip((engine, played), found, strict=True):
+            each.train(weights, images, labels, sgd, torch.Generator().manual_seed(call), distillation=kept)
+        assert torch.equal(*found)
+        assert not torch.equal(found[0], theta)
+        theta = found[0]
+    assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
+    steps, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
+    assert played.graphs.launches == 2 * 5 * steps - sizes  # each size once as it is
+
+
+def test_what_cannot_be_captured_is_launched_kernel_by_kernel() -> None:
+    class Refusing(Played):
+        def captured(self, work: Work, tensors: Sequence[Tensor]) -> Any:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    engine, theta, real, _ = problem()
+    expected = engine.class_gradients(theta, real)
+    engine.graphs = Refusing(engine.module)
+    assert torch.equal(engine.class_gradients(theta, real), expected)
+    with pytest.warns(UserWarning, match=r"cannot be captured as a CUDA graph \(operation not permitted when stream is capturing\)"):
+        assert torch.equal(engine.class_gradients(theta, real), expected)
+    assert torch.equal(engine.class_gradients(theta, real), expected)
+
+
+def test_few_places_are_kept() -> None:
+    graphs = Played(nn.Identity())
+    for size in [*range(1, 40), 39, 39]:
+        (found,) = graphs.done("sum", lambda values: (values.sum()[None],), [torch.ones(size)])
+        assert found.item() == size
+    assert graphs.launches == 2
+    assert len(graphs._places) == 16
