@@ -344,6 +344,20 @@ def gpu_fashion_mnist() -> str:
     return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
 
 
+def kernels() -> str:
+    """What kernels occupy of cards, compiled ahead of time."""
+    rows = rows_of("kernels")
+    names, architectures = (list(dict.fromkeys(row[key] for row in rows)) for key in ("kernel", "architecture"))
+    spilled = sum(row["stack"] + row["local"] for row in rows)
+
+    def cell(name: str, architecture: str) -> str:
+        row = row_of("kernels", kernel=name, architecture=architecture)
+        return f"{row['registers']}, {row['shared']}, {100 * row['occupancy']:.0f}%"
+
+    lines = [[name, *(cell(name, architecture) for architecture in architectures)] for name in names]
+    return markdown(["kernel", *architectures], lines) + f"\nBytes spilled: {spilled}.\n" + source("kernels")
+
+
 def card() -> str:
     row = next(row for row in on_the_card() if "card" in row)
     file = max(RESULTS.glob("*.jsonl"))
@@ -371,6 +385,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "search-time": architecture_search,
     "gpu-step": gpu_step,
     "gpu-distance": gpu_distance,
+    "kernels": kernels,
     "gpu-fashion-mnist": gpu_fashion_mnist,
 }
 
