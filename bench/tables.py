@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -140,6 +141,27 @@ def auto() -> str:
         for row in rows
     ]
     return markdown(head, lines) + source(*names)
+
+
+def time_to_accuracy() -> str:
+    """What each method reaches within each budget, and what takes no time of its own."""
+    rows = sorted(rows_of("time_to_accuracy"), key=lambda row: (row["ipc"], -row["mean"]))
+    lines = [
+        [
+            *(
+                str(row["ipc"]),
+                row["method"],
+                row["budget"] or "",
+                number(row["seconds"]),
+                str(row["iterations"] or ""),
+                str(row["trains_as"]),
+            ),
+            f"{percent(row)} %",
+        ]
+        for row in rows
+    ]
+    head = ["images per class", "", "budget", "seconds of condensing", "iterations", "trained on", "accuracy"]
+    return markdown(head, lines) + source("time_to_accuracy")
 
 
 def cells(name: str, corner: str) -> str:
@@ -344,6 +366,18 @@ def gpu_fashion_mnist() -> str:
     return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
 
 
+def precision() -> str:
+    """Errors of gradients by two activations, and accuracies over the seeds."""
+    lines = []
+    for name in dict.fromkeys(row["precision"] for row in rows_of("precision")):
+        swish, relu = (row_of("precision", what="error", precision=name, activation=activation) for activation in ("swish", "relu"))
+        errors = [f"{swish[key]:.0e} / {relu[key]:.0e}" for key in ("class_gradients", "distance", "image_gradients")]
+        found = [row["mean"] for row in rows_of("precision", what="accuracy", precision=name)]
+        lines.append([f"`{name}`", *errors, f"{statistics.mean(found):.1f} ({', '.join(f'{value:.1f}' for value in found)})"])
+    head = ["", "class gradients", "distances", "image gradients", "accuracy, % (by seed)"]
+    return markdown(head, lines) + source("precision")
+
+
 def kernels() -> str:
     """What kernels occupy of cards, compiled ahead of time."""
     rows = rows_of("kernels")
@@ -386,6 +420,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-step": gpu_step,
     "gpu-distance": gpu_distance,
     "kernels": kernels,
+    "precision": precision,
+    "time-to-accuracy": time_to_accuracy,
     "gpu-fashion-mnist": gpu_fashion_mnist,
 }
 

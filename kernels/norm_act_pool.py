@@ -23,6 +23,7 @@ alone decide. TRITON_INTERPRET=1, set before Triton is imported, runs all of it 
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -470,7 +471,9 @@ class Block:
         sizes = (self.sets, channels // self.sets, height, width)
         given = {"NORM": self.norm, "ACTIVATION": self.activation, "SLOPE": self.slope, "POOLING": self.pooling, "SIDE": self.side}
         if count:
-            kernel[(count * self.sets,)](x, *arguments, *sizes, *tail, **given, **constants, BLOCK=BLOCK, num_warps=WARPS)
+            # Triton launches on the current device, which need not be that of the maps.
+            with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+                kernel[(count * self.sets,)](x, *arguments, *sizes, *tail, **given, **constants, BLOCK=BLOCK, num_warps=WARPS)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ A graph is played here by doing its work again in the same memory, so that the C
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -177,3 +179,17 @@ def test_few_places_are_kept() -> None:
         assert found.item() == size
     assert graphs.launches == 2
     assert len(graphs._places) == 16
+
+
+def test_graphs_that_are_dropped_leave_nothing() -> None:
+    graphs = Played(nn.Identity())
+    for _ in range(3):
+        graphs.done("sum", lambda values: (values.sum()[None],), [torch.ones(3)])
+    kept = [weakref.ref(place.tensors[0]) for place in graphs._places.values()]
+    assert [tensor() is not None for tensor in kept] == [True]
+    gc.disable()
+    try:
+        del graphs
+        assert kept[0]() is None
+    finally:
+        gc.enable()

@@ -178,6 +178,21 @@ class Forward(nn.Module):
         return self.own(self, x)
 
 
+class FrozenStatistics(nn.Sequential):
+    """A network whose batch norm does not follow its mode."""
+
+    def train(self, mode: bool = True) -> nn.Module:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def test_a_batch_norm_that_is_never_trained_is_no_chain() -> None:
+    module = FrozenStatistics(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
+    with pytest.raises(NotAChain, match="a batch norm is in another mode than the network"):
+        chain_of(module)
+
+
 def rows(module: nn.Module, x: Tensor) -> Tensor:
     return module.two(module.norm(x).flatten(1))  # type: ignore[operator]
 
@@ -197,6 +212,11 @@ NO_CHAINS: dict[str, tuple[Callable[[nn.Module, Tensor], object], str]] = {
     "dropout": (lambda m, x: rows(m, F.dropout(m.one(x), 0.1, m.training)), "drops out while it is trained"),
     "channels last": (lambda m, x: rows(m, m.one(x.permute(0, 1, 3, 2))), "takes permute"),
     "a question": (lambda m, x: rows(m, m.one(x)) if x.max() > 0 else x, "takes max"),
+    "another mode": (lambda m, x: rows(m, F.batch_norm(m.one(x), m.norm.running_mean, m.norm.running_var)), "in another mode"),
+    "statistics of each batch": (
+        lambda m, x: rows(m, F.batch_norm(m.one(x), m.norm.running_mean, m.norm.running_var, training=True)),
+        "in another mode",
+    ),
     "its size": (lambda m, x: rows(m, m.one(x)).view(x.size(0), x.size(1)), "asks for the size of a map"),
     "two results": (lambda m, x: (rows(m, m.one(x)), 1), "returns a tuple"),
     "another result": (lambda m, x: x, "returns a _Maps, or not what it computed last|leaves out"),

@@ -245,6 +245,11 @@ def test_products_are_rounded_for_a_while_and_then_exact_again() -> None:
             }
         assert settings_now() == exact
     assert settings_now() == before
+    torch.set_float32_matmul_precision("medium")
+    before = settings_now()
+    with rounding_to_tf32():
+        pass
+    assert settings_now() == before
 
 
 def test_products_are_not_rounded_for_another_thread() -> None:
@@ -257,12 +262,18 @@ def test_products_are_not_rounded_for_another_thread() -> None:
         except fastdc.UsageError as error:
             refusals.append(str(error))
 
+    with isolated():
+        with rounding_to_tf32():
+            pass
+        thread = threading.Thread(target=elsewhere, args=(isolated,))  # the next rounding of this call would be refused for its sake
+        thread.start()
+        thread.join()
     for inside, other in ((rounding_to_tf32, isolated), (rounding_to_tf32, rounding_to_tf32), (contextlib.nullcontext, rounding_to_tf32)):
         with isolated(), inside():
             thread = threading.Thread(target=elsewhere, args=(other,))
             thread.start()
             thread.join()
-    assert len(refusals) == 3
+    assert len(refusals) == 4
     assert all("another thread computes at the same time" in text for text in refusals)
 
 

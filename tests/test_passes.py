@@ -208,3 +208,22 @@ def test_a_precision_that_is_unknown_or_that_no_engine_has_is_refused(call: Call
     for engine in ("auto", "reference", "torch"):
         with pytest.raises(fastdc.UsageError, match="it does not compute in tf32, as engine=cuda does"):
             call("digits", 1, precision="tf32", engine=engine, device="cpu")
+
+
+def test_tensors_that_require_a_gradient_are_served() -> None:
+    case = case_of("convnet:width=8,norm=batch")
+    given = copy.copy(case)
+    given.theta, given.images = case.theta.clone().requires_grad_(), case.images.clone().requires_grad_()
+    for job in JOBS:
+        for found, expected in zip(given.run(job, CudaEngine(copy.deepcopy(case.module))), case.expected(job), strict=True):
+            assert relative(found.detach(), expected) < FLOAT64_ENGINES
+
+
+def test_what_a_norm_cannot_take_gets_a_sentence() -> None:
+    engine = CudaEngine(nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)))
+    training = engine.training(engine.layout.flatten(engine.module), Sgd(1, 0.1))
+    with pytest.raises(fastdc.UsageError, match="needs more than one number of each channel"):
+        training.step(torch.randn(1, 1, 4, 4), torch.tensor([1]))
+    engine = CudaEngine(nn.Sequential(nn.Conv2d(1, 4, 1), nn.LayerNorm((4, 2, 2)), nn.Flatten(), nn.Linear(16, 2)))
+    with pytest.raises(fastdc.UsageError, match=r"a layer norm is over \[4, 2, 2\], and maps are \[4, 4, 4\]"):
+        engine.logits(engine.layout.flatten(engine.module), torch.randn(1, 1, 4, 4))

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from fastdc.errors import FastdcError
+from fastdc.parallel.devices import memory_share
+
+Work: TypeAlias = Callable[..., tuple[Tensor, ...]]
+Captured: TypeAlias = tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]
+
 _MOST_PLACES = 16  # that are kept with their graphs; the oldest goes
-Work = Callable[..., tuple[Tensor, ...]]
+_MOST_MEMORY = 1024  # MiB of one of them
 
 
 class Graphs:
@@ -33,29 +39,59 @@ class Graphs:
         self._pool: Any = None
 
     def captures(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether work on these tensors is captured."""
-        return self.wanted and tensors[0].is_cuda
+        """Whether work on these tensors is captured: on a GPU, where a copy of them takes no more than a share of its free memory."""
+        device = tensors[0].device
+        return (
+            self.wanted and device.type == "cuda" and sum(tensor.nbytes for tensor in tensors) <= memory_share(device, _MOST_MEMORY) << 20
+        )
 
     def place(self, name: Hashable, tensors: Sequence[Tensor]) -> Place:
         """Where work of this name on tensors of these shapes is done, the tensors being there."""
-        if not self.captures(tensors):
-            return Place(self, tensors)
         key = (name, *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
-        if key not in self._places:
-            if len(self._places) == _MOST_PLACES:
-                del self._places[next(iter(self._places))]
-            self._places[key] = Place(self, [tensor.clone() for tensor in tensors])
-        else:
-            self._places[key].load(tensors)
-        return self._places[key]
+        if (known := self._places.get(key)) is not None:
+            known.load(tensors)
+            return known
+        if not self.captures(tensors):
+            return Place(tensors, fixed=False)
+        if len(self._places) == _MOST_PLACES:
+            del self._places[next(iter(self._places))]
+            if not any(any(place.graphs.values()) for place in self._places.values()):
+                self._pool = None  # which lives as long as a graph does
+        place = self._places[key] = Place([tensor.detach().clone() for tensor in tensors], fixed=True)
+        return place
 
     def done(self, name: Hashable, work: Work, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What `work(*tensors)` gives, which changes none of them; work of one name and of tensors of the same shapes is the same work."""
         place = self.place(name, tensors)
-        found = place.do(name, work)
-        return tuple(tensor.clone() for tensor in found) if place.fixed else found
+        found = self.do(place, name, work)
+        return tuple(tensor.clone() for tensor in found) if place.graphs.get(name) is not None else found
 
-    def captured(self, work: Work, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]:
+    def do(self, place: Place, name: Hashable, work: Work) -> tuple[Tensor, ...]:
+        """What `work` gives for the tensors of a place, some of which it may change; it reads none of their numbers on the host, copies
+        nothing from there, and changes nothing that is elsewhere but at the same place each time."""
+        if not place.fixed or not self.wanted:
+            return work(*place.tensors)
+        if name not in place.graphs:
+            place.graphs[name] = None
+            return work(*place.tensors)
+        if (known := place.graphs[name]) is None:
+            try:
+                known = place.graphs[name] = self.captured(work, place.tensors)
+            except FastdcError:
+                raise
+            except RuntimeError as why:  # whatever torch or a driver has against it
+                place.fixed = False
+                if not isinstance(why, torch.OutOfMemoryError):
+                    self.wanted = False
+                reason = str(why).split("\n", 1)[0]
+                warnings.warn(f"a step cannot be captured as a CUDA graph ({reason}); its kernels are launched one by one.", stacklevel=2)
+                return work(*place.tensors)
+        graph, found = known
+        graph.replay()
+        self.launches += 1
+        return found
+
+    def captured(self, work: Work, tensors: Sequence[Tensor]) -> Captured:
         """A graph of `work(*tensors)`, which is not done yet, and where it will write what it gives. All graphs share the memory in
         between, as one runs after another."""
         graph = torch.cuda.CUDAGraph()
@@ -67,16 +103,11 @@ class Graphs:
 
 
 class Place:
-    """Tensors, and the graphs of what is done with them; on the CPU the very tensors of the caller, and no graphs."""
+    """Tensors, and the graphs of what is done with them: None where it was done once. If it is not fixed, the caller's own tensors."""
 
-    def __init__(self, graphs: Graphs, tensors: Sequence[Tensor]) -> None:
-        self._graphs, self.tensors = graphs, tuple(tensors)
-        self._known: dict[Hashable, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]] | None] = {}  # None: done once
-
-    @property
-    def fixed(self) -> bool:
-        """Whether what is found lies where the next launch writes."""
-        return any(self._known.values())
+    def __init__(self, tensors: Sequence[Tensor], fixed: bool) -> None:
+        self.tensors, self.fixed = tuple(tensors), fixed
+        self.graphs: dict[Hashable, Captured | None] = {}
 
     def load(self, tensors: Sequence[Tensor]) -> None:
         """Bring these here; fewer are the first ones."""
@@ -89,24 +120,3 @@ class Place:
         for inside, outside in zip(self.tensors, tensors, strict=False):
             if inside is not outside:
                 outside.copy_(inside)
-
-    def do(self, name: Hashable, work: Work) -> tuple[Tensor, ...]:
-        """What `work` gives for the tensors here, some of which it may change; it reads none of their numbers on the host, copies nothing
-        from there, and changes nothing that is elsewhere."""
-        if not self._graphs.captures(self.tensors):
-            return work(*self.tensors)
-        if name not in self._known:
-            self._known[name] = None
-            return work(*self.tensors)
-        if (known := self._known[name]) is None:
-            try:
-                known = self._known[name] = self._graphs.captured(work, self.tensors)
-            except RuntimeError as why:  # whatever torch or a driver has against it
-                self._graphs.wanted = False
-                reason = str(why).split("\n", 1)[0]
-                warnings.warn(f"a step cannot be captured as a CUDA graph ({reason}); its kernels are launched one by one.", stacklevel=2)
-                return work(*self.tensors)
-        graph, found = known
-        graph.replay()
-        self._graphs.launches += 1
-        return found

@@ -18,14 +18,14 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, cross_entropy
+from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
 from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chunks import class_chunks, even_slices, split
-from fastdc.engines.plan import Linear, NotAChain, chain_of
+from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share, to_device
@@ -46,7 +46,7 @@ def _rounding(method: Method) -> Method:
 
     @functools.wraps(method)
     def rounding(engine: CudaEngine, theta: Tensor, *arguments: Any, **options: Any) -> Any:
-        with engine.precision.computing(theta):
+        with torch.no_grad(), engine.precision.computing(theta):
             return method(engine, theta, *arguments, **options)
 
     return cast(Method, rounding)
@@ -70,7 +70,7 @@ class CudaEngine(Engine):
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
             self._chain = in_blocks(chain_of(module))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
-        self._whole_batches = bool(batch_norms(module))
+        self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain_of(module))
         self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image
 
     @classmethod
@@ -165,11 +165,13 @@ class CudaEngine(Engine):
         most = len(images) if self._whole_batches else self._images_per_chunk(theta, images, _FIRST_ORDER)
         for part in even_slices(len(images), most):
             passes = Passes(self._chain, network, images[part])
-            logits = passes.y.detach().requires_grad_()
-            loss = cross_entropy(logits, labels[part], reduction="sum")
-            if distillation is not None:
-                loss = loss + distillation.at(part).loss(logits)
-            passes.back(torch.autograd.grad(loss / len(images), logits)[0], views, through=False)
+            with torch.enable_grad():
+                logits = passes.y.detach().requires_grad_()
+                loss = cross_entropy(logits, labels[part], reduction="sum")
+                if distillation is not None:
+                    loss = loss + distillation.at(part).loss(logits)
+                (cotangent,) = torch.autograd.grad(loss / len(images), logits)
+            passes.back(cotangent, views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -264,20 +266,22 @@ class _ChainTraining(Training):
         block = max(1, min(epochs, _POSITIONS // count))
         cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
         state = [self.theta, self.velocity, cursor, cursor.new_zeros(block, count)]
-        place = self._engine.graphs.place(
-            ("train", self.sgd, distillation and (distillation.groups, distillation.temperature)), [*state, images, labels, *known]
-        )
-        for start in range(0, epochs, block):
-            orders = [torch.randperm(count, generator=generator) for _ in range(min(block, epochs - start))]
-            inside_cursor, inside_orders = place.tensors[2:4]
-            inside_cursor.zero_()
-            inside_orders[: len(orders)].copy_(to_device(torch.stack(orders), images.device))
-            for _ in orders:
-                for first in range(0, count, batch):
-                    stop_point()
-                    length = min(batch, count - first)
-                    place.do(length, functools.partial(self._step_at_cursor, length, distillation))
-        place.unload(state[:2])
+        graphs, alike = self._engine.graphs, dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
+        name = ("train", alike, distillation and (distillation.groups, distillation.temperature))
+        place = graphs.place(name, [*state, images, labels, *known])
+        try:
+            for start in range(0, epochs, block):
+                orders = [torch.randperm(count, generator=generator) for _ in range(min(block, epochs - start))]
+                inside_cursor, inside_orders = place.tensors[2:4]
+                inside_cursor.zero_()
+                inside_orders[: len(orders)].copy_(to_device(torch.stack(orders), images.device))
+                for _ in orders:
+                    for first in range(0, count, batch):
+                        stop_point()
+                        length = min(batch, count - first)
+                        graphs.do(place, length, functools.partial(self._step_at_cursor, length, distillation))
+        finally:
+            place.unload(state[:2])
         self.velocity.zero_()
 
     def _step_at_cursor(
@@ -304,6 +308,7 @@ class _ChainTraining(Training):
         stop_point()
         self._move(self.theta, self.velocity, images, labels, distillation)
 
+    @torch.no_grad()
     def _move(self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         gradient = torch.zeros_like(theta)
         self._engine.add_loss_gradient(theta, gradient, images, labels, distillation)

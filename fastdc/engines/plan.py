@@ -112,7 +112,7 @@ def _read(module: nn.Module, training: bool) -> tuple[Step, ...]:
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # which forward may change
     names = {id(value): name for name, value in (*module.named_parameters(), *buffers.items())}
     modes = [(part, part.training) for part in module.modules()]
-    record = _Record([], names)
+    record = _Record([], names, training)
     module.train(training)
     try:
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
@@ -135,6 +135,7 @@ class _Record:
 
     steps: list[Step]
     names: dict[int, str]  # of parameters and buffers, by identity
+    training: bool  # the mode that forward is read in
     last: _Maps | None = None
 
     def name(self, value: Tensor | None) -> str | None:
@@ -182,6 +183,11 @@ class _Maps:
             return _Maps(self._record, 2, step.features)
         channels = step.features if isinstance(step, Convolution) else step.outputs if isinstance(step, Linear) else self._channels
         return _Maps(self._record, self._dimensions, channels)
+
+    @property
+    def training(self) -> bool:
+        """The mode that forward is read in."""
+        return self._record.training
 
     def named(self, value: Tensor | None) -> str | None:
         """The name of a parameter or buffer."""
@@ -306,6 +312,8 @@ def _batch_norm(
 ) -> _Maps:
     if running_mean is None or running_var is None:
         raise NotAChain("a batch norm keeps no statistics")
+    if training != x.training:
+        raise NotAChain("a batch norm is in another mode than the network")
     mean, variance = x.named(running_mean), x.named(running_var)
     return x.then(Norm("batch", x.named(weight), x.named(bias), eps, mean=mean, variance=variance, momentum=momentum))
 

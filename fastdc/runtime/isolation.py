@@ -7,6 +7,7 @@ The others belong to the process: the first of several calls that overlap puts t
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ _ALONE = (
 )
 _lock = FreshLock()
 _calls: dict[int, int] = {}  # by thread
-_rounding: int | None = None  # the thread whose products are rounded
+_rounding: int | None = None  # the thread that rounds products, from the first time on to the end of its call
 _restore = contextlib.ExitStack()
 
 
@@ -111,56 +112,83 @@ def _enter() -> None:
         if _rounding not in (None, thread):
             raise UsageError(_ALONE)
         if not _calls:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the old names of some settings are deprecated
-                _restore.callback(_set_precision, _take_precision())
-                _set_precision(_EXACT)
-            for setting in _SETTINGS:
-                before = setting.read()
-                if before != setting.inside:
-                    _restore.callback(setting.write, before)
-                    setting.write(setting.inside)
+            try:
+                _put_aside()
+            except BaseException:
+                _restore.close()
+                raise
         _calls[thread] = _calls.get(thread, 0) + 1
 
 
+def _put_aside() -> None:
+    """What the caller has set in torch."""
+    with _no_warnings():
+        _restore.callback(_set_precision, _take_precision())
+        _set_precision(_EXACT)
+    for setting in _SETTINGS:
+        before = setting.read()
+        if before != setting.inside:
+            _restore.callback(setting.write, before)
+            setting.write(setting.inside)
+
+
 def _leave() -> None:
+    global _rounding
     thread = threading.get_ident()
     with _lock:
         _calls[thread] -= 1
         if not _calls[thread]:
             del _calls[thread]
+            _rounding = None if _rounding == thread else _rounding
         if not _calls:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _no_warnings():
                 _restore.close()
 
 
 @contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """The old names of some settings are deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _forget_other_threads() -> None:
+    """Those of the parent, which a forked child does not have."""
+    global _rounding
+    for thread in _calls.keys() - {threading.get_ident()}:
+        del _calls[thread]
+    _rounding = _rounding if _rounding in _calls else None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
+@contextlib.contextmanager
 def rounding_to_tf32() -> Iterator[None]:
-    """Within a call, products of float32 numbers on a GPU read ten bits behind the leading one of each.
+    """Products of float32 numbers on a GPU read ten bits behind the leading one of each. From the first time on to the end of the call
+    that this is a part of, no other thread may compute.
 
     Raises:
-        UsageError: another thread computes at the same time, for which this would hold as well.
+        UsageError: another thread computes, for which this would hold as well.
     """
     global _rounding
     thread = threading.get_ident()
     with _lock:
         if _calls.keys() - {thread} or _rounding not in (None, thread):
             raise UsageError(_ALONE)
-        outer, _rounding = _rounding, thread
-        if outer is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                _set_precision(_TF32)
+        _rounding = thread
+        with _no_warnings():
+            before = _take_precision()
+            _set_precision(_TF32)
     try:
         yield
     finally:
         with _lock:
-            _rounding = outer
-            if outer is None:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    _set_precision(_EXACT)
+            _rounding = thread if thread in _calls else None
+            with _no_warnings():
+                _set_precision(before)
 
 
 @contextlib.contextmanager

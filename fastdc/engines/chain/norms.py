@@ -18,12 +18,15 @@ from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Norm
+from fastdc.errors import UsageError
 
 
 class NormPass(Pass):
     """Any of them."""
 
     def __init__(self, step: Norm, network: Network, x: Tensor) -> None:
+        if step.kind == "layer" and x.shape[1:] != step.shape:
+            raise UsageError(f"a layer norm is over {list(step.shape)}, and maps are {list(x.shape[1:])}; expected images of another size.")
         self.step, self.shape = step, x.shape
         self.frozen = step.kind == "batch" and not network.training
         sets = self._in_sets(x)
@@ -92,6 +95,8 @@ class NormPass(Pass):
         assert step.momentum is not None
         mean, variance = self._mean(sets), sets.var((0, 2), correction=0, keepdim=True)
         count = sets.numel() // sets.shape[1]
+        if count == 1:
+            raise UsageError("a batch norm in training needs more than one number of each channel; give batches of more than one image.")
         for buffer, now in zip(running, (mean, variance * (count / (count - 1))), strict=True):
             buffer.lerp_(now.flatten(), step.momentum)
         return mean, variance
