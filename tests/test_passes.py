@@ -227,3 +227,7 @@ def test_what_a_norm_cannot_take_gets_a_sentence() -> None:
     engine = CudaEngine(nn.Sequential(nn.Conv2d(1, 4, 1), nn.LayerNorm((4, 2, 2)), nn.Flatten(), nn.Linear(16, 2)))
     with pytest.raises(fastdc.UsageError, match=r"a layer norm is over \[4, 2, 2\], and maps are \[4, 4, 4\]"):
         engine.logits(engine.layout.flatten(engine.module), torch.randn(1, 1, 4, 4))
+
+
+def test_auto_on_other_devices_asks_the_engines_of_any_device() -> None:
+    assert resolve_engine("auto", build("lenet", 1, 10, (28, 28)).to("meta")) == "torch"

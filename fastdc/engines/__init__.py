@@ -66,7 +66,7 @@ def resolve_engine(spec: str, module: nn.Module, precision: str = "float32") -> 
     check_open(module)
     name = split_spec(spec)[0]
     kind = next(module.parameters(), torch.empty(0)).device.type
-    chosen = {candidate: engine for candidate, engine in ENGINES.items() if kind in engine.chosen_on}
+    chosen = {candidate: engine for candidate, engine in ENGINES.items() if engine.chosen_on in (None, kind)}
     candidates = chosen if name == "auto" else {name: ENGINES[name]}
     refusals = {
         candidate: [*_against_precision(engine, precision), *engine.unsupported_reasons(module)] for candidate, engine in candidates.items()

@@ -139,8 +139,8 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
-    chosen_on: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
-    """The kinds of device on which `auto` takes it, where it can serve."""
+    chosen_on: ClassVar[str | None] = None
+    """The kind of device on which `auto` takes it, where it can serve; None: any."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """How it can round the products of float32 numbers, names of `engines.chain.precision.PRECISIONS`."""
 

@@ -56,7 +56,7 @@ class CudaEngine(Engine):
     """Passes in closed form over chunks of images; a chunk's size changes rounding only."""
 
     name: ClassVar[str] = "cuda"
-    chosen_on: ClassVar[tuple[str, ...]] = ("cuda",)
+    chosen_on: ClassVar[str | None] = "cuda"
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
     def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True) -> None:

@@ -38,7 +38,7 @@ class NativeEngine(Engine):
     """
 
     name: ClassVar[str] = "native"
-    chosen_on: ClassVar[tuple[str, ...]] = ("cpu",)
+    chosen_on: ClassVar[str | None] = "cpu"
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
