@@ -59,7 +59,7 @@ JOBS: dict[str, tuple[Callable[[CudaEngine, Tensor, Tensor, Tensor], object], in
     "real side": (lambda engine, theta, real, _: engine.class_gradients(theta, real), 85),
     # and so are two products with the direction, but for the first convolution's way back
     "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 160),
-    "training step": (lambda engine, theta, real, images: engine.training(theta, Sgd(1, 0.1)).step(images.flatten(0, 1), LABELS), 65),
+    "training step": (lambda engine, theta, real, images: engine.training(theta, Sgd(1, 0.1)).step(images.flatten(0, 1), LABELS), 60),
 }
 LABELS = torch.arange(CLASSES).repeat_interleave(2)
 

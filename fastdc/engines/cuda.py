@@ -204,6 +204,11 @@ class CudaEngine(Engine):
     def _network(self, theta: Tensor, training: bool = False) -> Network:
         return Network(self.layout.views(theta), dict(self.module.named_buffers()), self.precision, training)
 
+    def trained_views(self, flat: Tensor) -> list[Tensor]:
+        """Those of the parameters in `flat` [P] that are trained."""
+        frozen = {parameter.name for parameter in self.layout.parameters if parameter.frozen}
+        return [view for name, view in self.layout.views(flat).items() if name not in frozen]
+
     def _views_of(self, flat: Tensor, names: set[str]) -> ByClass:
         return {name: view for name, view in self.layout.views(flat).items() if name in names}
 
@@ -312,7 +317,16 @@ class _ChainTraining(Training):
     def _move(self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
         gradient = torch.zeros_like(theta)
         self._engine.add_loss_gradient(theta, gradient, images, labels, distillation)
-        gradient.add_(theta, alpha=self.sgd.weight_decay)
-        self._engine.layout.clear_frozen_(gradient)
-        velocity.mul_(self.sgd.momentum).add_(gradient)
-        theta.add_(velocity, alpha=-self.sgd.lr)
+        weights, gradients, velocities = (self._engine.trained_views(flat) for flat in (theta, gradient, velocity))
+        torch._fused_sgd_(  # velocity = momentum * velocity + gradient + weight_decay * weight, weight -= lr * velocity
+            weights,
+            gradients,
+            velocities if self.sgd.momentum else [],
+            weight_decay=self.sgd.weight_decay,
+            momentum=self.sgd.momentum,
+            lr=self.sgd.lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )
