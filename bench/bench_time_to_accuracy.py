@@ -89,7 +89,8 @@ def drawn(rows: list[Row], ipcs: list[int]) -> bytes:
             points = sorted((row["seconds"], row["mean"], row["std"]) for row in rows if (row["method"], row["ipc"]) == (method, ipc))
             if points:
                 across, mean, std = zip(*points, strict=True)
-                axes.errorbar(across, mean, std, marker="o", capsize=3, linewidth=3 if method == "auto" else 1.5, label=method)
+                own = {"linewidth": 3, "color": "black"} if method == "auto" else {}
+                axes.errorbar(across, mean, std, marker="o", capsize=3, label=method, **own)
         for method, style in zip(LINES, ("--", "-.", ":"), strict=True):
             for row in (row for row in rows if (row["method"], row["ipc"]) == (method, ipc)):
                 axes.axhline(row["mean"], linestyle=style, color="grey", label=method)
