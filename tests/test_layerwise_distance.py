@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Arm, arms
-from helpers import ROOT, relative
+from helpers import ROOT, LargestResult, relative
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -551,6 +551,66 @@ def test_match_loss_is_differentiated_by_real_gradients_too(arm: Arm, metric: st
     got = torch.autograd.grad(fastdc.match_loss(*sides, metric=metric, backend=arm.backend), matrices)
     for gradient, right in zip(got, torch.autograd.grad(plain_distance(*sides, metric), matrices), strict=True):
         assert relative(gradient, right.cpu()) <= FLOAT64_CLOSED_FORM
+
+
+def lists(*shapes: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    sides = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2)]
+    return [gradient.requires_grad_() for gradient in sides[0]], sides[1]
+
+
+@pytest.mark.parametrize("metric", [name for name, definition in METRICS.items() if not definition.joined])
+def test_match_loss_copies_no_gradient(metric: str) -> None:
+    synthetic, real = lists((40, 30, 3, 3), (40,), (10, 40 * 9), (10,))
+    with LargestResult(synthetic[0].untyped_storage()) as largest:
+        fastdc.match_loss(synthetic, real, metric=metric).backward()
+    assert largest.bytes <= synthetic[0].nbytes  # its own cotangent
+    for gradient, other in zip(synthetic[::2], real[::2], strict=True):
+        leaf = gradient.detach().requires_grad_()
+        assert relative(gradient.grad, torch.autograd.grad(plain_distance([leaf], [other], metric), leaf)[0]) <= FLOAT32_ENGINES
+
+
+def test_match_loss_is_scaled_by_what_comes_after_it() -> None:
+    for scale in (1.0, 3.0, -0.5, 0.0, float("inf")):
+        synthetic, real = lists((4, 3, 2, 2), (5, 6))
+        one = torch.autograd.grad(fastdc.match_loss(synthetic, real), synthetic)
+        found = torch.autograd.grad(scale * fastdc.match_loss(synthetic, real), synthetic)
+        for gradient, expected in zip(found, one, strict=True):
+            torch.testing.assert_close(gradient, scale * expected)
+
+
+def test_match_loss_keeps_its_graph_and_refuses_second_derivatives() -> None:
+    synthetic, real = lists((4, 3, 2, 2), (5, 6))
+    loss = fastdc.match_loss(synthetic, real)
+    first = torch.autograd.grad(loss, synthetic, retain_graph=True)
+    kept = [gradient.clone() for gradient in first]
+    loss.backward(retain_graph=True)
+    loss.backward()  # adds to what is there
+    assert all(map(torch.equal, first, kept))
+    assert all(torch.equal(gradient.grad, 2 * value) for gradient, value in zip(synthetic, kept, strict=True))
+    (gradient, _) = torch.autograd.grad(fastdc.match_loss(synthetic, real), synthetic, create_graph=True)
+    with pytest.raises(fastdc.UsageError, match="supports first derivatives"):
+        torch.autograd.grad(gradient.sum(), synthetic[0])
+
+
+def test_match_loss_passes_opcheck(arm: Arm) -> None:
+    synthetic, real = ([gradient.to(arm.device).detach() for gradient in side] for side in lists((2, 3, 2, 2), (4, 5)))
+    for differentiated in ([], synthetic, real):
+        for gradient in differentiated:
+            gradient.requires_grad_()
+        torch.library.opcheck(torch.ops.fastdc.match_gradients.default, (synthetic, real, "layerwise_cosine", arm.backend))
+
+
+def test_match_loss_under_vmap_and_compile() -> None:
+    synthetic, real = lists((4, 3, 2, 2), (5, 6))
+    batches = [torch.stack([gradient, -2 * gradient]) for gradient in synthetic]
+    found = torch.func.vmap(lambda *gradients: fastdc.match_loss(gradients, real))(*batches)
+    for value, gradients in zip(found, zip(*batches, strict=True), strict=True):
+        torch.testing.assert_close(value, fastdc.match_loss(list(gradients), real))
+    expected = torch.autograd.grad(fastdc.match_loss(synthetic, real), synthetic)
+    compiled = torch.compile(lambda *gradients: 2 * fastdc.match_loss(gradients, real), fullgraph=True, backend="aot_eager")
+    for gradient, one in zip(torch.autograd.grad(compiled(*synthetic), synthetic), expected, strict=True):
+        torch.testing.assert_close(gradient, 2 * one)
 
 
 ZEROS = torch.zeros(2, 6)

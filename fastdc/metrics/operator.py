@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastdc.errors import UsageError
-from fastdc.metrics.backends import DTYPES, compute
+from fastdc.metrics.backends import DTYPES, compute, compute_each
 from fastdc.metrics.definitions import Metric, definition_of
 from fastdc.metrics.layout import Parameter, ParameterLayout, fewest_dimensions
 
@@ -104,9 +104,21 @@ def match_loss(
     kinds = sorted({f"{gradient.dtype} on {gradient.device}" for gradient in (*synthetic_gradients, *real_gradients)})
     if len(kinds) > 1:
         raise UsageError(f"the gradients are {', '.join(kinds)}; bring them to one dtype and device.")
-    flat = [torch.cat([g.reshape(-1) for g in gradients if g.dim() >= least]) for gradients in (synthetic_gradients, real_gradients)]
-    distance, _ = layerwise_distance(flat[0][None], flat[1][None], _layout_of(seen), metric, backend)
-    return distance.sum()
+    looked_at = [[g for g in gradients if g.dim() >= least] for gradients in (synthetic_gradients, real_gradients)]
+    if definition_of(chosen.name).joined or _within_transforms():
+        synthetic, real = (torch.cat([g.reshape(-1) for g in gradients])[None] for gradients in looked_at)  # [1, P] each
+        return layerwise_distance(synthetic, real, _layout_of(seen), metric, backend)[0].sum()
+    if looked_at[0][0].dtype not in DTYPES:
+        raise UsageError(f"synthetic is {looked_at[0][0].dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")
+    if not torch.compiler.is_compiling():
+        _refuse_forward_mode(*looked_at[0], *looked_at[1])
+    distance: Tensor = _match_op(*looked_at, chosen.name, backend)[0]
+    return distance
+
+
+def _within_transforms() -> bool:
+    """Within torch.func's transforms, which do not take operators on lists."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
@@ -167,6 +179,61 @@ def _batched(
     outputs = _distance_op(stacked[0].flatten(0, 1), stacked[1].flatten(0, 1), *rest)
     return tuple(output.unflatten(0, stacked[0].shape[:2]) for output in outputs), (0, 0)
 
+
+def _compute_match(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> tuple[Tensor, list[Tensor]]:
+    """Parameter by parameter, where each lies."""
+    pairs = [(_as_row(a), _as_row(b), (0, len(a), a.numel() // max(len(a), 1))) for a, b in zip(synthetic, real, strict=True)]
+    distances, cotangents = zip(*compute_each(backend, pairs, metric), strict=True)
+    return torch.cat(distances).sum(), [cotangent.view(a.shape) for cotangent, a in zip(cotangents, synthetic, strict=True)]
+
+
+def _as_row(gradient: Tensor) -> Tensor:
+    return gradient.detach().resolve_neg().reshape(1, -1)
+
+
+def _match_shapes(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> tuple[Tensor, list[Tensor]]:
+    distance = synthetic[0].new_empty((), dtype=torch.promote_types(synthetic[0].dtype, torch.float32))
+    return distance, [gradient.new_empty(gradient.shape) for gradient in synthetic]
+
+
+def _save_matched(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    synthetic, real, *rest = inputs
+    distance, cotangents = output
+    ctx.mark_non_differentiable(*cotangents)
+    metric, _ = rest
+    by_real = any(gradient.requires_grad for gradient in real)
+    if by_real and not definition_of(metric).symmetric:
+        raise UsageError(f"the derivative of {metric!r} by the real gradient was asked for, and the metric is not symmetric; detach it.")
+    # The derivative by the second gradient is that by the first one with the two exchanged.
+    ctx.save_for_backward(distance, *cotangents, *(_match_op(real, synthetic, *rest)[1] if by_real else []))
+
+
+def _match_backward(ctx: Any, grad_distance: Tensor, _: Any) -> tuple[Any, ...]:
+    distance, *cotangents = ctx.saved_tensors
+    count = len(ctx.needs_input_grad[0])
+    scaled = [_scaled(cotangent, grad_distance, distance) for cotangent in cotangents]
+    return scaled[:count], scaled[count:] or [None] * count, None, None
+
+
+def _scaled(cotangent: Tensor, grad: Tensor, distance: Tensor) -> Tensor:
+    """The cotangent times the gradient by the distance; where that is one, which the host of a CPU sees, the cotangent itself."""
+    if torch.is_grad_enabled():
+        return (grad * _FirstOrderOnly.apply(cotangent, distance)).to(cotangent.dtype)
+    plain = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
+    if plain and not _within_transforms() and grad.item() == 1:
+        return cotangent
+    return (grad * cotangent).to(cotangent.dtype)
+
+
+torch.library.define(
+    "fastdc::match_gradients",
+    "(Tensor[] synthetic, Tensor[] real, str metric, str backend) -> (Tensor distance, Tensor[] cotangents)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_match_op = torch.ops.fastdc.match_gradients.default
+torch.library.impl("fastdc::match_gradients", "CompositeExplicitAutograd", _compute_match)
+torch.library.register_fake("fastdc::match_gradients", _match_shapes)
+torch.library.register_autograd("fastdc::match_gradients", _match_backward, setup_context=_save_matched)
 
 torch.library.impl("fastdc::layerwise_distance", "CompositeExplicitAutograd", _compute)
 torch.library.register_fake("fastdc::layerwise_distance", _shapes)

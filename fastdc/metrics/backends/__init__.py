@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -29,7 +30,7 @@ from fastdc.metrics.backends import cpp, cuda, reference, triton
 from fastdc.metrics.backends.reasons import DTYPES
 from fastdc.metrics.definitions import definition_of
 
-__all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "resolve_backend", "unsupported_reasons"]
+__all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "compute_each", "resolve_backend", "unsupported_reasons"]
 
 
 class Backend(Protocol):
@@ -93,17 +94,24 @@ def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype, m
 
 
 def compute(name: str, synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
-    """The distance and its cotangent by the backend `name`; for "auto", by the next one where the first launch of one fails.
+    """The distance and its cotangent by the backend `name`; as `compute_each`, of one pair of gradients."""
+    return compute_each(name, [(synthetic, real, segments)], metric)[0]
+
+
+def compute_each(name: str, pairs: Sequence[tuple[Tensor, Tensor, tuple[int, ...]]], metric: str) -> list[tuple[Tensor, Tensor]]:
+    """The distance and its cotangent of each pair of gradients with its segments, all of one dtype and device, by the backend `name`; for
+    "auto", by the next one where the first launch of one fails.
 
     Raises:
         UsageError: an unknown metric, or as `resolve_backend`.
         RunError: the backend failed, and no other may take its place: it was named, or has served on this device before.
     """
     definition_of(metric)
+    synthetic = pairs[0][0]
     chosen = resolve_backend(name, synthetic.device, synthetic.dtype, metric)
     who = (chosen, synthetic.device)
     try:
-        result = BACKENDS[chosen].layerwise_distance(synthetic, real, segments, metric)
+        results = [BACKENDS[chosen].layerwise_distance(*pair, metric) for pair in pairs]
     except (UsageError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a compiler, a driver or a library brings about
@@ -116,9 +124,9 @@ def compute(name: str, synthetic: Tensor, real: Tensor, segments: tuple[int, ...
                 "choose another one with backend=, or for a whole process with FASTDC_BACKEND."
             ) from error
         _failures[who] = failure
-        return compute(name, synthetic, real, segments, metric)
+        return compute_each(name, pairs, metric)
     _served.add(who)
-    return result
+    return results
 
 
 def _wanted(name: str) -> tuple[str, str]:

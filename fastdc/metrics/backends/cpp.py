@@ -14,7 +14,7 @@ from fastdc.runtime import compiled
 MEANT_FOR = "cpu"
 
 _MOST_KEPT = 64 << 20  # bytes of memory that are held on to
-_kept: list[torch.UntypedStorage] = []
+_kept: dict[int, torch.UntypedStorage] = {}  # one of each size in bytes
 
 
 def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -42,17 +42,19 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """A tensor of any content, in the memory of the last one where nobody holds that any more.
+    """A tensor of any content, in the memory of the last one of its size where nobody holds that any more.
 
     The system maps large memory anew each time it is allocated, page by page, which takes longer than the kernel does.
     """
-    kept = _kept.pop() if _kept else None  # in one step: no other thread can take it as well
     wanted = shape.numel() * dtype.itemsize
-    if kept is None or kept.nbytes() != wanted or torch._C._storage_Use_Count(kept._cdata) > 1:
+    kept = _kept.pop(wanted, None)  # in one step: no other thread can take it as well
+    if kept is None or torch._C._storage_Use_Count(kept._cdata) > 1:
         kept = torch.empty(shape, dtype=dtype).untyped_storage()
     result = torch.empty(0, dtype=dtype).set_(kept, 0, shape)  # type: ignore[call-overload]
-    if wanted <= _MOST_KEPT:
-        _kept.append(kept)  # only now that the result holds it, so that no other thread finds it free
+    _kept[wanted] = kept  # only now that the result holds it, so that no other thread finds it free
+    for size in list(_kept):  # the oldest first
+        if sum(list(_kept)) > _MOST_KEPT:
+            _kept.pop(size, None)
     return result
 
 
