@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastdc
 from fastdc.engines.reference import plain_distance
 from fastdc.metrics.layout import Parameter, ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
@@ -97,25 +96,6 @@ def bench_distance(timed: Any, backend: str, case: str) -> None:
         job = functools.partial(layerwise_distance, synthetic, real, layout, backend=backend)
     error = error_of(case, *job())
     timed("distance and cotangent", synchronised(job), rounds=9, error=error)
-
-
-@pytest.mark.parametrize("name", ["plain", "match_loss"])
-def bench_match_loss(timed: Any, name: str) -> None:
-    """The loss of one class in a double-backward script, forward and backward, on lists of the default ConvNet's gradients."""
-    shapes = [parameter.shape for parameter in layout_of("convnet").parameters]
-    generator = torch.Generator().manual_seed(0)
-    sides = [[torch.randn(shape, generator=generator).to(DEVICE) for shape in shapes] for _ in range(2)]
-    synthetic = [gradient.requires_grad_() for gradient in sides[0]]
-    leaves = [gradient for gradient in synthetic if gradient.dim() > 1]
-    losses = {"plain": functools.partial(plain_distance, metric="layerwise_cosine"), "match_loss": fastdc.match_loss}
-
-    def job(name: str = name) -> tuple[Tensor, ...]:
-        loss = losses[name](synthetic, sides[1])
-        return (loss.detach(), *torch.autograd.grad(loss, leaves))
-
-    for found, expected in zip(job(), job("plain"), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    timed("loss of a class, forward and backward", synchronised(job), rounds=31)
 
 
 @pytest.mark.skipif(DEVICE.type == "cuda", reason="the compiled CPU kernel is measured on a machine without a GPU")

@@ -306,6 +306,14 @@ def distance() -> str:
     return markdown(head, lines) + source("layerwise_distance")
 
 
+def match_loss() -> str:
+    what = "loss of a class, forward and backward"
+    found = {row["name"]: row["seconds"] for row in rows_of("match_loss", what=what)}
+    ratio = number(found["plain"] / found["match_loss"], 2)
+    line = ["ConvNet, one class", *(number(1000 * found[name]) for name in ("plain", "match_loss")), ratio]
+    return markdown([f"{what}, ms", "plain torch", "`match_loss`", "ratio"], [line]) + source("match_loss")
+
+
 def memory() -> str:
     what = "peak memory of one matching step"
     found = {(row["name"], row["ipc"]): row["mib"] for row in rows_of("memory", what=what)}
@@ -415,6 +423,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "methods": methods,
     "given-features": coresets,
     "distance": distance,
+    "match-loss": match_loss,
     "memory": memory,
     "search-time": architecture_search,
     "gpu-step": gpu_step,
