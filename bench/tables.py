@@ -143,6 +143,17 @@ def auto() -> str:
     return markdown(head, lines) + source(*names)
 
 
+def dc_beside_auto() -> str:
+    slow, fast = row_of("dc-10-200"), row_of("time_to_accuracy", method="auto", ipc=10, budget="30s")
+    lines = [[name, number(row["seconds"]), f"{percent(row)} %"] for name, row in (("dc", slow), ("auto", fast))]
+    ratio = number(slow["seconds"] / fast["seconds"])
+    return (
+        markdown(["", "seconds of condensing", "accuracy"], lines)
+        + f"\nRatio of the times: {ratio}.\n"
+        + source("dc-10-200", "time_to_accuracy")
+    )
+
+
 def time_to_accuracy() -> str:
     """What each method reaches within each budget, and what takes no time of its own."""
     rows = sorted(rows_of("time_to_accuracy"), key=lambda row: (row["ipc"], -row["mean"]))
@@ -430,6 +441,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-distance": gpu_distance,
     "kernels": kernels,
     "precision": precision,
+    "dc-beside-auto": dc_beside_auto,
     "time-to-accuracy": time_to_accuracy,
     "gpu-fashion-mnist": gpu_fashion_mnist,
 }

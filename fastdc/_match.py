@@ -19,7 +19,7 @@ class GradientMatcher:
         module: a network from images [N, channels, H, W] to logits; its weights are used as they stand at each call. Batch
             norm and dropout work as in evaluation mode, and the module's own mode is left as it was.
         distance: a name in `fastdc.metrics.METRICS`; "l1:rows=convolutions" looks at the convolutions alone.
-        engine: "auto", "native", "torch" or "reference".
+        engine: "auto", "native", "cuda", "torch" or "reference".
 
     Raises:
         UsageError: an unknown distance or engine, or one that cannot serve this module.

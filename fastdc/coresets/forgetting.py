@@ -42,7 +42,7 @@ def forgetting(
         model: the network to train: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
         epochs: of its training.
         seed: decides initial weights, the order of batches, and the choice among equals.
-        engine: "auto", "native", "torch" or "reference".
+        engine: "auto", "native", "cuda", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache: the folder where trained networks are kept (see `fastdc.training.whole_set`). None: ~/.cache/fastdc/networks.
         progress: say on stderr how far the work is.

@@ -45,7 +45,7 @@ def herding(
         model: the network: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
         epochs: of its training.
         seed: decides its initial weights and the order of batches; pixels leave nothing to it.
-        engine: who trains it: "auto", "native", "torch" or "reference".
+        engine: who trains it: "auto", "native", "cuda", "torch" or "reference".
         device: "auto", "cpu", "cuda" or "cuda:N".
         cache: the folder where trained networks are kept (see `fastdc.training.whole_set`). None: ~/.cache/fastdc/networks.
         progress: say on stderr how far the work is.

@@ -138,11 +138,8 @@ class CudaEngine(Engine):
 
     @_rounding
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        labels, network, flat = (
-            class_numbers(images, classes).repeat_interleave(images.shape[1]),
-            self._network(theta),
-            images.flatten(0, 1),
-        )
+        labels, network = class_numbers(images, classes).repeat_interleave(images.shape[1]), self._network(theta)
+        flat = images.flatten(0, 1)  # [N, channels, H, W]
         direction = self.layout.views(self.layout.trained_part(vector)[None])  # [1, *shape] each
         by_weights, by_images = theta.new_zeros(1, self.layout.size), torch.empty_like(flat)
         for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
