@@ -21,7 +21,7 @@ namespace py = pybind11;
 namespace fastdc {
 namespace {
 
-// What every block is made of, and the groups of a group norm.
+// What a block is made of, and the groups of a group norm.
 struct Layers {
     Norm norm;
     int64_t groups;
@@ -32,8 +32,10 @@ struct Layers {
 // Where something begins in theta, if it is there.
 using Place = std::optional<int64_t>;
 
-// Where the parameters of a block lie, and the statistics of its batch norm.
+// A block: its channels and parts, where its parameters lie, and the statistics of its batch norm.
 struct Block {
+    int64_t features;
+    Layers layers;
     int64_t weight;
     Place bias, gamma, beta;
     std::optional<py::array> mean, variance;
@@ -96,16 +98,17 @@ void check_sizes(const ConvNetPlan& plan) {
     check_range("height", plan.height, 1, kLargest);
     check_range("width", plan.width, 1, kLargest);
     check_range("padding", plan.padding, 1, 16);
-    check_range("features", plan.features, 8, kLargest);
-    if (plan.features % 8) refuse("features", std::to_string(plan.features), "a multiple of 8");
-    check_range("blocks", plan.depth, 1, kMostBlocks);
     check_range("classes", plan.classes, 1, kLargest);
-    check_range("groups", plan.groups, 1, plan.features);
-    if (plan.features % plan.groups) refuse("groups", std::to_string(plan.groups), "a divisor of features");
+    for (int64_t l = 0; l < plan.depth; ++l) {
+        const int64_t features = plan.features[l], groups = plan.groups[l];
+        check_range("features", features, 8, kLargest);
+        if (features % 8) refuse("features", std::to_string(features), "a multiple of 8");
+        check_range("groups", groups, 1, features);
+        if (features % groups) refuse("groups", std::to_string(groups), "a divisor of features");
+    }
 }
 
-const void* statistics_in(const char* name, const std::optional<py::array>& array, Network& network) {
-    const int64_t features = network.plan.features;
+const void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
     if (!array) refuse(name, "None", "that of every batch norm");
     if (array->ndim() != 1 || array->shape(0) != features || !(array->flags() & py::array::c_style)) {
         refuse(name, describe(*array), "[" + std::to_string(features) + "], contiguous");
@@ -115,36 +118,40 @@ const void* statistics_in(const char* name, const std::optional<py::array>& arra
 }
 
 // Every parameter lies within theta, and no sizes overflow.
-Network network(const std::array<int64_t, 3>& image, int64_t padding, int64_t features, int64_t classes,
-                const Layers& layers, const std::vector<Block>& blocks, const std::pair<int64_t, Place>& classifier,
-                int64_t parameters) {
+Network network(const std::array<int64_t, 3>& image, int64_t padding, int64_t classes, const std::vector<Block>& blocks,
+                const std::pair<int64_t, Place>& classifier, int64_t parameters) {
     Network result;
     ConvNetPlan& plan = result.plan;
     plan.channels = image[0];
     plan.height = image[1];
     plan.width = image[2];
     plan.padding = padding;
-    plan.features = features;
     plan.depth = static_cast<int64_t>(blocks.size());
+    check_range("blocks", plan.depth, 1, kMostBlocks);
     plan.classes = classes;
-    plan.groups = layers.groups;
-    plan.norm = static_cast<int>(layers.norm);
-    plan.activation = static_cast<int>(layers.activation);
-    plan.pooling = static_cast<int>(layers.pooling);
+    for (size_t l = 0; l < blocks.size(); ++l) {
+        const Layers& layers = blocks[l].layers;
+        plan.features[l] = blocks[l].features;
+        plan.groups[l] = layers.groups;
+        plan.norm[l] = static_cast<int>(layers.norm);
+        plan.activation[l] = static_cast<int>(layers.activation);
+        plan.pooling[l] = static_cast<int>(layers.pooling);
+    }
     plan.parameters = parameters;
     check_sizes(plan);
-    int64_t height = plan.height + 2 * (padding - 1), width = plan.width + 2 * (padding - 1);
+    int64_t height = plan.height + 2 * (padding - 1), width = plan.width + 2 * (padding - 1), before = plan.channels;
     for (int64_t l = 0; l < plan.depth; ++l) {
         const Block& block = blocks[static_cast<size_t>(l)];
+        const Layers& layers = block.layers;
+        const int64_t features = block.features;
         const int64_t affine = layers.norm == Norm::kLayer ? product({features, height, width}) : features;
-        plan.weight[l] =
-            place_within(parameters, "weight", block.weight, product({features, l ? features : image[0], 9}));
+        plan.weight[l] = place_within(parameters, "weight", block.weight, product({features, before, 9}));
         plan.bias[l] = place_if_any(parameters, "bias", block.bias, features);
         plan.gamma[l] = place_of_norm(layers.norm, parameters, "gamma", block.gamma, affine);
         plan.beta[l] = place_of_norm(layers.norm, parameters, "beta", block.beta, affine);
         if (layers.norm == Norm::kBatch) {
-            plan.mean[l] = statistics_in("mean", block.mean, result);
-            plan.variance[l] = statistics_in("variance", block.variance, result);
+            plan.mean[l] = statistics_in("mean", block.mean, features, result);
+            plan.variance[l] = statistics_in("variance", block.variance, features, result);
         }
         if (layers.pooling != Pooling::kNone) {
             height /= 2;
@@ -152,9 +159,10 @@ Network network(const std::array<int64_t, 3>& image, int64_t padding, int64_t fe
         }
         if (!height || !width)
             refuse("blocks", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
+        before = features;
     }
     plan.linear_weight =
-        place_within(parameters, "linear_weight", classifier.first, product({classes, features, height, width}));
+        place_within(parameters, "linear_weight", classifier.first, product({classes, before, height, width}));
     plan.linear_bias = place_if_any(parameters, "linear_bias", classifier.second, classes);
     return result;
 }
@@ -192,7 +200,7 @@ void check_output(const char* name, const py::array& array, const std::vector<in
 template <class T>
 void check_common(const Network& network, const py::array& theta, int threads) {
     check_input<T>("theta", theta, {network.plan.parameters});
-    for (const py::array& array : network.statistics) check_input<T>("statistics", array, {network.plan.features});
+    for (const py::array& array : network.statistics) check_input<T>("statistics", array, {array.shape(0)});
     check_range("threads", threads, 1, 1 << 12);
 }
 
@@ -231,8 +239,8 @@ int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bo
     check_range("classes", classes, 0, int64_t{1} << 20);
     check_range("each", each, 1, int64_t{1} << 24);
     const ConvNetPlan& plan = network.plan;
-    const int64_t side = 2 * plan.padding,
-                  maps = product({classes, each, plan.depth, plan.features, plan.height + side, plan.width + side});
+    const int64_t side = 2 * plan.padding, widest = *std::max_element(plan.features, plan.features + plan.depth),
+                  maps = product({classes, each, plan.depth, widest, plan.height + side, plan.width + side});
     // A record holds several times these elements, which must not overflow.
     if (maps > kMostInRecord) {
         refuse("classes", std::to_string(classes) + " of " + std::to_string(each) + " images each",
@@ -333,7 +341,7 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
         check_input<int64_t>("order", order, {epochs, count});
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (sgd.batch < 1) refuse("batch", std::to_string(sgd.batch), "1 or more");
-        if (plan.norm == static_cast<int>(Norm::kBatch))
+        if (std::count(plan.norm, plan.norm + plan.depth, static_cast<int>(Norm::kBatch)))
             refuse("norm", "batch", "one whose statistics do not change in training");
         const Distilled<T> distilled = distilled_of<T>(plan, count, distillation);
         const T* from = in<T>(images);
@@ -413,14 +421,16 @@ void bind_convnet(py::module_& module) {
                                value_of(kPoolings, "pooling", pooling)};
              }),
              py::kw_only(), py::arg("norm"), py::arg("activation"), py::arg("pooling"), py::arg("groups") = 1);
-    py::class_<Block>(module, "Block",
-                      "Where the parameters of a block begin in theta, and the statistics of a batch norm.")
-        .def(py::init([](int64_t weight, Place bias, Place gamma, Place beta, std::optional<py::array> mean,
-                         std::optional<py::array> variance) {
-                 return Block{weight, bias, gamma, beta, std::move(mean), std::move(variance)};
+    py::class_<Block>(
+        module, "Block",
+        "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm.")
+        .def(py::init([](int64_t features, const Layers& layers, int64_t weight, Place bias, Place gamma, Place beta,
+                         std::optional<py::array> mean, std::optional<py::array> variance) {
+                 return Block{features, layers, weight, bias, gamma, beta, std::move(mean), std::move(variance)};
              }),
-             py::kw_only(), py::arg("weight"), py::arg("bias") = py::none(), py::arg("gamma") = py::none(),
-             py::arg("beta") = py::none(), array_or_none("mean"), array_or_none("variance"));
+             py::kw_only(), py::arg("features"), py::arg("layers"), py::arg("weight"), py::arg("bias") = py::none(),
+             py::arg("gamma") = py::none(), py::arg("beta") = py::none(), array_or_none("mean"),
+             array_or_none("variance"));
     py::class_<SgdOptions>(module, "Sgd", "Options of stochastic gradient descent.")
         .def(py::init([](int64_t batch, double lr, double momentum, double weight_decay) {
                  return SgdOptions{batch, lr, momentum, weight_decay};
@@ -433,8 +443,8 @@ void bind_convnet(py::module_& module) {
              }),
              py::kw_only(), array("shares"), py::arg("groups"), py::arg("temperature"));
     py::class_<Network>(module, "ConvNet", "The structure of a ConvNet, and where its parameters lie in theta.")
-        .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("padding"), py::arg("features"),
-             py::arg("classes"), py::arg("layers"), py::arg("blocks"), py::arg("classifier"), py::arg("parameters"))
+        .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("padding"), py::arg("classes"),
+             py::arg("blocks"), py::arg("classifier"), py::arg("parameters"))
         .def("class_gradients", &class_gradients_of, array("theta"), array("images"), array("labels"),
              array("gradients"), py::kw_only(), array_or_none("record"), py::arg("threads"),
              "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is "

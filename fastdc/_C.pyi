@@ -34,17 +34,19 @@ def select_instruction_set(name: str) -> None:
     """Use this instruction set from now on, for tests and comparisons."""
 
 class Layers:
-    """What every block is made of, by the names in NORMS, ACTIVATIONS and POOLINGS."""
+    """What a block is made of, by the names in NORMS, ACTIVATIONS and POOLINGS."""
 
     def __init__(self, *, norm: str, activation: str, pooling: str, groups: int = 1) -> None:
         """Groups are those of a group norm."""
 
 class Block:
-    """Where the parameters of a block begin in theta, and the statistics of a batch norm."""
+    """A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm."""
 
     def __init__(
         self,
         *,
+        features: int,
+        layers: Layers,
         weight: int,
         bias: int | None = None,
         gamma: int | None = None,
@@ -74,9 +76,7 @@ class ConvNet:
         *,
         image: tuple[int, int, int],
         padding: int,
-        features: int,
         classes: int,
-        layers: Layers,
         blocks: Sequence[Block],
         classifier: tuple[int, int | None],
         parameters: int,

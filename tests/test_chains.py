@@ -77,6 +77,24 @@ def sequential(*, last: nn.Module | None = None) -> nn.Module:
     )
 
 
+def mixed(*, batch: bool) -> nn.Module:
+    """Blocks of which each has a width and parts of its own."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 24, 3, padding=3), nn.GroupNorm(24, 24), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(24, 8, 3, padding=1, bias=False), nn.LayerNorm([8, 16, 16]), nn.SiLU()),
+        *(nn.Conv2d(8, 40, 3, padding=1), nn.BatchNorm2d(40) if batch else nn.Identity(), nn.Sigmoid(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(40, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.LeakyReLU(0.01), nn.AvgPool2d(2)),
+        *(nn.Conv2d(16, 48, 3, padding=1), nn.GroupNorm(12, 48), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(48 * 16, 3)),
+    )
+
+
+def wide() -> nn.Module:
+    """Weights of which a group of four images is not worth the reading."""
+    first = (nn.Conv2d(1, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(*first, nn.Conv2d(256, 312, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(312 * 49, 3))
+
+
 CHAINS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"authors: {norm} {act} {pool}": lambda norm=norm, act=act, pool=pool: OfAuthors(norm, act, pool)  # type: ignore[misc]
@@ -89,6 +107,9 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     },
     "functional": Functional,
     "sequential": sequential,
+    "blocks that differ": lambda: mixed(batch=False),
+    "blocks that differ, one with a batch norm": lambda: mixed(batch=True),
+    "weights that the cache does not hold": wide,
     "a head without bias": lambda: sequential(last=nn.Linear(8 * 49, 3, bias=False)),
     "torch's own flatten": lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Sigmoid(), nn.Flatten(1), nn.Linear(8 * 28 * 28, 3)),
 }
@@ -272,8 +293,8 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         (block(stride=2), "block 1 has stride (2, 2); it serves (1, 1)"),
         (block() + block(padding=2), "block 2 has padding (2, 2); it serves (1, 1)"),
         (block() + block(groups=2), "block 2 has groups 2; it serves 1"),
-        (block(out_channels=16) + block(in_channels=16), "its blocks have the widths 16, 8; it serves blocks alike"),
-        ([*block(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()], "its blocks have the activations relu, tanh"),
+        (block(out_channels=16) + block(in_channels=16, out_channels=12), "the width is 12; it serves multiples of 8"),
+        ([*block(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()], "it has no activation 'tanh'"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LayerNorm(8), nn.ReLU()], "a layer norm is over (8,); it serves channels, height and width"),
@@ -283,6 +304,29 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
         module(torch.zeros(2, 8, 8, 8))
         assert reason in " ".join(NativeEngine.unsupported_reasons(module))
+
+
+def test_a_network_that_cannot_compute_is_not_served() -> None:
+    ends = (nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 3))
+    module = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), *ends)
+    assert "block 2 reads 8 channels, which are not those before it" in " ".join(NativeEngine.unsupported_reasons(module))
+
+
+@needs_extension
+@pytest.mark.usefixtures("threads")
+def test_threads_change_no_bit_where_blocks_differ() -> None:
+    torch.manual_seed(0)
+    engine, results = NativeEngine(mixed(batch=False)), []
+    theta = engine.layout.flatten(engine.module)
+    real, synthetic = torch.randn(2, 70, 1, 28, 28), torch.randn(2, 5, 1, 28, 28)
+    for threads in (1, 2, 3, 4):
+        torch.set_num_threads(threads)
+        gradients, weights = engine.class_gradients(theta, real), theta.clone()
+        sgd, labels = Sgd(1, 0.1, 0.9, 1e-2, 50), torch.arange(2).repeat_interleave(70)
+        engine.train(weights, real.flatten(0, 1), labels, sgd, torch.Generator().manual_seed(1))
+        results.append([gradients, *engine.match(theta, synthetic, gradients, "layerwise_cosine"), weights])
+    for other in results[1:]:
+        assert all(torch.equal(found, first) for found, first in zip(other, results[0], strict=True))
 
 
 def test_images_of_another_size_are_refused_by_what_the_network_reads() -> None:

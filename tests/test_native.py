@@ -550,6 +550,7 @@ def test_auto_takes_it_for_what_it_serves_and_torch_for_the_rest() -> None:
     for spec in ("convnet:width=8", "convnet:width=24,norm=batch,pooling=max", "convnet:width=128,depth=16,pooling=none"):
         assert resolve_engine("auto", build(spec, 3, 10, (16, 16))) == "native"
         assert isinstance(make_engine("auto", build(spec, 3, 10, (16, 16)).double()), NativeEngine)
+    assert resolve_engine("auto", build("vgg11", 3, 10, (32, 32))) == "native"
     for module in (build("mlp", 3, 10, (16, 16)), build("convnet:width=12", 3, 10, (16, 16)), nn.Linear(3, 3)):
         assert resolve_engine("auto", module) == "torch"
     assert resolve_engine("auto", build("convnet:width=8", 3, 10, (16, 16)).bfloat16()) == "torch"

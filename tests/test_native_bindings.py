@@ -42,12 +42,12 @@ def make(given: dict[str, Any]) -> Any:
     """The network of such a plan."""
     names = ("weight", "bias", "gamma", "beta", "mean", "variance")
     blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
+    layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
     return compiled.extension.ConvNet(
         image=(given["channels"], given["height"], given["width"]),
-        layers=compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")}),
-        blocks=[compiled.extension.Block(**block) for block in blocks],
+        blocks=[compiled.extension.Block(features=given["features"], layers=layers, **block) for block in blocks],
         classifier=(given["linear_weight"], given["linear_bias"]),
-        **{name: given[name] for name in ("padding", "features", "classes", "parameters")},
+        **{name: given[name] for name in ("padding", "classes", "parameters")},
     )
 
 
@@ -182,8 +182,7 @@ def test_a_network_of_what_is_no_number_is_refused(name: str, value: Any) -> Non
 
 
 def test_a_network_without_a_part_is_refused() -> None:
-    given = {"image": IMAGE, "padding": 1, "features": 8, "classes": CLASSES, "classifier": (0, 0), "parameters": P, "blocks": []}
-    given |= {"layers": compiled.extension.Layers(norm="none", activation="relu", pooling="avg")}
+    given = {"image": IMAGE, "padding": 1, "classes": CLASSES, "classifier": (0, 0), "parameters": P, "blocks": []}
     for name in given:
         with pytest.raises(TypeError, match="ConvNet"):
             compiled.extension.ConvNet(**{key: value for key, value in given.items() if key != name})

@@ -1,9 +1,9 @@
 // Whole passes through a ConvNet on the CPU: gradients by weights and by images, training, features and logits.
 //
-// The network: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, `features` channels each, and one
-// linear layer (norm_act_pool.h, first_conv.h, winograd.h and linear_loss.h have the formulas). The loss is
-// cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says where each
-// parameter lies.
+// The network: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, each with its own channels and of
+// its own kinds, and one linear layer (norm_act_pool.h, first_conv.h, winograd.h and linear_loss.h have the formulas).
+// The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says
+// where each parameter lies.
 //
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
@@ -32,14 +32,16 @@ constexpr int kMostBlocks = 16;
 struct ConvNetPlan {
     int64_t channels, height, width;  // of an image
     int64_t padding;                  // of the first convolution; the others have 1
-    int64_t features;                 // channels of every block, a multiple of 8
-    int64_t depth, classes, groups;
-    int norm, activation, pooling;  // as the enums of norm_act_pool.h
-    int64_t parameters;             // P
+    int64_t depth, classes;
+    int64_t parameters;  // P
+    // Of each block: its channels, a multiple of 8; the groups of a group norm; its parts, as the enums of
+    // block_parts.h.
+    int64_t features[kMostBlocks], groups[kMostBlocks];
+    int norm[kMostBlocks], activation[kMostBlocks], pooling[kMostBlocks];
     // Where each parameter begins in theta; -1: there is none.
     int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];
     int64_t linear_weight, linear_bias;
-    // Statistics of a frozen batch norm, [features] of each block; null for other norms.
+    // Statistics of a frozen batch norm, by channel; null for other norms.
     const void* mean[kMostBlocks];
     const void* variance[kMostBlocks];
 };

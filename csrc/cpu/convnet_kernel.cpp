@@ -22,17 +22,18 @@ void pack(const ConvNetPlan& plan, const T* theta, int64_t piece, T* buffer) {
     const Packed<T> packed(plan, shapes, buffer);
     if (piece > 0) {
         const int64_t l = (piece + 1) / 2;
-        transform_weights(theta + plan.weight[l], plan.features, plan.features, piece % 2 ? packed.forward[l] : nullptr,
-                          piece % 2 ? nullptr : packed.backward[l]);
+        transform_weights(theta + plan.weight[l], plan.features[l - 1], plan.features[l],
+                          piece % 2 ? packed.forward[l] : nullptr, piece % 2 ? nullptr : packed.backward[l]);
         return;
     }
-    pack_first_weights(plan.channels, plan.features, theta + plan.weight[0], packed.first);
-    pack_linear_weights(plan.classes, plan.features, shapes.last_height, shapes.last_width, theta + plan.linear_weight,
-                        packed.linear);
-    for (int64_t l = 0; l < plan.depth && packed.gamma[l]; ++l) {
+    pack_first_weights(plan.channels, plan.features[0], theta + plan.weight[0], packed.first);
+    pack_linear_weights(plan.classes, shapes.last_channels, shapes.last_height, shapes.last_width,
+                        theta + plan.linear_weight, packed.linear);
+    for (int64_t l = 0; l < plan.depth; ++l) {
+        if (!packed.gamma[l]) continue;
         const int64_t positions = shapes.block[l].height * shapes.block[l].width;
-        to_channels_last(theta + plan.gamma[l], plan.features, positions, packed.gamma[l]);
-        to_channels_last(theta + plan.beta[l], plan.features, positions, packed.beta[l]);
+        to_channels_last(theta + plan.gamma[l], plan.features[l], positions, packed.gamma[l]);
+        to_channels_last(theta + plan.beta[l], plan.features[l], positions, packed.beta[l]);
     }
 }
 
@@ -51,25 +52,24 @@ void unpack_gradient(const ConvNetPlan& plan, const T* buffer, T* gradient) {
     const Shapes shapes(plan);
     const Sums<T> sums(plan, shapes, const_cast<T*>(buffer));
     for (int64_t i = 0; i < plan.parameters; ++i) gradient[i] = T(0);
-    unpack_first_weights(plan.channels, plan.features, static_cast<const T*>(sums.first), gradient + plan.weight[0]);
+    unpack_first_weights(plan.channels, plan.features[0], static_cast<const T*>(sums.first), gradient + plan.weight[0]);
     for (int64_t l = 0; l < plan.depth; ++l) {
         const BlockShape& block = shapes.block[l];
+        const int64_t channels = block.channels;
         if (l)
-            transform_weights_adjoint(plan.features, plan.features, static_cast<const T*>(sums.products[l]),
+            transform_weights_adjoint(plan.features[l - 1], channels, static_cast<const T*>(sums.products[l]),
                                       gradient + plan.weight[l]);
-        if (plan.bias[l] >= 0) add_to(static_cast<const T*>(sums.bias[l]), plan.features, gradient + plan.bias[l]);
+        if (plan.bias[l] >= 0) add_to(static_cast<const T*>(sums.bias[l]), channels, gradient + plan.bias[l]);
         if (block.norm == Norm::kLayer) {
             const int64_t positions = block.height * block.width;
-            add_from_channels_last(static_cast<const T*>(sums.gamma[l]), plan.features, positions,
-                                   gradient + plan.gamma[l]);
-            add_from_channels_last(static_cast<const T*>(sums.beta[l]), plan.features, positions,
-                                   gradient + plan.beta[l]);
+            add_from_channels_last(static_cast<const T*>(sums.gamma[l]), channels, positions, gradient + plan.gamma[l]);
+            add_from_channels_last(static_cast<const T*>(sums.beta[l]), channels, positions, gradient + plan.beta[l]);
         } else if (sums.gamma[l]) {
-            add_to(static_cast<const T*>(sums.gamma[l]), plan.features, gradient + plan.gamma[l]);
-            add_to(static_cast<const T*>(sums.beta[l]), plan.features, gradient + plan.beta[l]);
+            add_to(static_cast<const T*>(sums.gamma[l]), channels, gradient + plan.gamma[l]);
+            add_to(static_cast<const T*>(sums.beta[l]), channels, gradient + plan.beta[l]);
         }
     }
-    unpack_linear_gradient(plan.classes, plan.features, shapes.last_height, shapes.last_width,
+    unpack_linear_gradient(plan.classes, shapes.last_channels, shapes.last_height, shapes.last_width,
                            static_cast<const T*>(sums.linear), gradient + plan.linear_weight);
     if (plan.linear_bias >= 0)
         add_to(static_cast<const T*>(sums.linear_bias), plan.classes, gradient + plan.linear_bias);
@@ -132,7 +132,7 @@ template <class T, class Image>
 void forward_pass(const Weights<T>& weights, int64_t count, Image image, const GradientSpace<T>& space,
                   const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
-    const int64_t padded = padded_size<T>(plan, weights.shapes), features = plan.features;
+    const int64_t padded = padded_size<T>(plan, weights.shapes);
     for (int64_t i = 0; i < count; ++i) {
         pad_image(plan, image(i), space.padded + i * padded);
         first_map(weights, space.padded + i * padded, space.first);
@@ -142,7 +142,8 @@ void forward_pass(const Weights<T>& weights, int64_t count, Image image, const G
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]);
         transform_input<T>(shape, maps.input[l], space.transformed[l]);
-        multiply<T>(shape.tiles(), features, features, space.transformed[l], weights.packed.forward[l], space.products);
+        multiply<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed[l],
+                    weights.packed.forward[l], space.products);
         transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
         for (int64_t i = 0; i < count; ++i) block_forward(weights, l, i, maps.normed[l] + i * size, maps);
     }
@@ -174,7 +175,6 @@ template <class T>
 void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums, const GradientSpace<T>& space,
                    const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
-    const int64_t features = plan.features;
     if (sums) {
         linear_weight_gradient<T>(linear_shape(plan, weights.shapes, count), maps.logits_gradient, maps.last,
                                   sums->linear, sums->linear_bias);
@@ -182,16 +182,16 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         const WinogradShape shape = weights.shapes.convolution(l, count);
         const int64_t size = map_size(weights.shapes.block[l]), rows = shape.tiles();
+        const int64_t in = shape.in_channels, out = shape.out_channels;
         T* gz = space.normed_gradient ? space.normed_gradient : maps.normed[l];
         for (int64_t i = 0; i < count; ++i) {
             block_backward(weights, l, i, maps.normed[l] + i * size, maps, sums, gz + i * size, space.scratch);
         }
         transform_output_adjoint<T>(shape, gz, space.products);
         if (sums) {
-            accumulate_weight_products<T>(rows, features, features, space.transformed[l], space.products,
-                                          sums->products[l]);
+            accumulate_weight_products<T>(rows, in, out, space.transformed[l], space.products, sums->products[l]);
         }
-        multiply<T>(rows, features, features, space.products, weights.packed.backward[l], space.gradients);
+        multiply<T>(rows, out, in, space.products, weights.packed.backward[l], space.gradients);
         transform_input_adjoint<T>(shape, space.gradients, maps.input_gradient[l]);
     }
     if (!sums) return;
@@ -240,7 +240,7 @@ void add_gradient(const ConvNetPlan& plan, const PackedTheta<T>& theta, const Im
 }
 
 int64_t output_size(const ConvNetPlan& plan, Output output) {
-    return output == Output::kLogits ? plan.classes : linear_features(plan, Shapes(plan));
+    return output == Output::kLogits ? plan.classes : linear_features(Shapes(plan));
 }
 
 template <class T>
@@ -258,7 +258,8 @@ void outputs(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* imag
             std::memcpy(to, space.maps.logits, sizeof(T) * group * size);
         } else {
             for (int64_t i = 0; i < group; ++i) {
-                from_channels_last<T>(space.maps.last + i * size, plan.features, size / plan.features, to + i * size);
+                from_channels_last<T>(space.maps.last + i * size, shapes.last_channels, size / shapes.last_channels,
+                                      to + i * size);
             }
         }
     });
@@ -294,7 +295,8 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
             classifier_backward(weights, group, maps);
         } else {
             for (int64_t i = 0; i < group; ++i) {
-                to_channels_last(from + i * size, plan.features, size / plan.features, maps.last_gradient + i * size);
+                to_channels_last(from + i * size, shapes.last_channels, size / shapes.last_channels,
+                                 maps.last_gradient + i * size);
             }
         }
         backward_pass<T>(weights, group, nullptr, space, maps);
@@ -308,13 +310,14 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
     });
 }
 
-// A product and its tangent: to = vdot U + v Udot, [36][rows, features] each, plane by plane while it is in the cache.
+// A product and its tangent: to = vdot U + v Udot, [36][rows, n], v [36][rows, k], plane by plane while it is in the
+// cache.
 template <class T>
-void multiply_tangent(int64_t rows, int64_t features, const T* v, const T* vdot, const T* packed,
+void multiply_tangent(int64_t rows, int64_t k, int64_t n, const T* v, const T* vdot, const T* packed,
                       const T* packed_direction, T* to) {
     for (int plane = 0; plane < kWinogradProducts; ++plane) {
-        multiply_plane(plane, rows, features, features, vdot, packed, to, Write::kOver);
-        multiply_plane(plane, rows, features, features, v, packed_direction, to, Write::kAdd);
+        multiply_plane(plane, rows, k, n, vdot, packed, to, Write::kOver);
+        multiply_plane(plane, rows, k, n, v, packed_direction, to, Write::kAdd);
     }
 }
 
@@ -358,7 +361,6 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
                           const Maps<T>& maps, const TangentSpace<T>& space) {
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
-    const int64_t features = plan.features;
     for (int64_t i = 0; i < count; ++i) {
         pad_image(plan, image(i), space.padded + i * padded_size<T>(plan, weights.shapes));
         first_maps(weights, along, i, space);
@@ -369,8 +371,9 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
         const int64_t size = map_size(weights.shapes.block[l]);
         transform_input<T>(shape, maps.input[l], space.transformed);
         transform_input<T>(shape, tangents.input[l], space.transformed_tangent);
-        multiply_tangent<T>(shape.tiles(), features, space.transformed, space.transformed_tangent,
-                            weights.packed.forward[l], along.packed.forward[l], space.products_tangent);
+        multiply_tangent<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed,
+                            space.transformed_tangent, weights.packed.forward[l], along.packed.forward[l],
+                            space.products_tangent);
         transform_output<T>(shape, space.products_tangent, along.bias(l), tangents.normed[l]);
         for (int64_t i = 0; i < count; ++i) {
             block_forward_tangent(weights, along, l, i, maps.normed[l] + i * size, tangents.normed[l] + i * size, maps,
@@ -388,7 +391,6 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
                            const TangentSpace<T>& space, T* out) {
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
-    const int64_t features = plan.features;
     const LinearShape linear = linear_shape(plan, weights.shapes, count);
     linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
                              tangents.last_gradient);
@@ -402,8 +404,9 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
         }
         transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
         transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
-        multiply_tangent<T>(shape.tiles(), features, space.transformed, space.transformed_tangent,
-                            weights.packed.backward[l], along.packed.backward[l], space.products_tangent);
+        multiply_tangent<T>(shape.tiles(), shape.out_channels, shape.in_channels, space.transformed,
+                            space.transformed_tangent, weights.packed.backward[l], along.packed.backward[l],
+                            space.products_tangent);
         transform_input_adjoint<T>(shape, space.products_tangent, tangents.input_gradient[l]);
     }
     const FirstShape shape = weights.shapes.first_convolution(plan.channels);

@@ -18,9 +18,11 @@
 namespace fastdc {
 namespace {
 
-// Images that go through the network together: enough rows for the products, few enough for the cache.
+// Images that go through the network together: enough rows for the products, few enough for the cache. Where the
+// weights are larger than the cache, each group reads them from memory, and more images share that.
 constexpr int64_t kMostImages = 4;
-constexpr int64_t kMostPlaneBytes = 4 << 20;  // of the transformed maps of such a group
+constexpr int64_t kMostPlaneBytes = 4 << 20;       // of the transformed maps of such a group
+constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
 
 // Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
 template <class T>
@@ -43,20 +45,21 @@ struct Shapes {
         for (int64_t l = 0; l < plan.depth; ++l) {
             block[l] = {height,
                         width,
-                        plan.features,
-                        plan.groups,
-                        static_cast<Norm>(plan.norm),
-                        static_cast<Activation>(plan.activation),
-                        static_cast<Pooling>(plan.pooling)};
+                        plan.features[l],
+                        plan.groups[l],
+                        static_cast<Norm>(plan.norm[l]),
+                        static_cast<Activation>(plan.activation[l]),
+                        static_cast<Pooling>(plan.pooling[l])};
             height = pooled_height(block[l]);
             width = pooled_width(block[l]);
         }
         last_height = height;
         last_width = width;
+        last_channels = plan.features[plan.depth - 1];
     }
 
     WinogradShape convolution(int64_t l, int64_t images) const {
-        return {images, block[l].height, block[l].width, block[l].channels, block[l].channels};
+        return {images, block[l].height, block[l].width, block[l - 1].channels, block[l].channels};
     }
 
     FirstShape first_convolution(int64_t channels) const {
@@ -64,25 +67,58 @@ struct Shapes {
     }
 
     BlockShape block[kMostBlocks];
-    int64_t last_height, last_width;
+    int64_t last_height, last_width, last_channels;  // of what the linear layer reads
 };
 
-inline int64_t linear_features(const ConvNetPlan& plan, const Shapes& shapes) {
-    return plan.features * shapes.last_height * shapes.last_width;
+// The largest of what size(l) says of the blocks from `first` on; 0 where there is none.
+template <class Size>
+inline int64_t largest(const ConvNetPlan& plan, int64_t first, Size size) {
+    int64_t result = 0;
+    for (int64_t l = first; l < plan.depth; ++l) result = result < size(l) ? size(l) : result;
+    return result;
+}
+
+inline int64_t most_channels(const ConvNetPlan& plan) {
+    return largest(plan, 0, [&](int64_t l) { return plan.features[l]; });
+}
+
+inline int64_t linear_features(const Shapes& shapes) {
+    return shapes.last_channels * shapes.last_height * shapes.last_width;
 }
 
 inline LinearShape linear_shape(const ConvNetPlan& plan, const Shapes& shapes, int64_t images) {
-    return {images, linear_features(plan, shapes), plan.classes};
+    return {images, linear_features(shapes), plan.classes};
+}
+
+// Elements of the planes that convolution l, 1 or more, reads or writes; and the most of any of them.
+template <class T>
+inline int64_t planes_read(const Shapes& shapes, int64_t l, int64_t images) {
+    const WinogradShape shape = shapes.convolution(l, images);
+    return planes_size<T>(shape.tiles(), shape.in_channels);
+}
+template <class T>
+inline int64_t planes_written(const Shapes& shapes, int64_t l, int64_t images) {
+    const WinogradShape shape = shapes.convolution(l, images);
+    return planes_size<T>(shape.tiles(), shape.out_channels);
+}
+template <class T>
+inline int64_t most_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t images) {
+    return largest(plan, 1, [&](int64_t l) {
+        const int64_t read = planes_read<T>(shapes, l, images), written = planes_written<T>(shapes, l, images);
+        return read < written ? written : read;
+    });
 }
 
 // How many images go together at the most.
 template <class T>
 inline int64_t most_together(const ConvNetPlan& plan, const Shapes& shapes) {
     if (plan.depth == 1) return kMostImages;
-    const int64_t bytes =
-        planes_size<T>(shapes.convolution(1, 1).tiles(), plan.features) * static_cast<int64_t>(sizeof(T));
-    const int64_t fit = kMostPlaneBytes / bytes;
-    return fit < 1 ? 1 : fit < kMostImages ? fit : kMostImages;
+    constexpr int64_t size = sizeof(T);
+    const int64_t fit = kMostPlaneBytes / (most_planes<T>(plan, shapes, 1) * size);
+    int64_t weights = 0;
+    for (int64_t l = 1; l < plan.depth; ++l) weights += packed_weights_size<T>(plan.features[l - 1], plan.features[l]);
+    const int64_t least = weights * size / kWeightBytesPerImage, most = fit < kMostImages ? fit : kMostImages;
+    return most < 1 && least < 1 ? 1 : most < least ? least : most;
 }
 
 // The weights of a network in the layouts of the stages.
@@ -90,12 +126,12 @@ template <class T>
 struct Packed {
     Packed(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
         Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features));
+        first = arena.take(first_packed_size(plan.channels, plan.features[0]));
         for (int64_t l = 1; l < plan.depth; ++l) {
-            forward[l] = arena.take(packed_weights_size<T>(plan.features, plan.features));
-            backward[l] = arena.take(packed_weights_size<T>(plan.features, plan.features));
+            forward[l] = arena.take(packed_weights_size<T>(plan.features[l - 1], plan.features[l]));
+            backward[l] = arena.take(packed_weights_size<T>(plan.features[l], plan.features[l - 1]));
         }
-        linear = arena.take(plan.classes * linear_features(plan, shapes));
+        linear = arena.take(plan.classes * linear_features(shapes));
         for (int64_t l = 0; l < plan.depth; ++l) {
             const bool own = shapes.block[l].norm == Norm::kLayer;
             gamma[l] = own ? arena.take(affine_size(shapes.block[l])) : nullptr;
@@ -118,15 +154,15 @@ template <class T>
 struct Sums {
     Sums(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
         Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features));
+        first = arena.take(first_packed_size(plan.channels, plan.features[0]));
         for (int64_t l = 0; l < plan.depth; ++l) {
-            products[l] = l ? arena.take(planes_size<T>(plan.features, plan.features)) : nullptr;
-            bias[l] = arena.take(plan.features);
+            products[l] = l ? arena.take(planes_size<T>(plan.features[l - 1], plan.features[l])) : nullptr;
+            bias[l] = arena.take(plan.features[l]);
             const int64_t affine = affine_size(shapes.block[l]);
             gamma[l] = affine ? arena.take(affine) : nullptr;
             beta[l] = affine ? arena.take(affine) : nullptr;
         }
-        linear = arena.take(plan.classes * linear_features(plan, shapes));
+        linear = arena.take(plan.classes * linear_features(shapes));
         linear_bias = arena.take(plan.classes);
         size = arena.used;
     }
@@ -177,14 +213,14 @@ struct Maps {
     Maps(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena, Gradients gradients) {
         const bool apart = gradients == Gradients::kApart;
         for (int64_t l = 0; l < plan.depth; ++l) {
-            const int64_t size = map_size(shapes.block[l]);
-            input[l] = l ? arena.take(images * size) : nullptr;
-            input_gradient[l] = l && apart ? arena.take(images * size) : input[l];
-            normed[l] = l ? arena.take(images * size) : nullptr;
+            const int64_t read = l ? pooled_size(shapes.block[l - 1]) : 0;
+            input[l] = l ? arena.take(images * read) : nullptr;
+            input_gradient[l] = l && apart ? arena.take(images * read) : input[l];
+            normed[l] = l ? arena.take(images * map_size(shapes.block[l])) : nullptr;
             statistics[l] = arena.take(images * stats_size(shapes.block[l]));
         }
-        last = arena.take(images * linear_features(plan, shapes));
-        last_gradient = arena.take(images * linear_features(plan, shapes));
+        last = arena.take(images * linear_features(shapes));
+        last_gradient = arena.take(images * linear_features(shapes));
         logits = arena.take(images * plan.classes);
         logits_gradient = arena.take(images * plan.classes);
     }
@@ -205,9 +241,15 @@ struct Maps {
     T* logits_gradient;
 };
 
+// Planes of any convolution, and a map that any block but the first normalises; null where there is only the first.
 template <class T>
-T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, int64_t images, Arena<T>& arena) {
-    return plan.depth > l ? arena.take(planes_size<T>(shapes.convolution(l, images).tiles(), plan.features)) : nullptr;
+T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
+    return plan.depth > 1 ? arena.take(most_planes<T>(plan, shapes, images)) : nullptr;
+}
+template <class T>
+T* take_normed(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
+    const int64_t size = largest(plan, 1, [&](int64_t l) { return map_size(shapes.block[l]); });
+    return plan.depth > 1 ? arena.take(images * size) : nullptr;
 }
 
 // What the gradient by an image is computed in.
@@ -231,11 +273,11 @@ struct GradientSpace {
         const bool apart = where == Gradients::kApart;
         padded = arena.take(images * padded_size<T>(plan, shapes));
         first = arena.take(map_size(shapes.block[0]));
-        for (int64_t l = 1; l < plan.depth; ++l) transformed[l] = take_planes(plan, shapes, l, images, arena);
-        products = take_planes(plan, shapes, 1, images, arena);
-        gradients = take_planes(plan, shapes, 1, images, arena);
-        normed_gradient = apart && plan.depth > 1 ? arena.take(images * map_size(shapes.block[1])) : nullptr;
-        scratch = arena.take(4 * plan.features);
+        for (int64_t l = 1; l < plan.depth; ++l) transformed[l] = arena.take(planes_read<T>(shapes, l, images));
+        products = take_planes(plan, shapes, images, arena);
+        gradients = take_planes(plan, shapes, images, arena);
+        normed_gradient = apart ? take_normed(plan, shapes, images, arena) : nullptr;
+        scratch = arena.take(4 * most_channels(plan));
         labels = reinterpret_cast<int64_t*>(arena.take(images * 8 / static_cast<int64_t>(sizeof(T))));
     }
 
@@ -259,14 +301,14 @@ struct TangentSpace {
         padded = arena.take(images * padded_size<T>(plan, shapes));
         first = arena.take(map_size(shapes.block[0]));
         first_tangent = arena.take(map_size(shapes.block[0]));
-        normed_gradient = plan.depth > 1 ? arena.take(images * map_size(shapes.block[1])) : nullptr;
-        transformed = take_planes(plan, shapes, 1, images, arena);
-        transformed_tangent = take_planes(plan, shapes, 1, images, arena);
-        products_tangent = take_planes(plan, shapes, 1, images, arena);
+        normed_gradient = take_normed(plan, shapes, images, arena);
+        transformed = take_planes(plan, shapes, images, arena);
+        transformed_tangent = take_planes(plan, shapes, images, arena);
+        products_tangent = take_planes(plan, shapes, images, arena);
         for (int64_t l = 0; l < plan.depth; ++l) {
             statistics[l] = arena.take(images * tangent_stats_size(shapes.block[l]));
         }
-        scratch = arena.take(8 * plan.features);
+        scratch = arena.take(8 * most_channels(plan));
     }
 
     Arena<T> arena;

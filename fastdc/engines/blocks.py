@@ -1,4 +1,4 @@
-"""Chains of blocks alike, each of convolution, norm, activation and pooling, with one linear layer at their end: what the C++ computes."""
+"""Chains of blocks, each of convolution, norm, activation and pooling, with one linear layer at their end: what the C++ computes."""
 
 from __future__ import annotations
 
@@ -19,45 +19,49 @@ class Block(NamedTuple):
 
     convolution: Convolution
     norm: Norm | None
+    activation: Activation
     pooling: Pooling | None
+
+    @property
+    def norm_name(self) -> str:
+        """As the C++ calls it."""
+        return "none" if self.norm is None else self.norm.kind
+
+    @property
+    def pooling_name(self) -> str:
+        """As the C++ calls it."""
+        return "none" if self.pooling is None else self.pooling.kind
+
+    @property
+    def groups(self) -> int:
+        """Of a group norm."""
+        return 1 if self.norm is None else self.norm.groups
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A network of them, by the names that the C++ has for norm, activation and pooling."""
+    """A network of them."""
 
     blocks: tuple[Block, ...]
     linear: Linear
-    norm: str
-    activation: str
-    pooling: str
 
     @property
     def padding(self) -> int:
         """Of the first convolution."""
         return self.blocks[0].convolution.padding[0]
 
-    @property
-    def features(self) -> int:
-        """Channels of each block."""
-        return self.blocks[0].convolution.features
-
-    @property
-    def groups(self) -> int:
-        """Of a group norm."""
-        norm = self.blocks[0].norm
-        return 1 if norm is None else norm.groups
-
     def takes(self, height: int, width: int) -> bool:
         """Whether images of this size fit its layer norms and its linear layer."""
         more = 2 * (self.padding - 1)
         height, width = height + more, width + more
+        features = 0
         for block in self.blocks:
-            if block.norm is not None and block.norm.shape not in ((), (self.features, height, width)):
+            features = block.convolution.features
+            if block.norm is not None and block.norm.shape not in ((), (features, height, width)):
                 return False
             if block.pooling is not None:
                 height, width = height // 2, width // 2
-        return self.features * height * width == self.linear.inputs
+        return features * height * width == self.linear.inputs
 
 
 def blocks_of(chain: tuple[Step, ...]) -> Blocks:
@@ -68,14 +72,18 @@ def blocks_of(chain: tuple[Step, ...]) -> Blocks:
     """
     steps = list(chain)
     blocks: list[Block] = []
-    activations: list[str] = []
     while (convolution := _next(steps, Convolution)) is not None:
         norm, activation, pooling = _next(steps, Norm), _next(steps, Activation), _next(steps, Pooling)
         number = len(blocks) + 1
         if activation is None:
             raise NotAChain(f"block {number} has no activation after its {'norm' if norm else 'convolution'}")
-        activations.append(_name_of_activation(activation, number))
-        blocks.append(Block(_checked(convolution, number), norm, pooling))
+        if blocks and convolution.channels != blocks[-1].convolution.features:
+            raise NotAChain(f"the convolution of block {number} reads {convolution.channels} channels, which are not those before it")
+        _check_convolution(convolution, number)
+        _check_norm(norm)
+        _check_activation(activation, number)
+        _check_pooling(pooling)
+        blocks.append(Block(convolution, norm, activation, pooling))
     flatten = _next(steps, Flatten) if blocks else None
     linear = _next(steps, Linear) if flatten else None
     if linear is None or steps:
@@ -84,14 +92,7 @@ def blocks_of(chain: tuple[Step, ...]) -> Blocks:
             f"{type(steps[0]).__name__.lower() if steps else 'nothing'} comes after {place}; it serves blocks of convolution, norm, "
             "activation and pooling, and one linear layer"
         )
-    norms, poolings = ([kind(block) for block in blocks] for kind in (_name_of_norm, _name_of_pooling))
-    widths = [block.convolution.features for block in blocks]
-    for kind, found in (("norms", norms), ("activations", activations), ("poolings", poolings), ("widths", widths)):
-        if len(set(found)) > 1:
-            raise NotAChain(f"its blocks have the {kind} {', '.join(map(str, found))}; it serves blocks alike")
-    if len({block.norm.groups for block in blocks if block.norm is not None}) > 1:
-        raise NotAChain("its blocks have norms of other numbers of groups; it serves blocks alike")
-    return Blocks(tuple(blocks), linear, norms[0], activations[0], poolings[0])
+    return Blocks(tuple(blocks), linear)
 
 
 def _next(steps: list[Step], kind: type[Kind]) -> Kind | None:
@@ -103,7 +104,7 @@ def _next(steps: list[Step], kind: type[Kind]) -> Kind | None:
     return first
 
 
-def _checked(convolution: Convolution, number: int) -> Convolution:
+def _check_convolution(convolution: Convolution, number: int) -> None:
     found = {
         "kernel": (convolution.kernel, (3, 3)),
         "stride": (convolution.stride, (1, 1)),
@@ -114,30 +115,22 @@ def _checked(convolution: Convolution, number: int) -> Convolution:
     for what, (given, served) in found.items():
         if given != served:
             raise NotAChain(f"the convolution of block {number} has {what} {given}; it serves {served}")
-    return convolution
 
 
-def _name_of_activation(activation: Activation, number: int) -> str:
+def _check_activation(activation: Activation, number: int) -> None:
     if activation.slope not in (None, _SLOPE):
         raise NotAChain(f"the activation of block {number} has slope {activation.slope}; it serves {_SLOPE}")
-    return activation.name
 
 
-def _name_of_norm(block: Block) -> str:
-    norm = block.norm
+def _check_norm(norm: Norm | None) -> None:
     if norm is None:
-        return "none"
+        return
     if norm.eps != _EPS or norm.weight is None or norm.bias is None:
         raise NotAChain(f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_EPS}, with weight and bias")
     if norm.kind == "layer" and len(norm.shape) != _DIMENSIONS:
         raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")
-    return norm.kind
 
 
-def _name_of_pooling(block: Block) -> str:
-    pooling = block.pooling
-    if pooling is None:
-        return "none"
-    if (pooling.kernel, pooling.stride, pooling.padding) != ((2, 2), (2, 2), (0, 0)):
+def _check_pooling(pooling: Pooling | None) -> None:
+    if pooling is not None and (pooling.kernel, pooling.stride, pooling.padding) != ((2, 2), (2, 2), (0, 0)):
         raise NotAChain(f"a pooling is {pooling.kind} of {pooling.kernel} by {pooling.stride}; it serves windows of 2 by 2")
-    return pooling.kind

@@ -30,7 +30,7 @@ _thread = threading.local()
 
 
 class NativeEngine(Engine):
-    """Chains of blocks alike, as a ConvNet is, on the CPU: a few images at a time through the whole network and back, while their maps
+    """Chains of blocks, as a ConvNet or a VGG is, on the CPU: a few images at a time through the whole network and back, while their maps
     stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
@@ -182,10 +182,15 @@ class NativeEngine(Engine):
         places: dict[str | None, int] = {parameter.name: parameter.offset for parameter in self.layout.parameters}
         assert compiled.extension is not None
         blocks = []
-        for convolution, norm, _ in network.blocks:
+        for block in network.blocks:
+            convolution, norm = block.convolution, block.norm
             mean, variance = (None, None) if norm is None or norm.mean is None else (norm.mean, norm.variance)
             blocks.append(
                 compiled.extension.Block(
+                    features=convolution.features,
+                    layers=compiled.extension.Layers(
+                        norm=block.norm_name, groups=block.groups, activation=block.activation.name, pooling=block.pooling_name
+                    ),
                     weight=places[convolution.weight],
                     bias=places.get(convolution.bias),
                     gamma=None if norm is None else places.get(norm.weight),
@@ -197,11 +202,7 @@ class NativeEngine(Engine):
         return compiled.extension.ConvNet(
             image=(images.shape[-3], images.shape[-2], images.shape[-1]),
             padding=network.padding,
-            features=network.features,
             classes=network.linear.outputs,
-            layers=compiled.extension.Layers(
-                norm=network.norm, groups=network.groups, activation=network.activation, pooling=network.pooling
-            ),
             blocks=blocks,
             classifier=(places[network.linear.weight], places.get(network.linear.bias)),
             parameters=self.layout.size,
@@ -236,17 +237,21 @@ def _as_kept(distillation: Distillation, like: Tensor) -> _C.Distillation:
 
 
 def _lacking(network: Blocks) -> list[str]:
-    """What the C++ does not serve of blocks alike."""
-    reasons = []
-    if network.features % _FEATURES:
-        reasons.append(f"the width is {network.features}; it serves multiples of {_FEATURES}")
+    """What the C++ does not serve of blocks."""
+    odd = [block.convolution.features for block in network.blocks if block.convolution.features % _FEATURES]
+    reasons = [f"the width is {odd[0]}; it serves multiples of {_FEATURES}"] if odd else []
     if (extension := compiled.extension) is None:
         return reasons
     if len(network.blocks) > extension.MOST_BLOCKS:
         reasons.append(f"the network has more than {extension.MOST_BLOCKS} blocks")
-    for kind, known in (("norm", extension.NORMS), ("activation", extension.ACTIVATIONS), ("pooling", extension.POOLINGS)):
-        if (name := getattr(network, kind)) not in known:
-            reasons.append(f"it has no {kind} {name!r}; it has {', '.join(known)}")
+    names = [
+        ("norm", extension.NORMS, [block.norm_name for block in network.blocks]),
+        ("activation", extension.ACTIVATIONS, [block.activation.name for block in network.blocks]),
+        ("pooling", extension.POOLINGS, [block.pooling_name for block in network.blocks]),
+    ]
+    for kind, known, found in names:
+        if unknown := [name for name in found if name not in known]:
+            reasons.append(f"it has no {kind} {unknown[0]!r}; it has {', '.join(known)}")
     return reasons
 
 

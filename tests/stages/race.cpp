@@ -29,14 +29,15 @@ std::vector<float> numbers(int64_t count, double step) {
 
 ConvNetPlan two_blocks() {
     ConvNetPlan plan{};
-    plan.channels = plan.padding = plan.groups = 1;
+    plan.channels = plan.padding = 1;
     plan.height = plan.width = kSide;
-    plan.features = kFeatures;
     plan.depth = 2;
     plan.classes = kClasses;
     int64_t end = 0;
     const auto take = [&](int64_t size) { return (end += size) - size; };
     for (int64_t l = 0; l < plan.depth; ++l) {
+        plan.features[l] = kFeatures;
+        plan.groups[l] = 1;
         plan.weight[l] = take(kFeatures * (l ? kFeatures : 1) * 9);
         plan.bias[l] = take(kFeatures);
         plan.gamma[l] = take(kFeatures);
