@@ -82,21 +82,24 @@ def key(method: str, budget: str | None, ipc: int, options: argparse.Namespace) 
 
 
 def drawn(rows: list[Row], ipcs: list[int]) -> bytes:
-    """A panel for each number of images per class: accuracy over seconds, lines for what takes no time of its own."""
-    figure = new_figure(6 * len(ipcs), 4.5)
+    """A panel for each number of images per class: accuracy over seconds, lines for what takes no time of its own; one legend."""
+    figure, shown = new_figure(5.5 * len(ipcs) + 1.5, 4.5), {}
     for ipc, axes in zip(ipcs, figure.subplots(1, len(ipcs), squeeze=False)[0], strict=True):
-        for method in METHODS:
+        for number, method in enumerate(METHODS):
             points = sorted((row["seconds"], row["mean"], row["std"]) for row in rows if (row["method"], row["ipc"]) == (method, ipc))
             if points:
                 across, mean, std = zip(*points, strict=True)
-                own = {"linewidth": 3, "color": "black"} if method == "auto" else {}
-                axes.errorbar(across, mean, std, marker="o", capsize=3, label=method, **own)
+                own = {"linewidth": 3, "color": "black"} if method == "auto" else {"color": f"C{number}"}
+                shown[method] = axes.errorbar(across, mean, std, marker="o", capsize=3, **own)
         for method, style in zip(LINES, ("--", "-.", ":"), strict=True):
             for row in (row for row in rows if (row["method"], row["ipc"]) == (method, ipc)):
-                axes.axhline(row["mean"], linestyle=style, color="grey", label=method)
+                shown[method] = axes.axhline(row["mean"], linestyle=style, color="grey")
         axes.set(xscale="log", xlabel="seconds of condensing", ylabel="test accuracy, %", title=f"{ipc} per class")
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="lower right")
+    figure.legend(shown.values(), shown, fontsize="small", loc="outside right center")
     return as_png(figure)
 
 
