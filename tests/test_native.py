@@ -49,6 +49,8 @@ CASES: list[tuple[str, tuple[int, int, int], int, int]] = [
     ("convnet:width=40,depth=3,norm=group", (3, 8, 9), 3, 17),
     ("convnet:width=8,depth=2", (3, 4, 4), 3, 70),  # eight parts to a batch, and a last map of one pixel
     ("convnet:width=8,depth=1", (1, 2, 3), 2, 3),
+    ("vgg11:norm=batch", (1, 16, 16), 2, 2),
+    ("vgg11", COLOUR, 2, 1),
     ("convnet:width=64,depth=2,pooling=none,norm=group", (1, 40, 44), 2, 5),  # groups of fewer than eight images
 ]
 
