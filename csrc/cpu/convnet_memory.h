@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t kMostImages = 4;
 constexpr int64_t kMostPlaneBytes = 4 << 20;       // of the transformed maps of such a group
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
+constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded
 
 // Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
 template <class T>
@@ -117,7 +118,8 @@ inline int64_t most_together(const ConvNetPlan& plan, const Shapes& shapes) {
     const int64_t fit = kMostPlaneBytes / (most_planes<T>(plan, shapes, 1) * size);
     int64_t weights = 0;
     for (int64_t l = 1; l < plan.depth; ++l) weights += packed_weights_size<T>(plan.features[l - 1], plan.features[l]);
-    const int64_t least = weights * size / kWeightBytesPerImage, most = fit < kMostImages ? fit : kMostImages;
+    const int64_t wanted = weights * size / kWeightBytesPerImage, least = wanted < kMostSharing ? wanted : kMostSharing;
+    const int64_t most = fit < kMostImages ? fit : kMostImages;
     return most < 1 && least < 1 ? 1 : most < least ? least : most;
 }
 
