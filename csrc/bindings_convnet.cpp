@@ -32,9 +32,16 @@ struct Layers {
 // Where something begins in theta, if it is there.
 using Place = std::optional<int64_t>;
 
+// How a convolution moves over a map.
+struct Convolution {
+    std::pair<int64_t, int64_t> kernel;
+    int64_t stride, padding;
+};
+
 // A block: its channels and parts, where its parameters lie, and the statistics of its batch norm.
 struct Block {
     int64_t features;
+    Convolution convolution;
     Layers layers;
     int64_t weight;
     Place bias, gamma, beta;
@@ -97,12 +104,15 @@ void check_sizes(const ConvNetPlan& plan) {
     check_range("channels", plan.channels, 1, kLargest);
     check_range("height", plan.height, 1, kLargest);
     check_range("width", plan.width, 1, kLargest);
-    check_range("padding", plan.padding, 1, 16);
     check_range("classes", plan.classes, 1, kLargest);
     for (int64_t l = 0; l < plan.depth; ++l) {
         const int64_t features = plan.features[l], groups = plan.groups[l];
         check_range("features", features, 8, kLargest);
         if (features % 8) refuse("features", std::to_string(features), "a multiple of 8");
+        check_range("kernel", plan.kernel_height[l], 1, kLargest);
+        check_range("kernel", plan.kernel_width[l], 1, kLargest);
+        check_range("stride", plan.stride[l], 1, kLargest);
+        check_range("padding", plan.padding[l], 0, 16);
         check_range("groups", groups, 1, features);
         if (features % groups) refuse("groups", std::to_string(groups), "a divisor of features");
     }
@@ -117,21 +127,32 @@ const void* statistics_in(const char* name, const std::optional<py::array>& arra
     return array->data();
 }
 
+// How many windows of a kernel a side has.
+int64_t windows(int64_t side, int64_t kernel, int64_t stride, int64_t padding) {
+    side += 2 * padding;
+    if (kernel > side) refuse("kernel", std::to_string(kernel), std::to_string(side) + " or less, as its map");
+    return (side - kernel) / stride + 1;
+}
+
 // Every parameter lies within theta, and no sizes overflow.
-Network network(const std::array<int64_t, 3>& image, int64_t padding, int64_t classes, const std::vector<Block>& blocks,
+Network network(const std::array<int64_t, 3>& image, int64_t classes, const std::vector<Block>& blocks,
                 const std::pair<int64_t, Place>& classifier, int64_t parameters) {
     Network result;
     ConvNetPlan& plan = result.plan;
     plan.channels = image[0];
     plan.height = image[1];
     plan.width = image[2];
-    plan.padding = padding;
     plan.depth = static_cast<int64_t>(blocks.size());
     check_range("blocks", plan.depth, 1, kMostBlocks);
     plan.classes = classes;
     for (size_t l = 0; l < blocks.size(); ++l) {
         const Layers& layers = blocks[l].layers;
+        const Convolution& convolution = blocks[l].convolution;
         plan.features[l] = blocks[l].features;
+        plan.kernel_height[l] = convolution.kernel.first;
+        plan.kernel_width[l] = convolution.kernel.second;
+        plan.stride[l] = convolution.stride;
+        plan.padding[l] = convolution.padding;
         plan.groups[l] = layers.groups;
         plan.norm[l] = static_cast<int>(layers.norm);
         plan.activation[l] = static_cast<int>(layers.activation);
@@ -139,13 +160,15 @@ Network network(const std::array<int64_t, 3>& image, int64_t padding, int64_t cl
     }
     plan.parameters = parameters;
     check_sizes(plan);
-    int64_t height = plan.height + 2 * (padding - 1), width = plan.width + 2 * (padding - 1), before = plan.channels;
+    int64_t height = plan.height, width = plan.width, before = plan.channels;
     for (int64_t l = 0; l < plan.depth; ++l) {
         const Block& block = blocks[static_cast<size_t>(l)];
         const Layers& layers = block.layers;
-        const int64_t features = block.features;
+        const int64_t features = block.features, rows = plan.kernel_height[l], columns = plan.kernel_width[l];
+        height = windows(height, rows, plan.stride[l], plan.padding[l]);
+        width = windows(width, columns, plan.stride[l], plan.padding[l]);
         const int64_t affine = layers.norm == Norm::kLayer ? product({features, height, width}) : features;
-        plan.weight[l] = place_within(parameters, "weight", block.weight, product({features, before, 9}));
+        plan.weight[l] = place_within(parameters, "weight", block.weight, product({features, before, rows, columns}));
         plan.bias[l] = place_if_any(parameters, "bias", block.bias, features);
         plan.gamma[l] = place_of_norm(layers.norm, parameters, "gamma", block.gamma, affine);
         plan.beta[l] = place_of_norm(layers.norm, parameters, "beta", block.beta, affine);
@@ -239,8 +262,12 @@ int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bo
     check_range("classes", classes, 0, int64_t{1} << 20);
     check_range("each", each, 1, int64_t{1} << 24);
     const ConvNetPlan& plan = network.plan;
-    const int64_t side = 2 * plan.padding, widest = *std::max_element(plan.features, plan.features + plan.depth),
-                  maps = product({classes, each, plan.depth, widest, plan.height + side, plan.width + side});
+    int64_t widest = plan.channels, frame = 1;
+    for (int64_t l = 0; l < plan.depth; ++l) {
+        widest = std::max(widest, plan.features[l]);
+        frame += 2 * plan.padding[l];
+    }
+    const int64_t maps = product({classes, each, plan.depth, widest, plan.height + frame, plan.width + frame});
     // A record holds several times these elements, which must not overflow.
     if (maps > kMostInRecord) {
         refuse("classes", std::to_string(classes) + " of " + std::to_string(each) + " images each",
@@ -421,16 +448,23 @@ void bind_convnet(py::module_& module) {
                                value_of(kPoolings, "pooling", pooling)};
              }),
              py::kw_only(), py::arg("norm"), py::arg("activation"), py::arg("pooling"), py::arg("groups") = 1);
+    py::class_<Convolution>(module, "Convolution", "How the convolution of a block moves over its map.")
+        .def(py::init([](std::pair<int64_t, int64_t> kernel, int64_t stride, int64_t padding) {
+                 return Convolution{kernel, stride, padding};
+             }),
+             py::kw_only(), py::arg("kernel"), py::arg("stride") = 1, py::arg("padding") = 0);
     py::class_<Block>(
         module, "Block",
         "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm.")
-        .def(py::init([](int64_t features, const Layers& layers, int64_t weight, Place bias, Place gamma, Place beta,
-                         std::optional<py::array> mean, std::optional<py::array> variance) {
-                 return Block{features, layers, weight, bias, gamma, beta, std::move(mean), std::move(variance)};
+        .def(py::init([](int64_t features, const Convolution& convolution, const Layers& layers, int64_t weight,
+                         Place bias, Place gamma, Place beta, std::optional<py::array> mean,
+                         std::optional<py::array> variance) {
+                 return Block{features,        convolution,        layers, weight, bias, gamma, beta,
+                              std::move(mean), std::move(variance)};
              }),
-             py::kw_only(), py::arg("features"), py::arg("layers"), py::arg("weight"), py::arg("bias") = py::none(),
-             py::arg("gamma") = py::none(), py::arg("beta") = py::none(), array_or_none("mean"),
-             array_or_none("variance"));
+             py::kw_only(), py::arg("features"), py::arg("convolution"), py::arg("layers"), py::arg("weight"),
+             py::arg("bias") = py::none(), py::arg("gamma") = py::none(), py::arg("beta") = py::none(),
+             array_or_none("mean"), array_or_none("variance"));
     py::class_<SgdOptions>(module, "Sgd", "Options of stochastic gradient descent.")
         .def(py::init([](int64_t batch, double lr, double momentum, double weight_decay) {
                  return SgdOptions{batch, lr, momentum, weight_decay};
@@ -443,8 +477,8 @@ void bind_convnet(py::module_& module) {
              }),
              py::kw_only(), array("shares"), py::arg("groups"), py::arg("temperature"));
     py::class_<Network>(module, "ConvNet", "The structure of a ConvNet, and where its parameters lie in theta.")
-        .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("padding"), py::arg("classes"),
-             py::arg("blocks"), py::arg("classifier"), py::arg("parameters"))
+        .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("classes"), py::arg("blocks"),
+             py::arg("classifier"), py::arg("parameters"))
         .def("class_gradients", &class_gradients_of, array("theta"), array("images"), array("labels"),
              array("gradients"), py::kw_only(), array_or_none("record"), py::arg("threads"),
              "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is "

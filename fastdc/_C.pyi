@@ -39,6 +39,12 @@ class Layers:
     def __init__(self, *, norm: str, activation: str, pooling: str, groups: int = 1) -> None:
         """Groups are those of a group norm."""
 
+class Convolution:
+    """How the convolution of a block moves over its map."""
+
+    def __init__(self, *, kernel: tuple[int, int], stride: int = 1, padding: int = 0) -> None:
+        """The kernel is (height, width)."""
+
 class Block:
     """A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm."""
 
@@ -46,6 +52,7 @@ class Block:
         self,
         *,
         features: int,
+        convolution: Convolution,
         layers: Layers,
         weight: int,
         bias: int | None = None,
@@ -75,13 +82,12 @@ class ConvNet:
         self,
         *,
         image: tuple[int, int, int],
-        padding: int,
         classes: int,
         blocks: Sequence[Block],
         classifier: tuple[int, int | None],
         parameters: int,
     ) -> None:
-        """The image is (channels, height, width), the padding the first convolution's, the classifier's (weight, bias) begin there."""
+        """The image is (channels, height, width), the classifier's (weight, bias) begin there."""
 
     def class_gradients(
         self, theta: _Floats, images: _Floats, labels: _Integers, gradients: _Floats, *, record: _Floats | None = None, threads: int

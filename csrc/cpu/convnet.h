@@ -1,7 +1,8 @@
 // Whole passes through a ConvNet on the CPU: gradients by weights and by images, training, features and logits.
 //
-// The network: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling, each with its own channels and of
-// its own kinds, and one linear layer (norm_act_pool.h, first_conv.h, winograd.h and linear_loss.h have the formulas).
+// The network: `depth` blocks of convolution, norm, activation and 2x2 pooling, each with its own channels and of its
+// own kinds, and one linear layer (norm_act_pool.h, first_conv.h, winograd.h, patch_conv.h and linear_loss.h have the
+// formulas). A linear layer before the last is the convolution of a block whose kernel is the whole map.
 // The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says
 // where each parameter lies.
 //
@@ -31,12 +32,13 @@ constexpr int kMostBlocks = 16;
 
 struct ConvNetPlan {
     int64_t channels, height, width;  // of an image
-    int64_t padding;                  // of the first convolution; the others have 1
     int64_t depth, classes;
     int64_t parameters;  // P
-    // Of each block: its channels, a multiple of 8; the groups of a group norm; its parts, as the enums of
-    // block_parts.h.
-    int64_t features[kMostBlocks], groups[kMostBlocks];
+    // Of each block: its channels, a multiple of 8; its convolution; the groups of a group norm; its parts, as the
+    // enums of block_parts.h.
+    int64_t features[kMostBlocks];
+    int64_t kernel_height[kMostBlocks], kernel_width[kMostBlocks], stride[kMostBlocks], padding[kMostBlocks];
+    int64_t groups[kMostBlocks];
     int norm[kMostBlocks], activation[kMostBlocks], pooling[kMostBlocks];
     // Where each parameter begins in theta; -1: there is none.
     int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];

@@ -11,9 +11,26 @@ int64_t packed_size(const ConvNetPlan& plan) {
     return Packed<T>(plan, Shapes(plan), nullptr).size;
 }
 
-// The weights of block 0, the classifier and all norms; then those of each other block, forward and backward.
+// The weights of the classifier and all norms; then those of each block, forward and backward.
 int64_t pack_pieces(const ConvNetPlan& plan) {
-    return 2 * plan.depth - 1;
+    return 1 + 2 * plan.depth;
+}
+
+template <class T>
+void pack_convolution(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, const T* weight, T* forward,
+                      T* backward) {
+    switch (shapes.route[l]) {
+        case Route::kDirect:
+            if (forward) pack_first_weights(plan.channels, plan.features[0], weight, forward);
+            return;
+        case Route::kWinograd:
+            transform_weights(weight, plan.features[l - 1], plan.features[l], forward, backward);
+            return;
+        case Route::kPatches:
+            if (forward) pack_patch_weights(shapes.patches[l], weight, forward);
+            if (backward) pack_patch_weights_backward(shapes.patches[l], weight, backward);
+            return;
+    }
 }
 
 template <class T>
@@ -21,12 +38,11 @@ void pack(const ConvNetPlan& plan, const T* theta, int64_t piece, T* buffer) {
     const Shapes shapes(plan);
     const Packed<T> packed(plan, shapes, buffer);
     if (piece > 0) {
-        const int64_t l = (piece + 1) / 2;
-        transform_weights(theta + plan.weight[l], plan.features[l - 1], plan.features[l],
-                          piece % 2 ? packed.forward[l] : nullptr, piece % 2 ? nullptr : packed.backward[l]);
+        const int64_t l = (piece - 1) / 2;
+        pack_convolution<T>(plan, shapes, l, theta + plan.weight[l], piece % 2 ? packed.forward[l] : nullptr,
+                            piece % 2 ? nullptr : packed.backward[l]);
         return;
     }
-    pack_first_weights(plan.channels, plan.features[0], theta + plan.weight[0], packed.first);
     pack_linear_weights(plan.classes, shapes.last_channels, shapes.last_height, shapes.last_width,
                         theta + plan.linear_weight, packed.linear);
     for (int64_t l = 0; l < plan.depth; ++l) {
@@ -48,17 +64,29 @@ void add_to(const T* from, int64_t count, T* to) {
 }
 
 template <class T>
+void unpack_convolution(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, const T* sums, T* gradient) {
+    switch (shapes.route[l]) {
+        case Route::kDirect:
+            unpack_first_weights(plan.channels, plan.features[0], sums, gradient);
+            return;
+        case Route::kWinograd:
+            transform_weights_adjoint(plan.features[l - 1], plan.features[l], sums, gradient);
+            return;
+        case Route::kPatches:
+            unpack_patch_gradient(shapes.patches[l], sums, gradient);
+            return;
+    }
+}
+
+template <class T>
 void unpack_gradient(const ConvNetPlan& plan, const T* buffer, T* gradient) {
     const Shapes shapes(plan);
     const Sums<T> sums(plan, shapes, const_cast<T*>(buffer));
     for (int64_t i = 0; i < plan.parameters; ++i) gradient[i] = T(0);
-    unpack_first_weights(plan.channels, plan.features[0], static_cast<const T*>(sums.first), gradient + plan.weight[0]);
     for (int64_t l = 0; l < plan.depth; ++l) {
         const BlockShape& block = shapes.block[l];
         const int64_t channels = block.channels;
-        if (l)
-            transform_weights_adjoint(plan.features[l - 1], channels, static_cast<const T*>(sums.products[l]),
-                                      gradient + plan.weight[l]);
+        unpack_convolution<T>(plan, shapes, l, sums.weight[l], gradient + plan.weight[l]);
         if (plan.bias[l] >= 0) add_to(static_cast<const T*>(sums.bias[l]), channels, gradient + plan.bias[l]);
         if (block.norm == Norm::kLayer) {
             const int64_t positions = block.height * block.width;
@@ -78,7 +106,7 @@ void unpack_gradient(const ConvNetPlan& plan, const T* buffer, T* gradient) {
 // The image with a frame of zeros as wide as the first convolution's padding.
 template <class T>
 void pad_image(const ConvNetPlan& plan, const T* image, T* padded) {
-    const int64_t frame = plan.padding, row = plan.width + 2 * frame;
+    const int64_t frame = plan.padding[0], row = plan.width + 2 * frame;
     for (int64_t c = 0; c < plan.channels; ++c) {
         for (int64_t y = -frame; y < plan.height + frame; ++y, padded += row) {
             const bool inside = y >= 0 && y < plan.height;
@@ -102,7 +130,23 @@ void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Bo
 template <class T>
 void first_map(const Weights<T>& weights, const T* padded, T* out) {
     first_conv_forward(weights.shapes.first_convolution(weights.plan.channels), padded,
-                       static_cast<const T*>(weights.packed.first), weights.bias(0), out);
+                       static_cast<const T*>(weights.packed.forward[0]), weights.bias(0), out);
+}
+
+// An image [channels, pixels], and [pixels, channels].
+template <class T>
+void turn_image(const ConvNetPlan& plan, const T* image, T* turned) {
+    const int64_t pixels = plan.height * plan.width, channels = plan.channels;
+    for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t at = 0; at < pixels; ++at) turned[at * channels + c] = image[c * pixels + at];
+    }
+}
+template <class T>
+void turn_back(const ConvNetPlan& plan, const T* turned, T* image) {
+    const int64_t pixels = plan.height * plan.width, channels = plan.channels;
+    for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t at = 0; at < pixels; ++at) image[c * pixels + at] = turned[at * channels + c];
+    }
 }
 
 // What the norm of block l reads of a map and of weights, or of their tangents.
@@ -132,19 +176,29 @@ template <class T, class Image>
 void forward_pass(const Weights<T>& weights, int64_t count, Image image, const GradientSpace<T>& space,
                   const Maps<T>& maps) {
     const ConvNetPlan& plan = weights.plan;
-    const int64_t padded = padded_size<T>(plan, weights.shapes);
+    const int64_t padded = padded_size<T>(plan, weights.shapes), pixels = plan.channels * plan.height * plan.width;
     for (int64_t i = 0; i < count; ++i) {
-        pad_image(plan, image(i), space.padded + i * padded);
-        first_map(weights, space.padded + i * padded, space.first);
-        block_forward(weights, 0, i, space.first, maps);
+        if (weights.shapes.route[0] == Route::kDirect) {
+            pad_image(plan, image(i), space.padded + i * padded);
+            first_map(weights, space.padded + i * padded, space.first);
+            block_forward(weights, 0, i, space.first, maps);
+        } else {
+            turn_image(plan, image(i), maps.input[0] + i * pixels);
+        }
     }
-    for (int64_t l = 1; l < plan.depth; ++l) {
-        const WinogradShape shape = weights.shapes.convolution(l, count);
+    for (int64_t l = weights.shapes.first_of_maps(); l < plan.depth; ++l) {
         const int64_t size = map_size(weights.shapes.block[l]);
-        transform_input<T>(shape, maps.input[l], space.transformed[l]);
-        multiply<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed[l],
-                    weights.packed.forward[l], space.products);
-        transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
+        if (weights.shapes.route[l] == Route::kWinograd) {
+            const WinogradShape shape = weights.shapes.convolution(l, count);
+            transform_input<T>(shape, maps.input[l], space.transformed[l]);
+            multiply<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed[l],
+                        weights.packed.forward[l], space.products);
+            transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
+        } else {
+            const PatchTerm<T> term = {maps.input[l], weights.packed.forward[l]};
+            patch_forward<T>(weights.shapes.patch_convolution(l, count), &term, 1, weights.bias(l), space.patches,
+                             maps.normed[l]);
+        }
         for (int64_t i = 0; i < count; ++i) block_forward(weights, l, i, maps.normed[l] + i * size, maps);
     }
     linear_forward<T>(linear_shape(plan, weights.shapes, count), maps.last, weights.packed.linear,
@@ -169,6 +223,31 @@ void classifier_backward(const Weights<T>& weights, int64_t count, const Maps<T>
                              weights.packed.linear, Write::kOver, maps.last_gradient);
 }
 
+// From the gradients by what block l gives to those by what its convolution reads, and by its weights: each where it is
+// wanted, of a block that keeps its map.
+template <class T>
+void block_backward_pass(const Weights<T>& weights, int64_t l, int64_t count, const Sums<T>* sums,
+                         const GradientSpace<T>& space, const Maps<T>& maps, T* input_gradient) {
+    const int64_t size = map_size(weights.shapes.block[l]);
+    T* gz = space.normed_gradient ? space.normed_gradient : maps.normed[l];
+    for (int64_t i = 0; i < count; ++i) {
+        block_backward(weights, l, i, maps.normed[l] + i * size, maps, sums, gz + i * size, space.scratch);
+    }
+    if (weights.shapes.route[l] == Route::kWinograd) {
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t rows = shape.tiles(), in = shape.in_channels, out = shape.out_channels;
+        transform_output_adjoint<T>(shape, gz, space.products);
+        if (sums) accumulate_weight_products<T>(rows, in, out, space.transformed[l], space.products, sums->weight[l]);
+        multiply<T>(rows, out, in, space.products, weights.packed.backward[l], space.gradients);
+        transform_input_adjoint<T>(shape, space.gradients, input_gradient);
+    } else {
+        const PatchShape shape = weights.shapes.patch_convolution(l, count);
+        const PatchTerm<T> term = {gz, weights.packed.backward[l]};
+        if (sums) patch_weight_gradient<T>(shape, maps.input[l], gz, space.patches, sums->weight[l]);
+        if (input_gradient) patch_input_gradient<T>(shape, &term, 1, space.patches, input_gradient);
+    }
+}
+
 // From the gradients by the features back to the input of block 1, after forward_pass of the same images; with sums,
 // which may be null, to the weights of all blocks and of the classifier.
 template <class T>
@@ -180,27 +259,19 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
                                   sums->linear, sums->linear_bias);
     }
     for (int64_t l = plan.depth - 1; l > 0; --l) {
-        const WinogradShape shape = weights.shapes.convolution(l, count);
-        const int64_t size = map_size(weights.shapes.block[l]), rows = shape.tiles();
-        const int64_t in = shape.in_channels, out = shape.out_channels;
-        T* gz = space.normed_gradient ? space.normed_gradient : maps.normed[l];
-        for (int64_t i = 0; i < count; ++i) {
-            block_backward(weights, l, i, maps.normed[l] + i * size, maps, sums, gz + i * size, space.scratch);
-        }
-        transform_output_adjoint<T>(shape, gz, space.products);
-        if (sums) {
-            accumulate_weight_products<T>(rows, in, out, space.transformed[l], space.products, sums->products[l]);
-        }
-        multiply<T>(rows, out, in, space.products, weights.packed.backward[l], space.gradients);
-        transform_input_adjoint<T>(shape, space.gradients, maps.input_gradient[l]);
+        block_backward_pass(weights, l, count, sums, space, maps, maps.input_gradient[l]);
     }
     if (!sums) return;
+    if (weights.shapes.route[0] != Route::kDirect) {
+        block_backward_pass<T>(weights, 0, count, sums, space, maps, nullptr);
+        return;
+    }
     const int64_t padded = padded_size<T>(plan, weights.shapes);
     const FirstShape shape = weights.shapes.first_convolution(plan.channels);
     for (int64_t i = 0; i < count; ++i) {
         first_map(weights, space.padded + i * padded, space.first);
         block_backward(weights, 0, i, space.first, maps, sums, space.first, space.scratch);
-        first_conv_weight_gradient<T>(shape, space.padded + i * padded, space.first, sums->first);
+        first_conv_weight_gradient<T>(shape, space.padded + i * padded, space.first, sums->weight[0]);
     }
 }
 
@@ -268,7 +339,7 @@ void outputs(const ConvNetPlan& plan, const PackedTheta<T>& theta, const T* imag
 // The gradient by an image [channels, height, width] out of that by the image with its frame.
 template <class T>
 void cut_frame(const ConvNetPlan& plan, const FirstShape& shape, const T* framed, T* out) {
-    const int64_t frame = plan.padding - 1;
+    const int64_t frame = plan.padding[0] - 1;
     for (int64_t c = 0; c < plan.channels; ++c) {
         for (int64_t y = 0; y < plan.height; ++y, out += plan.width) {
             std::memcpy(out, framed + (c * shape.height + y + frame) * shape.width + frame, sizeof(T) * plan.width);
@@ -282,7 +353,7 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
     const Shapes shapes(plan);
     const Weights<T> weights(plan, shapes, theta);
     GradientSpace<T> space(plan, shapes, most_together<T>(plan, shapes), Gradients::kInPlace, workspace);
-    const ImageSpace<T> image_space(plan, shapes, space.arena);
+    const ImageSpace<T> image_space(plan, shapes, most_together<T>(plan, shapes), space.arena);
     const Maps<T>& maps = space.maps;
     const FirstShape shape = shapes.first_convolution(plan.channels);
     const int64_t image_size = plan.channels * plan.height * plan.width, size = output_size(plan, output);
@@ -300,12 +371,19 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
             }
         }
         backward_pass<T>(weights, group, nullptr, space, maps);
+        if (shapes.route[0] != Route::kDirect) {
+            block_backward_pass<T>(weights, 0, group, nullptr, space, maps, image_space.gradient);
+            for (int64_t i = 0; i < group; ++i) {
+                turn_back<T>(plan, image_space.gradient + i * image_size, out + (begin + i) * image_size);
+            }
+            return;
+        }
         for (int64_t i = 0; i < group; ++i) {
             first_map(weights, space.padded + i * padded_size<T>(plan, shapes), space.first);
             block_backward<T>(weights, 0, i, space.first, maps, nullptr, space.first, space.scratch);
-            first_conv_input_gradient<T>(shape, space.first, weights.packed.first, Write::kOver, image_space.row,
-                                         image_space.framed);
-            cut_frame<T>(plan, shape, image_space.framed, out + (begin + i) * image_size);
+            first_conv_input_gradient<T>(shape, space.first, weights.packed.forward[0], Write::kOver, image_space.row,
+                                         image_space.gradient);
+            cut_frame<T>(plan, shape, image_space.gradient, out + (begin + i) * image_size);
         }
     });
 }
@@ -361,20 +439,27 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
                           const Maps<T>& maps, const TangentSpace<T>& space) {
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count && weights.shapes.route[0] == Route::kDirect; ++i) {
         pad_image(plan, image(i), space.padded + i * padded_size<T>(plan, weights.shapes));
         first_maps(weights, along, i, space);
         block_forward_tangent(weights, along, 0, i, space.first, space.first_tangent, maps, space);
     }
-    for (int64_t l = 1; l < plan.depth; ++l) {
-        const WinogradShape shape = weights.shapes.convolution(l, count);
+    for (int64_t l = weights.shapes.first_of_maps(); l < plan.depth; ++l) {
         const int64_t size = map_size(weights.shapes.block[l]);
-        transform_input<T>(shape, maps.input[l], space.transformed);
-        transform_input<T>(shape, tangents.input[l], space.transformed_tangent);
-        multiply_tangent<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed,
-                            space.transformed_tangent, weights.packed.forward[l], along.packed.forward[l],
-                            space.products_tangent);
-        transform_output<T>(shape, space.products_tangent, along.bias(l), tangents.normed[l]);
+        if (weights.shapes.route[l] == Route::kWinograd) {
+            const WinogradShape shape = weights.shapes.convolution(l, count);
+            transform_input<T>(shape, maps.input[l], space.transformed);
+            transform_input<T>(shape, tangents.input[l], space.transformed_tangent);
+            multiply_tangent<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed,
+                                space.transformed_tangent, weights.packed.forward[l], along.packed.forward[l],
+                                space.products_tangent);
+            transform_output<T>(shape, space.products_tangent, along.bias(l), tangents.normed[l]);
+        } else {
+            const PatchTerm<T> terms[] = {{maps.input[l], along.packed.forward[l]},
+                                          {tangents.input[l], weights.packed.forward[l]}};
+            patch_forward<T>(weights.shapes.patch_convolution(l, count), terms, l ? 2 : 1, along.bias(l), space.patches,
+                             tangents.normed[l]);  // images do not change along the weights
+        }
         for (int64_t i = 0; i < count; ++i) {
             block_forward_tangent(weights, along, l, i, maps.normed[l] + i * size, tangents.normed[l] + i * size, maps,
                                   space);
@@ -395,29 +480,44 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
                              tangents.last_gradient);
     linear_input_gradient<T>(linear, maps.logits_gradient, along.packed.linear, Write::kAdd, tangents.last_gradient);
-    for (int64_t l = plan.depth - 1; l > 0; --l) {
-        const WinogradShape shape = weights.shapes.convolution(l, count);
+    for (int64_t l = plan.depth - 1; l >= weights.shapes.first_of_maps(); --l) {
         const int64_t size = map_size(weights.shapes.block[l]);
+        T* input_gradient = l ? tangents.input_gradient[l] : space.image.gradient;
         for (int64_t i = 0; i < count; ++i) {
             block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, maps, space,
                                    {space.normed_gradient + i * size, tangents.normed[l] + i * size});
         }
-        transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
-        transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
-        multiply_tangent<T>(shape.tiles(), shape.out_channels, shape.in_channels, space.transformed,
-                            space.transformed_tangent, weights.packed.backward[l], along.packed.backward[l],
-                            space.products_tangent);
-        transform_input_adjoint<T>(shape, space.products_tangent, tangents.input_gradient[l]);
+        if (weights.shapes.route[l] == Route::kWinograd) {
+            const WinogradShape shape = weights.shapes.convolution(l, count);
+            transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
+            transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
+            multiply_tangent<T>(shape.tiles(), shape.out_channels, shape.in_channels, space.transformed,
+                                space.transformed_tangent, weights.packed.backward[l], along.packed.backward[l],
+                                space.products_tangent);
+            transform_input_adjoint<T>(shape, space.products_tangent, input_gradient);
+        } else {
+            const PatchTerm<T> terms[] = {{tangents.normed[l], weights.packed.backward[l]},
+                                          {space.normed_gradient, along.packed.backward[l]}};
+            patch_input_gradient<T>(weights.shapes.patch_convolution(l, count), terms, 2, space.patches,
+                                    input_gradient);
+        }
+    }
+    const int64_t image_size = plan.channels * plan.height * plan.width;
+    if (weights.shapes.route[0] != Route::kDirect) {
+        for (int64_t i = 0; i < count; ++i) {
+            turn_back<T>(plan, space.image.gradient + i * image_size, out + i * image_size);
+        }
+        return;
     }
     const FirstShape shape = weights.shapes.first_convolution(plan.channels);
-    for (int64_t i = 0; i < count; ++i, out += plan.channels * plan.height * plan.width) {
+    for (int64_t i = 0; i < count; ++i, out += image_size) {
         first_maps(weights, along, i, space);
         block_backward_tangent(weights, along, 0, i, space.first, maps, space, {space.first, space.first_tangent});
-        first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.first, Write::kOver, space.image.row,
-                                     space.image.framed);
-        first_conv_input_gradient<T>(shape, space.first, along.packed.first, Write::kAdd, space.image.row,
-                                     space.image.framed);
-        cut_frame<T>(plan, shape, space.image.framed, out);
+        first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.forward[0], Write::kOver,
+                                     space.image.row, space.image.gradient);
+        first_conv_input_gradient<T>(shape, space.first, along.packed.forward[0], Write::kAdd, space.image.row,
+                                     space.image.gradient);
+        cut_frame<T>(plan, shape, space.image.gradient, out);
     }
 }
 

@@ -13,6 +13,7 @@
 #include "cpu/first_conv.h"
 #include "cpu/linear_loss.h"
 #include "cpu/norm_act_pool.h"
+#include "cpu/patch_conv.h"
 #include "cpu/winograd.h"
 
 namespace fastdc {
@@ -22,6 +23,8 @@ namespace {
 // weights are larger than the cache, each group reads them from memory, and more images share that.
 constexpr int64_t kMostImages = 4;
 constexpr int64_t kMostPlaneBytes = 4 << 20;       // of the transformed maps of such a group
+constexpr int64_t kMostMapBytes = 1 << 20;         // of its maps, where small ones ask for more images
+constexpr int64_t kEnoughRows = 4 * kRowsMax;      // of a product
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
 constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded
 
@@ -39,14 +42,29 @@ struct Arena {
     }
 };
 
-// The map that block `l` normalises.
+// How a convolution is computed: by first_conv.h, from the image and anew wherever its map is needed; by winograd.h; or
+// by patch_conv.h.
+enum class Route { kDirect, kWinograd, kPatches };
+
+inline Route route_of(const ConvNetPlan& plan, int64_t l, int64_t height, int64_t width) {
+    const int64_t padding = plan.padding[l];
+    if (plan.kernel_height[l] != 3 || plan.kernel_width[l] != 3 || plan.stride[l] != 1) return Route::kPatches;
+    if (l == 0) return padding > 0 ? Route::kDirect : Route::kPatches;
+    return padding == 1 && (height > 2 || width > 2) ? Route::kWinograd : Route::kPatches;
+}
+
+// The map that block `l` normalises, and how it comes about.
 struct Shapes {
     explicit Shapes(const ConvNetPlan& plan) {
-        int64_t height = plan.height + 2 * (plan.padding - 1), width = plan.width + 2 * (plan.padding - 1);
+        int64_t height = plan.height, width = plan.width, channels = plan.channels;
         for (int64_t l = 0; l < plan.depth; ++l) {
-            block[l] = {height,
-                        width,
-                        plan.features[l],
+            const Kernel kernel = {plan.kernel_height[l], plan.kernel_width[l], plan.stride[l], plan.padding[l]};
+            patches[l] = patch_shape(1, height, width, channels, plan.features[l], kernel);
+            route[l] = route_of(plan, l, height, width);
+            channels = plan.features[l];
+            block[l] = {patches[l].out_height,
+                        patches[l].out_width,
+                        channels,
                         plan.groups[l],
                         static_cast<Norm>(plan.norm[l]),
                         static_cast<Activation>(plan.activation[l]),
@@ -56,17 +74,28 @@ struct Shapes {
         }
         last_height = height;
         last_width = width;
-        last_channels = plan.features[plan.depth - 1];
+        last_channels = channels;
     }
+
+    // The first block whose convolution reads a map, and not the images.
+    int64_t first_of_maps() const { return route[0] == Route::kDirect ? 1 : 0; }
 
     WinogradShape convolution(int64_t l, int64_t images) const {
         return {images, block[l].height, block[l].width, block[l - 1].channels, block[l].channels};
+    }
+
+    PatchShape patch_convolution(int64_t l, int64_t images) const {
+        PatchShape shape = patches[l];
+        shape.images = images;
+        return shape;
     }
 
     FirstShape first_convolution(int64_t channels) const {
         return first_shape(channels, block[0].channels, block[0].height, block[0].width);
     }
 
+    Route route[kMostBlocks];
+    PatchShape patches[kMostBlocks];  // of one image
     BlockShape block[kMostBlocks];
     int64_t last_height, last_width, last_channels;  // of what the linear layer reads
 };
@@ -77,6 +106,12 @@ inline int64_t largest(const ConvNetPlan& plan, int64_t first, Size size) {
     int64_t result = 0;
     for (int64_t l = first; l < plan.depth; ++l) result = result < size(l) ? size(l) : result;
     return result;
+}
+
+// The same of blocks that are computed in one way.
+template <class Size>
+inline int64_t largest_by(Route route, const ConvNetPlan& plan, const Shapes& shapes, Size size) {
+    return largest(plan, 0, [&](int64_t l) { return shapes.route[l] == route ? size(l) : 0; });
 }
 
 inline int64_t most_channels(const ConvNetPlan& plan) {
@@ -91,7 +126,7 @@ inline LinearShape linear_shape(const ConvNetPlan& plan, const Shapes& shapes, i
     return {images, linear_features(shapes), plan.classes};
 }
 
-// Elements of the planes that convolution l, 1 or more, reads or writes; and the most of any of them.
+// Elements of the planes that convolution l, of Winograd's, reads or writes; and the most of any of them.
 template <class T>
 inline int64_t planes_read(const Shapes& shapes, int64_t l, int64_t images) {
     const WinogradShape shape = shapes.convolution(l, images);
@@ -104,23 +139,69 @@ inline int64_t planes_written(const Shapes& shapes, int64_t l, int64_t images) {
 }
 template <class T>
 inline int64_t most_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t images) {
-    return largest(plan, 1, [&](int64_t l) {
+    return largest_by(Route::kWinograd, plan, shapes, [&](int64_t l) {
         const int64_t read = planes_read<T>(shapes, l, images), written = planes_written<T>(shapes, l, images);
         return read < written ? written : read;
     });
 }
 
+// Elements of what convolution l reads, forward, besides maps and biases: the packed weights.
+template <class T>
+inline int64_t packed_size(const ConvNetPlan& plan, const Shapes& shapes, int64_t l) {
+    switch (shapes.route[l]) {
+        case Route::kDirect:
+            return first_packed_size(plan.channels, plan.features[0]);
+        case Route::kWinograd:
+            return packed_weights_size<T>(plan.features[l - 1], plan.features[l]);
+        case Route::kPatches:
+            return patch_packed_size<T>(shapes.patches[l].depth(), plan.features[l]);
+    }
+    return 0;
+}
+// The same, back.
+template <class T>
+inline int64_t packed_backward_size(const ConvNetPlan& plan, const Shapes& shapes, int64_t l) {
+    switch (shapes.route[l]) {
+        case Route::kDirect:
+            return 0;
+        case Route::kWinograd:
+            return packed_weights_size<T>(plan.features[l], plan.features[l - 1]);
+        case Route::kPatches:
+            return patch_packed_size<T>(plan.features[l], shapes.patches[l].depth());
+    }
+    return 0;
+}
+// Elements of the sums of its gradients by the weights.
+template <class T>
+inline int64_t weight_sums_size(const ConvNetPlan& plan, const Shapes& shapes, int64_t l) {
+    switch (shapes.route[l]) {
+        case Route::kDirect:
+            return first_packed_size(plan.channels, plan.features[0]);
+        case Route::kWinograd:
+            return planes_size<T>(plan.features[l - 1], plan.features[l]);
+        case Route::kPatches:
+            return shapes.patches[l].depth() * plan.features[l];
+    }
+    return 0;
+}
+
 // How many images go together at the most.
 template <class T>
 inline int64_t most_together(const ConvNetPlan& plan, const Shapes& shapes) {
-    if (plan.depth == 1) return kMostImages;
     constexpr int64_t size = sizeof(T);
-    const int64_t fit = kMostPlaneBytes / (most_planes<T>(plan, shapes, 1) * size);
-    int64_t weights = 0;
-    for (int64_t l = 1; l < plan.depth; ++l) weights += packed_weights_size<T>(plan.features[l - 1], plan.features[l]);
-    const int64_t wanted = weights * size / kWeightBytesPerImage, least = wanted < kMostSharing ? wanted : kMostSharing;
-    const int64_t most = fit < kMostImages ? fit : kMostImages;
-    return most < 1 && least < 1 ? 1 : most < least ? least : most;
+    const auto least_of = [](int64_t a, int64_t b) { return a < b ? a : b; };
+    const auto most_of = [](int64_t a, int64_t b) { return a < b ? b : a; };
+    const int64_t planes = most_planes<T>(plan, shapes, 1) * size;
+    int64_t weights = 0, maps = 0, fewest = kEnoughRows;
+    for (int64_t l = 0; l < plan.depth; ++l) {
+        if (shapes.route[l] != Route::kDirect) weights += packed_size<T>(plan, shapes, l) * size;
+        if (shapes.route[l] == Route::kPatches) fewest = least_of(fewest, shapes.patches[l].positions());
+        maps += map_size(shapes.block[l]) * size;
+    }
+    const int64_t fit = planes ? kMostPlaneBytes / planes : kMostSharing;
+    const int64_t sharing = least_of(weights / kWeightBytesPerImage, kMostSharing);
+    const int64_t of_rows = least_of(least_of(kEnoughRows / fewest, fit), kMostMapBytes / maps);
+    return most_of(most_of(1, least_of(fit, kMostImages)), most_of(sharing, of_rows));
 }
 
 // The weights of a network in the layouts of the stages.
@@ -128,10 +209,9 @@ template <class T>
 struct Packed {
     Packed(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
         Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features[0]));
-        for (int64_t l = 1; l < plan.depth; ++l) {
-            forward[l] = arena.take(packed_weights_size<T>(plan.features[l - 1], plan.features[l]));
-            backward[l] = arena.take(packed_weights_size<T>(plan.features[l], plan.features[l - 1]));
+        for (int64_t l = 0; l < plan.depth; ++l) {
+            forward[l] = arena.take(packed_size<T>(plan, shapes, l));
+            backward[l] = arena.take(packed_backward_size<T>(plan, shapes, l));
         }
         linear = arena.take(plan.classes * linear_features(shapes));
         for (int64_t l = 0; l < plan.depth; ++l) {
@@ -142,7 +222,6 @@ struct Packed {
         size = arena.used;
     }
 
-    T* first;
     T* forward[kMostBlocks];
     T* backward[kMostBlocks];
     T* linear;
@@ -156,9 +235,8 @@ template <class T>
 struct Sums {
     Sums(const ConvNetPlan& plan, const Shapes& shapes, T* buffer) {
         Arena<T> arena{buffer};
-        first = arena.take(first_packed_size(plan.channels, plan.features[0]));
         for (int64_t l = 0; l < plan.depth; ++l) {
-            products[l] = l ? arena.take(planes_size<T>(plan.features[l - 1], plan.features[l])) : nullptr;
+            weight[l] = arena.take(weight_sums_size<T>(plan, shapes, l));
             bias[l] = arena.take(plan.features[l]);
             const int64_t affine = affine_size(shapes.block[l]);
             gamma[l] = affine ? arena.take(affine) : nullptr;
@@ -169,8 +247,7 @@ struct Sums {
         size = arena.used;
     }
 
-    T* first;
-    T* products[kMostBlocks];
+    T* weight[kMostBlocks];
     T* bias[kMostBlocks];
     T* gamma[kMostBlocks];
     T* beta[kMostBlocks];
@@ -181,6 +258,7 @@ struct Sums {
 
 template <class T>
 inline int64_t padded_size(const ConvNetPlan& plan, const Shapes& shapes) {
+    if (shapes.route[0] != Route::kDirect) return 0;
     return first_padded_size(plan.channels, shapes.block[0].height, shapes.block[0].width);
 }
 
@@ -215,10 +293,11 @@ struct Maps {
     Maps(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena, Gradients gradients) {
         const bool apart = gradients == Gradients::kApart;
         for (int64_t l = 0; l < plan.depth; ++l) {
-            const int64_t read = l ? pooled_size(shapes.block[l - 1]) : 0;
-            input[l] = l ? arena.take(images * read) : nullptr;
+            const bool kept = l >= shapes.first_of_maps();
+            const int64_t read = l ? pooled_size(shapes.block[l - 1]) : plan.channels * plan.height * plan.width;
+            input[l] = kept ? arena.take(images * read) : nullptr;
             input_gradient[l] = l && apart ? arena.take(images * read) : input[l];
-            normed[l] = l ? arena.take(images * map_size(shapes.block[l])) : nullptr;
+            normed[l] = kept ? arena.take(images * map_size(shapes.block[l])) : nullptr;
             statistics[l] = arena.take(images * stats_size(shapes.block[l]));
         }
         last = arena.take(images * linear_features(shapes));
@@ -233,9 +312,9 @@ struct Maps {
         return l + 1 < plan.depth ? input_gradient[l + 1] : last_gradient;
     }
 
-    T* input[kMostBlocks];  // what block l reads; block 0 reads the image
+    T* input[kMostBlocks];  // what block l reads; null where that is the image itself, computed with directly
     T* input_gradient[kMostBlocks];
-    T* normed[kMostBlocks];  // what its norm reads; in block 0 computed anew wherever it is needed
+    T* normed[kMostBlocks];  // what its norm reads; null where it is computed anew wherever it is needed
     T* statistics[kMostBlocks];
     T* last;
     T* last_gradient;
@@ -243,28 +322,39 @@ struct Maps {
     T* logits_gradient;
 };
 
-// Planes of any convolution, and a map that any block but the first normalises; null where there is only the first.
+// Planes or patches of any convolution, a map that any block normalises which keeps it, and one that does not.
 template <class T>
 T* take_planes(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
-    return plan.depth > 1 ? arena.take(most_planes<T>(plan, shapes, images)) : nullptr;
+    return arena.take(most_planes<T>(plan, shapes, images));
+}
+template <class T>
+T* take_patches(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
+    return arena.take(largest_by(Route::kPatches, plan, shapes,
+                                 [&](int64_t l) { return patches_size<T>(shapes.patch_convolution(l, images)); }));
 }
 template <class T>
 T* take_normed(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
-    const int64_t size = largest(plan, 1, [&](int64_t l) { return map_size(shapes.block[l]); });
-    return plan.depth > 1 ? arena.take(images * size) : nullptr;
+    const auto size = [&](int64_t l) { return map_size(shapes.block[l]); };
+    return arena.take(images * largest(plan, shapes.first_of_maps(), size));
+}
+template <class T>
+T* take_first(const Shapes& shapes, Arena<T>& arena) {
+    return arena.take(shapes.first_of_maps() ? map_size(shapes.block[0]) : 0);
 }
 
-// What the gradient by an image is computed in.
+// What gradients by images are computed in.
 template <class T>
 struct ImageSpace {
-    ImageSpace(const ConvNetPlan& plan, const Shapes& shapes, Arena<T>& arena) {
-        const int64_t height = shapes.block[0].height, width = shapes.block[0].width;
-        row = arena.take(first_row_size<T>(width));
-        framed = arena.take(plan.channels * height * width);
+    ImageSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, Arena<T>& arena) {
+        const bool direct = shapes.route[0] == Route::kDirect;
+        const int64_t height = direct ? shapes.block[0].height : plan.height;
+        const int64_t width = direct ? shapes.block[0].width : plan.width;
+        row = arena.take(direct ? first_row_size<T>(width) : 0);
+        gradient = arena.take((direct ? 1 : images) * plan.channels * height * width);
     }
 
     T* row;
-    T* framed;  // the gradient by an image with its frame
+    T* gradient;  // of one image with its frame; or of all, channels last
 };
 
 // The workspace of the passes forward and backward.
@@ -274,10 +364,13 @@ struct GradientSpace {
         : arena{buffer}, maps(plan, shapes, images, arena, where) {
         const bool apart = where == Gradients::kApart;
         padded = arena.take(images * padded_size<T>(plan, shapes));
-        first = arena.take(map_size(shapes.block[0]));
-        for (int64_t l = 1; l < plan.depth; ++l) transformed[l] = arena.take(planes_read<T>(shapes, l, images));
+        first = take_first<T>(shapes, arena);
+        for (int64_t l = 0; l < plan.depth; ++l) {
+            if (shapes.route[l] == Route::kWinograd) transformed[l] = arena.take(planes_read<T>(shapes, l, images));
+        }
         products = take_planes(plan, shapes, images, arena);
         gradients = take_planes(plan, shapes, images, arena);
+        patches = take_patches(plan, shapes, images, arena);
         normed_gradient = apart ? take_normed(plan, shapes, images, arena) : nullptr;
         scratch = arena.take(4 * most_channels(plan));
         labels = reinterpret_cast<int64_t*>(arena.take(images * 8 / static_cast<int64_t>(sizeof(T))));
@@ -290,6 +383,7 @@ struct GradientSpace {
     T* transformed[kMostBlocks];
     T* products;
     T* gradients;
+    T* patches;
     T* normed_gradient;  // null: in place of the map
     T* scratch;
     int64_t* labels;
@@ -299,14 +393,17 @@ struct GradientSpace {
 template <class T>
 struct TangentSpace {
     TangentSpace(const ConvNetPlan& plan, const Shapes& shapes, int64_t images, T* buffer)
-        : arena{buffer}, tangents(plan, shapes, images, arena, Gradients::kInPlace), image(plan, shapes, arena) {
+        : arena{buffer},
+          tangents(plan, shapes, images, arena, Gradients::kInPlace),
+          image(plan, shapes, images, arena) {
         padded = arena.take(images * padded_size<T>(plan, shapes));
-        first = arena.take(map_size(shapes.block[0]));
-        first_tangent = arena.take(map_size(shapes.block[0]));
+        first = take_first<T>(shapes, arena);
+        first_tangent = take_first<T>(shapes, arena);
         normed_gradient = take_normed(plan, shapes, images, arena);
         transformed = take_planes(plan, shapes, images, arena);
         transformed_tangent = take_planes(plan, shapes, images, arena);
         products_tangent = take_planes(plan, shapes, images, arena);
+        patches = take_patches(plan, shapes, images, arena);
         for (int64_t l = 0; l < plan.depth; ++l) {
             statistics[l] = arena.take(images * tangent_stats_size(shapes.block[l]));
         }
@@ -323,6 +420,7 @@ struct TangentSpace {
     T* transformed;
     T* transformed_tangent;
     T* products_tangent;
+    T* patches;
     T* statistics[kMostBlocks];
     T* scratch;
 };

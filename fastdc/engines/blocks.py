@@ -1,26 +1,32 @@
-"""Chains of blocks, each of convolution, norm, activation and pooling, with one linear layer at their end: what the C++ computes."""
+"""Chains of blocks, each of convolution or linear layer, norm, activation and pooling, with a linear layer at their end: what the C++
+computes, to which a linear layer that reads a map is the convolution whose kernel is the whole map."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, Step
+from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pair, Pooling, Step
 
 Kind = TypeVar("Kind", bound=Step)
 
-_DIMENSIONS = 3  # of an image
-_MOST_PADDING = 16  # of the first convolution
+_MOST_PADDING = 16
 _EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
 
 
 class Block(NamedTuple):
     """One of them."""
 
-    convolution: Convolution
+    layer: Convolution | Linear
     norm: Norm | None
     activation: Activation
     pooling: Pooling | None
+
+    @property
+    def features(self) -> int:
+        """Channels of the map that its layer gives; of a linear one that map has one pixel."""
+        return self.layer.features if isinstance(self.layer, Convolution) else self.layer.outputs
 
     @property
     def norm_name(self) -> str:
@@ -38,6 +44,19 @@ class Block(NamedTuple):
         return 1 if self.norm is None else self.norm.groups
 
 
+class Read(NamedTuple):
+    """What a layer reads: maps of so many channels, height and width."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """Numbers of one map."""
+        return self.channels * self.height * self.width
+
+
 @dataclass(frozen=True)
 class Blocks:
     """A network of them."""
@@ -46,22 +65,41 @@ class Blocks:
     linear: Linear
 
     @property
-    def padding(self) -> int:
-        """Of the first convolution."""
-        return self.blocks[0].convolution.padding[0]
+    def channels(self) -> int | None:
+        """Of an image; None: as many as make the numbers that the first layer reads."""
+        first = self.blocks[0].layer
+        return first.channels if isinstance(first, Convolution) else None
 
-    def takes(self, height: int, width: int) -> bool:
-        """Whether images of this size fit its layer norms and its linear layer."""
-        more = 2 * (self.padding - 1)
-        height, width = height + more, width + more
-        features = 0
-        for block in self.blocks:
-            features = block.convolution.features
-            if block.norm is not None and block.norm.shape not in ((), (features, height, width)):
+    def takes(self, channels: int, height: int, width: int) -> bool:
+        """Whether images of this size fit its layers."""
+        if self.channels not in (None, channels):
+            return False
+        reads = list(self.reads(channels, height, width))
+        for block, read in zip(self.blocks, reads, strict=False):
+            size = _convolved(block.layer, read)
+            if min(size) < 1 or (isinstance(block.layer, Linear) and block.layer.inputs != read.size):
                 return False
-            if block.pooling is not None:
-                height, width = height // 2, width // 2
-        return features * height * width == self.linear.inputs
+            if block.norm is not None and block.norm.shape not in ((), (block.features, *size)):
+                return False
+        return self.linear.inputs == reads[-1].size > 0
+
+    def reads(self, channels: int, height: int, width: int) -> Iterator[Read]:
+        """What each block, and the last layer, reads of images of this size."""
+        read = Read(channels, height, width)
+        for block in self.blocks:
+            yield read
+            size = _convolved(block.layer, read)
+            read = Read(block.features, *(side // 2 if block.pooling is not None else side for side in size))
+        yield read
+
+
+def _convolved(layer: Convolution | Linear, read: Read) -> Pair:
+    """Height and width of the map that a layer gives."""
+    if isinstance(layer, Linear):
+        return 1, 1
+    sides = zip(read[1:], layer.kernel, layer.stride, layer.padding, strict=True)
+    height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sides)
+    return height, width
 
 
 def blocks_of(chain: tuple[Step, ...]) -> Blocks:
@@ -73,26 +111,37 @@ def blocks_of(chain: tuple[Step, ...]) -> Blocks:
     steps = list(chain)
     blocks: list[Block] = []
     while (convolution := _next(steps, Convolution)) is not None:
-        norm, activation, pooling = _next(steps, Norm), _next(steps, Activation), _next(steps, Pooling)
         number = len(blocks) + 1
-        if activation is None:
-            raise NotAChain(f"block {number} has no activation after its {'norm' if norm else 'convolution'}")
-        if blocks and convolution.channels != blocks[-1].convolution.features:
+        if blocks and convolution.channels != blocks[-1].features:
             raise NotAChain(f"the convolution of block {number} reads {convolution.channels} channels, which are not those before it")
         _check_convolution(convolution, number)
-        _check_norm(norm)
-        _check_activation(activation, number)
-        _check_pooling(pooling)
-        blocks.append(Block(convolution, norm, activation, pooling))
-    flatten = _next(steps, Flatten) if blocks else None
-    linear = _next(steps, Linear) if flatten else None
-    if linear is None or steps:
-        place = "the linear layer" if linear else "the flattened maps" if flatten else f"block {len(blocks)}" if blocks else "the images"
+        blocks.append(_block(convolution, steps, number))
+    flatten = _next(steps, Flatten)
+    while (linear := _next(steps, Linear) if flatten else None) is not None and steps:
+        blocks.append(_block(linear, steps, len(blocks) + 1))
+    if linear is None:
+        place = "the flattened maps" if flatten else f"block {len(blocks)}" if blocks else "the images"
         raise NotAChain(
-            f"{type(steps[0]).__name__.lower() if steps else 'nothing'} comes after {place}; it serves blocks of convolution, norm, "
-            "activation and pooling, and one linear layer"
+            f"{type(steps[0]).__name__.lower() if steps else 'nothing'} comes after {place}; it serves blocks of convolution or linear "
+            "layer, norm, activation and pooling, and a linear layer at their end"
         )
+    if not blocks:
+        raise NotAChain("nothing comes before its linear layer; it serves one block or more")
     return Blocks(tuple(blocks), linear)
+
+
+def _block(layer: Convolution | Linear, steps: list[Step], number: int) -> Block:
+    """The next block, whose layer has been taken from the steps."""
+    norm, activation = _next(steps, Norm), _next(steps, Activation)
+    pooling = _next(steps, Pooling) if isinstance(layer, Convolution) else None
+    if activation is None:
+        raise NotAChain(f"block {number} has no activation after its {'norm' if norm else type(layer).__name__.lower()}")
+    if norm is not None and isinstance(layer, Linear) and norm.shape == (layer.outputs,):
+        norm = norm._replace(shape=(layer.outputs, 1, 1))
+    _check_norm(norm)
+    _check_activation(activation, number)
+    _check_pooling(pooling)
+    return Block(layer, norm, activation, pooling)
 
 
 def _next(steps: list[Step], kind: type[Kind]) -> Kind | None:
@@ -106,10 +155,9 @@ def _next(steps: list[Step], kind: type[Kind]) -> Kind | None:
 
 def _check_convolution(convolution: Convolution, number: int) -> None:
     found = {
-        "kernel": (convolution.kernel, (3, 3)),
-        "stride": (convolution.stride, (1, 1)),
+        "stride": (convolution.stride, (convolution.stride[0],) * 2),
         "dilation": (convolution.dilation, (1, 1)),
-        "padding": (convolution.padding, (min(max(1, convolution.padding[0]), _MOST_PADDING),) * 2 if number == 1 else (1, 1)),
+        "padding": (convolution.padding, (min(convolution.padding[0], _MOST_PADDING),) * 2),
         "groups": (convolution.groups, 1),
     }
     for what, (given, served) in found.items():
@@ -127,7 +175,7 @@ def _check_norm(norm: Norm | None) -> None:
         return
     if norm.eps != _EPS or norm.weight is None or norm.bias is None:
         raise NotAChain(f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_EPS}, with weight and bias")
-    if norm.kind == "layer" and len(norm.shape) != _DIMENSIONS:
+    if norm.kind == "layer" and len(norm.shape) != len(Read._fields):
         raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
 from fastdc.engines.blocks import Blocks, blocks_of
-from fastdc.engines.plan import NotAChain, chain_of
+from fastdc.engines.plan import Convolution, NotAChain, chain_of
 from fastdc.engines.torch_func import TorchEngine
+from fastdc.engines.widths import Widths, odd_widths, rounded, widened
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.threads import compute_threads
@@ -23,15 +24,14 @@ from fastdc.runtime import compiled
 if TYPE_CHECKING:
     from fastdc import _C
 
-_FEATURES = 8  # channels are served by so many
 _DTYPES = (torch.float32, torch.float64)
 _RECORD = 64 << 20  # bytes that `match` keeps between its two passes, at the most
 _thread = threading.local()
 
 
 class NativeEngine(Engine):
-    """Chains of blocks, as a ConvNet or a VGG is, on the CPU: a few images at a time through the whole network and back, while their maps
-    stay in the cache.
+    """Chains of blocks, as a ConvNet, a VGG or an MLP is, on the CPU: a few images at a time through the whole network and back, while
+    their maps stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
     batch, is left to the torch engine, and so are products with the Hessian.
@@ -43,6 +43,7 @@ class NativeEngine(Engine):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)
         self._blocks = blocks_of(chain_of(module))
+        self._widths = Widths(self._blocks, self.layout)
         self._torch = TorchEngine(module)
 
     @classmethod
@@ -90,16 +91,17 @@ class NativeEngine(Engine):
         return torch.cat(distances), torch.cat(gradients)
 
     def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, record: np.ndarray | None = None) -> Tensor:
-        gradients = torch.empty(len(images), self.layout.size, dtype=theta.dtype)
-        arrays = [_array(tensor) for tensor in (theta, images, classes, gradients)]
+        gradients = torch.empty(len(images), self._widths.size, dtype=theta.dtype)
+        arrays = [_array(tensor) for tensor in (self._widths.widen(theta), images, classes, gradients)]
         self._network(images).class_gradients(*arrays, record=record, threads=compute_threads())
-        return gradients
+        return self._widths.narrow(gradients)
 
     def _image_gradients(
         self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor, record: np.ndarray | None = None
     ) -> Tensor:
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        arrays = [_array(tensor) for tensor in (theta, images, cotangent, classes, gradients)]
+        weights, along = self._widths.widen(theta), self._widths.widen(cotangent)
+        arrays = [_array(tensor) for tensor in (weights, images, along, classes, gradients)]
         self._network(images).image_gradients(*arrays, record=record, threads=compute_threads())
         return gradients
 
@@ -107,7 +109,9 @@ class NativeEngine(Engine):
         return self._torch.hessian_products(theta, images, vector, classes)
 
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
-        return self._torch.training(theta, sgd) if batch_norms(self.module) else _NativeTraining(self, theta, sgd)
+        # A channel more of which the activation makes something would train the weights that read it.
+        grows = any(block.activation.name == "sigmoid" for block in odd_widths(self._blocks))
+        return self._torch.training(theta, sgd) if grows or batch_norms(self.module) else _NativeTraining(self, theta, sgd)
 
     def train_in_order(
         self,
@@ -123,40 +127,47 @@ class NativeEngine(Engine):
         self._check_images(theta, images, 4)
         if labels.dim() == 2:
             labels = shares_of_all(labels, self._blocks.linear.outputs, theta.dtype)
-        weights = theta.contiguous()
+        weights, speeds = self._widths.widen(theta).contiguous(), self._widths.widen(velocity)
         assert compiled.extension is not None
         self._network(images).train(
-            *(_array(tensor) for tensor in (weights, velocity, images, labels, order)),
+            *(_array(tensor) for tensor in (weights, speeds, images, labels, order)),
             sgd=compiled.extension.Sgd(batch=sgd.batch, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
             distillation=None if distillation is None else _as_kept(distillation, theta),
             threads=compute_threads(),
         )
-        if weights is not theta:
-            theta.copy_(weights)
+        for given, moved in ((theta, weights), (velocity, speeds)):
+            if moved is not given:
+                given.copy_(self._widths.narrow(moved))
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
         result = torch.empty(len(images), self._blocks.linear.outputs, dtype=theta.dtype)
-        self._network(images).logits(_array(theta), _array(images), _array(result), threads=compute_threads())
+        weights = self._widths.widen(theta)
+        self._network(images).logits(_array(weights), _array(images), _array(result), threads=compute_threads())
         return result
 
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
-        result = torch.empty(len(images), self._blocks.linear.inputs, dtype=theta.dtype)
-        self._network(images).features(_array(theta), _array(images), _array(result), threads=compute_threads())
-        return result
+        weights, result = self._widths.widen(theta), torch.empty(len(images), self._wide_features(), dtype=theta.dtype)
+        self._network(images).features(_array(weights), _array(images), _array(result), threads=compute_threads())
+        return result[:, : self._blocks.linear.inputs]  # channels more are the last
 
     def logit_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
         return self._pulled_back("logit_gradients", theta, images, cotangent)
 
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        return self._pulled_back("feature_gradients", theta, images, cotangent)
+        return self._pulled_back("feature_gradients", theta, images, widened(cotangent, self._wide_features()))
+
+    def _wide_features(self) -> int:
+        """Numbers that the last layer reads in the C++."""
+        last, inputs = self._blocks.blocks[-1].features, self._blocks.linear.inputs
+        return inputs // last * rounded(last)
 
     def _pulled_back(self, job: str, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
         """From the gradient by an output of the network to that by the images, by the C++ of this name."""
         self._check_images(theta, images, 4)
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        arrays = [_array(tensor) for tensor in (theta, images, cotangent, gradients)]
+        arrays = [_array(tensor) for tensor in (self._widths.widen(theta), images, cotangent, gradients)]
         getattr(self._network(images), job)(*arrays, threads=compute_threads())
         return gradients
 
@@ -167,10 +178,10 @@ class NativeEngine(Engine):
                 f"images are {given}; expected {dimensions} dimensions and {theta.dtype} on {theta.device}, as the weights are."
             )
         channels, height, width = images.shape[-3:]
-        expected = self._blocks.blocks[0].convolution.channels
-        if channels != expected:
+        expected = self._blocks.channels
+        if expected not in (None, channels):
             raise UsageError(f"images are {list(images.shape)}; expected {expected} channels, for which the network was made.")
-        if not self._blocks.takes(height, width):
+        if not self._blocks.takes(channels, height, width):
             raise UsageError(
                 f"images are {list(images.shape)}; expected another size, for which the network was made: its linear layer reads "
                 f"{self._blocks.linear.inputs} numbers."
@@ -178,34 +189,37 @@ class NativeEngine(Engine):
 
     def _network(self, images: Tensor) -> _C.ConvNet:
         """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
-        network = self._blocks
-        places: dict[str | None, int] = {parameter.name: parameter.offset for parameter in self.layout.parameters}
+        network, places = self._blocks, self._widths.places
         assert compiled.extension is not None
         blocks = []
-        for block in network.blocks:
-            convolution, norm = block.convolution, block.norm
+        for block, read in zip(network.blocks, network.reads(*images.shape[-3:]), strict=False):
+            layer, norm, features = block.layer, block.norm, rounded(block.features)
             mean, variance = (None, None) if norm is None or norm.mean is None else (norm.mean, norm.variance)
+            if isinstance(layer, Convolution):
+                moves = compiled.extension.Convolution(kernel=layer.kernel, stride=layer.stride[0], padding=layer.padding[0])
+            else:
+                moves = compiled.extension.Convolution(kernel=(read.height, read.width))
             blocks.append(
                 compiled.extension.Block(
-                    features=convolution.features,
+                    features=features,
+                    convolution=moves,
                     layers=compiled.extension.Layers(
                         norm=block.norm_name, groups=block.groups, activation=block.activation.name, pooling=block.pooling_name
                     ),
-                    weight=places[convolution.weight],
-                    bias=places.get(convolution.bias),
+                    weight=places[layer.weight],
+                    bias=places.get(layer.bias),
                     gamma=None if norm is None else places.get(norm.weight),
                     beta=None if norm is None else places.get(norm.bias),
-                    mean=None if mean is None else _array(self.module.get_buffer(mean)),
-                    variance=None if variance is None else _array(self.module.get_buffer(variance)),
+                    mean=None if mean is None else _array(widened(self.module.get_buffer(mean), features)),
+                    variance=None if variance is None else _array(widened(self.module.get_buffer(variance), features, 1.0)),
                 )
             )
         return compiled.extension.ConvNet(
             image=(images.shape[-3], images.shape[-2], images.shape[-1]),
-            padding=network.padding,
             classes=network.linear.outputs,
             blocks=blocks,
             classifier=(places[network.linear.weight], places.get(network.linear.bias)),
-            parameters=self.layout.size,
+            parameters=self._widths.size,
         )
 
 
@@ -238,8 +252,8 @@ def _as_kept(distillation: Distillation, like: Tensor) -> _C.Distillation:
 
 def _lacking(network: Blocks) -> list[str]:
     """What the C++ does not serve of blocks."""
-    odd = [block.convolution.features for block in network.blocks if block.convolution.features % _FEATURES]
-    reasons = [f"the width is {odd[0]}; it serves multiples of {_FEATURES}"] if odd else []
+    joined = [block for block in odd_widths(network) if block.norm_name in ("group", "layer")]
+    reasons = [f"a {block.norm_name} norm is over {block.features} channels; it serves multiples of 8" for block in joined[:1]]
     if (extension := compiled.extension) is None:
         return reasons
     if len(network.blocks) > extension.MOST_BLOCKS:

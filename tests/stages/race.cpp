@@ -29,7 +29,7 @@ std::vector<float> numbers(int64_t count, double step) {
 
 ConvNetPlan two_blocks() {
     ConvNetPlan plan{};
-    plan.channels = plan.padding = 1;
+    plan.channels = 1;
     plan.height = plan.width = kSide;
     plan.depth = 2;
     plan.classes = kClasses;
@@ -37,6 +37,8 @@ ConvNetPlan two_blocks() {
     const auto take = [&](int64_t size) { return (end += size) - size; };
     for (int64_t l = 0; l < plan.depth; ++l) {
         plan.features[l] = kFeatures;
+        plan.kernel_height[l] = plan.kernel_width[l] = 3;
+        plan.stride[l] = plan.padding[l] = 1;
         plan.groups[l] = 1;
         plan.weight[l] = take(kFeatures * (l ? kFeatures : 1) * 9);
         plan.bias[l] = take(kFeatures);

@@ -1,0 +1,322 @@
+// Convolutions of channels-last maps with any kernel, stride and padding, as products of matrices: what is not 3x3 at
+// every pixel, and 3x3 on maps that are smaller than a tile of Winograd's. A linear layer that reads a map is the
+// convolution whose kernel is the whole map.
+//
+//     z[y, x, o] = bias[o] + sum_{a, b, c} map[y s + a - p, x s + b - p, c] weight[o, c, a, b]
+//
+//     map      [images, height, width, channels]; any number of channels
+//     z        [images, height', width', features]; features a multiple of 8; height' = (height + 2 p - kernel) / s + 1
+//     weight   [features, channels, kernel height, kernel width]   torch
+//     patches  [rows, depth]: what each position of z reads, image by image; depth runs over the taps (a, b) and the
+//              channels, and is rounded up to a multiple of 8 with zeros. Taps that no position finds within the map
+//              are left out. Rows are padded_stride<T>(depth) apart.
+//     packed   operands of gemm.h, patch_packed_size<T> elements each: forward [depth, features], backward [features,
+//              depth]
+//     sums     [depth, features]: gradients by the weights
+//
+//     weight gradient:  sums += patches^T gz
+//     input gradient:   gmap = the sum of gz weight^T where the patches were read
+//
+// Patches are made anew for each product, some rows at a time. One thread; every sum has a fixed order.
+#pragma once
+
+#include <cstdint>
+
+#include "gemm.h"
+#include "vector.h"
+
+namespace fastdc {
+namespace {
+
+// A range of taps.
+struct Taps {
+    int64_t begin, end;
+
+    int64_t count() const { return end - begin; }
+};
+
+// Those of a kernel that any position finds within a map of `size` pixels.
+inline Taps taps_within(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t padding) {
+    int64_t begin = kernel, end = 0;
+    for (int64_t tap = 0; tap < kernel; ++tap) {
+        for (int64_t out = 0; out < out_size; ++out) {
+            const int64_t at = out * stride + tap - padding;
+            if (at < 0 || at >= size) continue;
+            begin = tap < begin ? tap : begin;
+            end = tap + 1;
+            break;
+        }
+    }
+    return begin < end ? Taps{begin, end} : Taps{0, 1};
+}
+
+inline int64_t convolved(int64_t size, int64_t kernel, int64_t stride, int64_t padding) {
+    return (size + 2 * padding - kernel) / stride + 1;
+}
+
+// Made by patch_shape.
+struct PatchShape {
+    int64_t images, height, width, channels;  // of the map
+    int64_t features, out_height, out_width;  // of z
+    int64_t kernel_height, kernel_width, stride, padding;
+    Taps rows_of_taps, columns_of_taps;
+
+    int64_t positions() const { return out_height * out_width; }
+    int64_t rows() const { return images * positions(); }
+    int64_t run() const { return columns_of_taps.count() * channels; }  // of neighbours, in elements
+    int64_t used() const { return rows_of_taps.count() * run(); }
+    int64_t depth() const { return (used() + 7) / 8 * 8; }
+    // Where the t-th element of a patch has its weight in a filter [channels, kernel height, kernel width].
+    int64_t place(int64_t t) const {
+        const int64_t tap = t / channels, row = tap / columns_of_taps.count(), column = tap % columns_of_taps.count();
+        return (t % channels * kernel_height + rows_of_taps.begin + row) * kernel_width + columns_of_taps.begin +
+               column;
+    }
+};
+
+struct Kernel {
+    int64_t height, width, stride, padding;
+};
+
+inline PatchShape patch_shape(int64_t images, int64_t height, int64_t width, int64_t channels, int64_t features,
+                              const Kernel& kernel) {
+    const int64_t out_height = convolved(height, kernel.height, kernel.stride, kernel.padding);
+    const int64_t out_width = convolved(width, kernel.width, kernel.stride, kernel.padding);
+    return {images,
+            height,
+            width,
+            channels,
+            features,
+            out_height,
+            out_width,
+            kernel.height,
+            kernel.width,
+            kernel.stride,
+            kernel.padding,
+            taps_within(height, out_height, kernel.height, kernel.stride, kernel.padding),
+            taps_within(width, out_width, kernel.width, kernel.stride, kernel.padding)};
+}
+
+// ---- Sizes, packing ----
+
+template <class T>
+inline int64_t patch_packed_size(int64_t k, int64_t n) {
+    return k * padded_columns<T>(n);
+}
+
+// Rows of patches that are in memory at once: these many bytes, or a block of the micro-kernel.
+constexpr int64_t kPatchBytes = 1 << 19;
+
+template <class T>
+inline int64_t patch_chunk(const PatchShape& shape) {
+    const int64_t fit = kPatchBytes / (padded_stride<T>(shape.depth()) * static_cast<int64_t>(sizeof(T)));
+    const int64_t most = fit < kRowsMax ? kRowsMax : fit;
+    return shape.rows() < most ? shape.rows() : most;
+}
+template <class T>
+inline int64_t patches_size(const PatchShape& shape) {
+    return patch_chunk<T>(shape) * padded_stride<T>(shape.depth());
+}
+
+// packed [k, n] of gemm.h, its elements by at(row, column); columns are visited within rows.
+template <class T, class At>
+FASTDC_INLINE void pack_operand(int64_t k, int64_t n, At at, T* packed) {
+    for (int64_t first = 0; first < n; first += kPanel<T>) {
+        const int64_t columns = n - first < kPanel<T> ? n - first : kPanel<T>, width = padded_columns<T>(columns);
+        for (int64_t row = 0; row < k; ++row, packed += width) {
+            for (int64_t j = 0; j < columns; ++j) packed[j] = at(row, first + j);
+            for (int64_t j = columns; j < width; ++j) packed[j] = T(0);
+        }
+    }
+}
+
+template <class T>
+void pack_patch_weights(const PatchShape& shape, const T* weight, T* packed) {
+    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width, used = shape.used();
+    int64_t row = -1, place = 0;
+    pack_operand(
+        shape.depth(), shape.features,
+        [&](int64_t t, int64_t o) {
+            if (t != row) place = shape.place(row = t);
+            return t < used ? weight[o * filter + place] : T(0);
+        },
+        packed);
+}
+
+// Of the way back: column by column, whose places are found once.
+template <class T>
+void pack_patch_weights_backward(const PatchShape& shape, const T* weight, T* packed) {
+    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width, n = shape.depth();
+    for (int64_t first = 0; first < n; first += kPanel<T>) {
+        const int64_t columns = n - first < kPanel<T> ? n - first : kPanel<T>, width = padded_columns<T>(columns);
+        for (int64_t j = 0; j < width; ++j) {
+            const int64_t t = first + j, place = t < shape.used() ? shape.place(t) : -1;
+            for (int64_t o = 0; o < shape.features; ++o) {
+                packed[o * width + j] = place < 0 ? T(0) : weight[o * filter + place];
+            }
+        }
+        packed += shape.features * width;
+    }
+}
+
+// gweight += sums in torch's order.
+template <class T>
+void unpack_patch_gradient(const PatchShape& shape, const T* sums, T* gweight) {
+    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width;
+    for (int64_t first = 0; first < shape.features; first += 8) {  // lines of sums, rows of gweight
+        for (int64_t t = 0; t < shape.used(); ++t) {
+            T* to = gweight + first * filter + shape.place(t);
+            for (int64_t o = 0; o < 8; ++o) to[o * filter] += sums[t * shape.features + first + o];
+        }
+    }
+}
+
+// ---- Patches ----
+
+// Copies, or adds, elements of which there may be few.
+template <Write write, class T>
+FASTDC_INLINE void put_run(const T* from, int64_t count, T* to) {
+    typedef typename VectorOf<T, 4>::type Vector;
+    int64_t at = 0;
+    for (; at + 4 <= count; at += 4) {
+        Vector value = load<Vector>(from + at);
+        if (write == Write::kAdd) value += load<Vector>(to + at);
+        store(to + at, value);
+    }
+    for (; at < count; ++at) to[at] = write == Write::kAdd ? to[at] + from[at] : from[at];
+}
+
+template <class T>
+FASTDC_INLINE void clear_run(int64_t count, T* to) {
+    for (int64_t at = 0; at < count; ++at) to[at] = T(0);
+}
+
+// Calls visit(element of a patch's row, element of the map, how many) for the runs of one row of patches that lie
+// within the map, and miss(element of a patch's row, how many) for what does not.
+template <class Visit, class Miss>
+FASTDC_INLINE void over_runs(const PatchShape& shape, int64_t image, int64_t y, int64_t x, Visit visit, Miss miss) {
+    const Taps &rows = shape.rows_of_taps, &columns = shape.columns_of_taps;
+    const int64_t channels = shape.channels, run = shape.run();
+    const int64_t left = x * shape.stride + columns.begin - shape.padding;  // column of the first tap
+    const int64_t before = left < 0 ? -left : 0, over = left + columns.count() - shape.width;
+    const int64_t skipped = (before < columns.count() ? before : columns.count()) * channels;
+    const int64_t until = run - (over > 0 ? (over < columns.count() ? over : columns.count()) * channels : 0);
+    int64_t at = 0;
+    for (int64_t a = rows.begin; a < rows.end; ++a, at += run) {
+        const int64_t row = y * shape.stride + a - shape.padding;
+        if (row < 0 || row >= shape.height || skipped >= until) {
+            miss(at, run);
+            continue;
+        }
+        const int64_t from = ((image * shape.height + row) * shape.width + left) * channels;
+        if (skipped > 0) miss(at, skipped);
+        visit(at + skipped, from + skipped, until - skipped);
+        if (until < run) miss(at + until, run - until);
+    }
+}
+
+// Calls body(row of patches counted from `first`, image, y, x) for `count` of them.
+template <class Body>
+FASTDC_INLINE void over_positions(const PatchShape& shape, int64_t first, int64_t count, Body body) {
+    int64_t image = first / shape.positions(), y = first % shape.positions() / shape.out_width;
+    int64_t x = first % shape.out_width;
+    for (int64_t row = 0; row < count; ++row) {
+        body(row, image, y, x);
+        if (++x < shape.out_width) continue;
+        x = 0;
+        if (++y < shape.out_height) continue;
+        y = 0;
+        ++image;
+    }
+}
+
+template <class T>
+__attribute__((noinline)) void gather_patches(const PatchShape& shape, int64_t first, int64_t count, const T* map,
+                                              T* patches) {
+    const int64_t stride = padded_stride<T>(shape.depth()), used = shape.used(), depth = shape.depth();
+    over_positions(shape, first, count, [&](int64_t row, int64_t image, int64_t y, int64_t x) {
+        T* to = patches + row * stride;
+        over_runs(
+            shape, image, y, x,
+            [&](int64_t at, int64_t from, int64_t size) { put_run<Write::kOver>(map + from, size, to + at); },
+            [&](int64_t at, int64_t size) { clear_run(size, to + at); });
+        clear_run(depth - used, to + used);
+    });
+}
+
+// The way back, adding to the map.
+template <class T>
+__attribute__((noinline)) void scatter_patches(const PatchShape& shape, int64_t first, int64_t count, const T* patches,
+                                               T* map) {
+    const int64_t stride = padded_stride<T>(shape.depth());
+    over_positions(shape, first, count, [&](int64_t row, int64_t image, int64_t y, int64_t x) {
+        const T* from = patches + row * stride;
+        over_runs(
+            shape, image, y, x,
+            [&](int64_t at, int64_t to, int64_t size) { put_run<Write::kAdd>(from + at, size, map + to); },
+            [](int64_t, int64_t) {});
+    });
+}
+
+// Calls body(first row, rows) for chunks of nearly the same size.
+template <class T, class Body>
+FASTDC_INLINE void over_chunks(const PatchShape& shape, Body body) {
+    const int64_t rows = shape.rows(), most = patch_chunk<T>(shape), chunks = (rows + most - 1) / most;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t first = chunk * rows / chunks;
+        body(first, (chunk + 1) * rows / chunks - first);
+    }
+}
+
+// ---- The convolution ----
+
+// A map, or the gradient by z, with the packed weights that it meets; or a tangent of either.
+template <class T>
+struct PatchTerm {
+    const T* at;
+    const T* packed;
+};
+
+// z = bias + the sum over terms of map times weights; bias may be null. patches [patches_size].
+template <class T>
+void patch_forward(const PatchShape& shape, const PatchTerm<T>* terms, int64_t count, const T* bias, T* patches, T* z) {
+    const int64_t features = shape.features, stride = padded_stride<T>(shape.depth());
+    over_chunks<T>(shape, [&](int64_t first, int64_t rows) {
+        T* to = z + first * features;
+        for (int64_t row = 0; bias && row < rows; ++row) {
+            for (int64_t o = 0; o < features; ++o) to[row * features + o] = bias[o];
+        }
+        for (int64_t term = 0; term < count; ++term) {
+            gather_patches(shape, first, rows, terms[term].at, patches);
+            multiply_packed<T>(rows, shape.depth(), features, {patches, stride}, terms[term].packed, {to, features},
+                               bias || term > 0 ? Write::kAdd : Write::kOver);
+        }
+    });
+}
+
+template <class T>
+void patch_weight_gradient(const PatchShape& shape, const T* map, const T* gz, T* patches, T* sums) {
+    const int64_t features = shape.features;
+    over_chunks<T>(shape, [&](int64_t first, int64_t rows) {
+        gather_patches(shape, first, rows, map, patches);
+        multiply_transposed<T>(rows, shape.depth(), features, {patches, padded_stride<T>(shape.depth())},
+                               {gz + first * features, features}, {sums, features});
+    });
+}
+
+// gmap = the sum over terms of gz times weights, where the patches were read.
+template <class T>
+void patch_input_gradient(const PatchShape& shape, const PatchTerm<T>* terms, int64_t count, T* patches, T* gmap) {
+    const int64_t features = shape.features, stride = padded_stride<T>(shape.depth());
+    clear_run(shape.images * shape.height * shape.width * shape.channels, gmap);
+    over_chunks<T>(shape, [&](int64_t first, int64_t rows) {
+        for (int64_t term = 0; term < count; ++term) {
+            multiply_packed<T>(rows, features, shape.depth(), {terms[term].at + first * features, features},
+                               terms[term].packed, {patches, stride}, term > 0 ? Write::kAdd : Write::kOver);
+        }
+        scatter_patches(shape, first, rows, patches, gmap);
+    });
+}
+
+}  // namespace
+}  // namespace fastdc
