@@ -95,6 +95,18 @@ def wide() -> nn.Module:
     return nn.Sequential(*first, nn.Conv2d(256, 312, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(312 * 49, 3))
 
 
+def strided(*, batch: bool) -> nn.Module:
+    """Kernels and strides of many kinds, channels that are no multiples of eight, and linear layers one after another."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 20, 7, 2, 3), nn.BatchNorm2d(20) if batch else nn.Identity(), nn.SiLU()),
+        *(nn.Conv2d(20, 9, 1), nn.GroupNorm(9, 9), nn.ReLU(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(9, 16, 3, 2, 0, bias=False), nn.GroupNorm(2, 16), nn.ReLU()),
+        *(nn.Conv2d(16, 12, (2, 3), padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(12 * 6, 30, bias=False), nn.BatchNorm1d(30) if batch else nn.Identity(), nn.ReLU()),
+        *(nn.Linear(30, 16), nn.LayerNorm(16), nn.LeakyReLU(0.01), nn.Linear(16, 3)),
+    )
+
+
 CHAINS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"authors: {norm} {act} {pool}": lambda norm=norm, act=act, pool=pool: OfAuthors(norm, act, pool)  # type: ignore[misc]
@@ -110,6 +122,21 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     "blocks that differ": lambda: mixed(batch=False),
     "blocks that differ, one with a batch norm": lambda: mixed(batch=True),
     "weights that the cache does not hold": wide,
+    "kernels and strides of many kinds": lambda: strided(batch=False),
+    "kernels and strides of many kinds, with batch norms": lambda: strided(batch=True),
+    "a first layer that is linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.Sigmoid(), nn.Linear(30, 3)),
+    "a classic LeNet": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2)),
+        *(nn.Flatten(), nn.Linear(400, 120), nn.Sigmoid(), nn.Linear(120, 84), nn.Sigmoid(), nn.Linear(84, 3)),
+    ),
+    "the largest before the activation": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.Sigmoid(), nn.Conv2d(8, 8, 3), nn.GroupNorm(8, 8), nn.MaxPool2d(2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(200, 3)),
+    ),
+    "patches": lambda: nn.Sequential(
+        nn.Conv2d(1, 24, 7, 7), nn.SiLU(), nn.Conv2d(24, 40, 2, 2), nn.SiLU(), nn.Flatten(), nn.Linear(160, 3)
+    ),
+    **{name: lambda name=name: build(name, 1, 3, (28, 28)) for name in ("mlp", "lenet")},  # type: ignore[misc]
     "a head without bias": lambda: sequential(last=nn.Linear(8 * 49, 3, bias=False)),
     "torch's own flatten": lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Sigmoid(), nn.Flatten(1), nn.Linear(8 * 28 * 28, 3)),
 }
@@ -121,7 +148,7 @@ def test_a_chain_is_served_by_the_native_engine_whoever_wrote_it(name: str) -> N
     torch.manual_seed(0)
     module = CHAINS[name]().double()
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             part.running_mean.uniform_(-0.5, 0.5)
             part.running_var.uniform_(0.5, 2)
     before = copy.deepcopy(module.state_dict())
@@ -289,12 +316,13 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
 
     for layers, reason in (
         (block(padding=17), "the convolution of block 1 has padding (17, 17); it serves (16, 16)"),
-        (block(padding=(1, 2)), "block 1 has padding (1, 2)"),
-        (block(stride=2), "block 1 has stride (2, 2); it serves (1, 1)"),
-        (block() + block(padding=2), "block 2 has padding (2, 2); it serves (1, 1)"),
+        (block(padding=(1, 2)), "block 1 has padding (1, 2); it serves (1, 1)"),
+        (block(stride=(2, 1)), "block 1 has stride (2, 1); it serves (2, 2)"),
+        (block() + block(dilation=2, padding=2), "block 2 has dilation (2, 2); it serves (1, 1)"),
         (block() + block(groups=2), "block 2 has groups 2; it serves 1"),
-        (block(out_channels=16) + block(in_channels=16, out_channels=12), "the width is 12; it serves multiples of 8"),
-        ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
+        ([nn.Conv2d(8, 12, 3), nn.GroupNorm(3, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.SiLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LayerNorm(8), nn.ReLU()], "a layer norm is over (8,); it serves channels, height and width"),
         ([*block(), nn.AdaptiveAvgPool2d(1)], "a pooling is adaptive of (1, 1)"),

@@ -33,8 +33,17 @@ def plan(norm: str = INSTANCE, dtype: Any = np.float32, **changes: Any) -> dict[
             end += size
         for name in ("mean", "variance"):
             blocks[name].append(np.ones(8, dtype) if norm == BATCH else None)
-    numbers = {"channels": CHANNELS, "height": HEIGHT, "width": WIDTH, "padding": 1, "features": 8, "classes": CLASSES}
-    numbers |= {"groups": 4, "norm": norm, "activation": "relu", "pooling": "avg", "parameters": end + CLASSES * 9}
+    numbers = {"channels": CHANNELS, "height": HEIGHT, "width": WIDTH, "features": 8, "classes": CLASSES}
+    numbers |= {
+        "kernel": (3, 3),
+        "stride": 1,
+        "padding": 1,
+        "groups": 4,
+        "norm": norm,
+        "activation": "relu",
+        "pooling": "avg",
+        "parameters": end + CLASSES * 9,
+    }
     return {**numbers, **blocks, "linear_weight": end, "linear_bias": end + CLASSES * 8, **changes}
 
 
@@ -42,12 +51,13 @@ def make(given: dict[str, Any]) -> Any:
     """The network of such a plan."""
     names = ("weight", "bias", "gamma", "beta", "mean", "variance")
     blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
+    convolution = compiled.extension.Convolution(**{name: given[name] for name in ("kernel", "stride", "padding")})
     layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
     return compiled.extension.ConvNet(
         image=(given["channels"], given["height"], given["width"]),
-        blocks=[compiled.extension.Block(features=given["features"], layers=layers, **block) for block in blocks],
+        blocks=[compiled.extension.Block(features=given["features"], convolution=convolution, layers=layers, **block) for block in blocks],
         classifier=(given["linear_weight"], given["linear_bias"]),
-        **{name: given[name] for name in ("padding", "classes", "parameters")},
+        **{name: given[name] for name in ("classes", "parameters")},
     )
 
 
@@ -125,11 +135,12 @@ def run(job: str, network: Any, given: dict[str, Any]) -> None:
 
 NO_BLOCKS: dict[str, list[Any]] = {name: [] for name in ("weight", "bias", "gamma", "beta", "mean", "variance")}
 NETWORKS: dict[str, dict[str, Any]] = {
-    **{f"{name} {value}": {name: value} for name in ("channels", "height", "width", "padding", "classes") for value in (0, -1, BIG)},
+    **{f"{name} {value}": {name: value} for name in ("channels", "height", "width", "stride", "classes") for value in (0, -1, BIG)},
+    **{f"padding {value}": {"padding": value} for value in (-1, 17, BIG)},
+    **{f"kernel {value}": {"kernel": value} for value in ((0, 3), (3, -1), (9, 3), (3, 10), (BIG, 3), (3, 2**63 - 1))},
     **{f"{name} {value!r}": {name: value} for name in ("norm", "activation", "pooling") for value in ("", "gelu", "Instance")},
     **{f"groups {value}": {"groups": value} for value in (0, -1, 3, 9, 16, BIG)},
     **{f"features {value}": {"features": value} for value in (0, -8, 4, 12, 2**16 + 8, BIG)},
-    "padding 17": {"padding": 17},
     "no blocks": NO_BLOCKS | {"expected": "blocks"},
     "17 blocks": {name: value[:1] * 17 for name, value in plan().items() if name in NO_BLOCKS} | {"expected": "blocks"},
     **{f"weight at {value}": {"weight": [0, value]} for value in (-1, -(2**63), P - 575, P, BIG, 2**63 - 1)},
@@ -177,12 +188,12 @@ OPTIONAL = ("bias", "gamma", "beta", "mean", "variance", "linear_bias")  # of wh
 def test_a_network_of_what_is_no_number_is_refused(name: str, value: Any) -> None:
     if name in ("norm", "activation", "pooling"):  # which are text
         value = [value]
-    with pytest.raises(TypeError, match=r"ConvNet|Layers|Block"):
+    with pytest.raises(TypeError, match=r"ConvNet|Layers|Block|Convolution"):
         make(plan(**{name: [plan()[name][0], value] if name in NO_BLOCKS else value}))
 
 
 def test_a_network_without_a_part_is_refused() -> None:
-    given = {"image": IMAGE, "padding": 1, "classes": CLASSES, "classifier": (0, 0), "parameters": P, "blocks": []}
+    given = {"image": IMAGE, "classes": CLASSES, "classifier": (0, 0), "parameters": P, "blocks": []}
     for name in given:
         with pytest.raises(TypeError, match="ConvNet"):
             compiled.extension.ConvNet(**{key: value for key, value in given.items() if key != name})

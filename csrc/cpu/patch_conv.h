@@ -39,13 +39,10 @@ struct Taps {
 inline Taps taps_within(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t padding) {
     int64_t begin = kernel, end = 0;
     for (int64_t tap = 0; tap < kernel; ++tap) {
-        for (int64_t out = 0; out < out_size; ++out) {
-            const int64_t at = out * stride + tap - padding;
-            if (at < 0 || at >= size) continue;
-            begin = tap < begin ? tap : begin;
-            end = tap + 1;
-            break;
-        }
+        const int64_t out = tap < padding ? (padding - tap + stride - 1) / stride : 0;  // the first not before the map
+        if (out >= out_size || out * stride + tap - padding >= size) continue;
+        begin = tap < begin ? tap : begin;
+        end = tap + 1;
     }
     return begin < end ? Taps{begin, end} : Taps{0, 1};
 }

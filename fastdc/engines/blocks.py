@@ -13,6 +13,7 @@ Kind = TypeVar("Kind", bound=Step)
 
 _MOST_PADDING = 16
 _EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
+_RISING = ("relu", "leaky_relu", "sigmoid")  # activations of which the largest is that of the largest
 
 
 class Block(NamedTuple):
@@ -132,8 +133,11 @@ def blocks_of(chain: tuple[Step, ...]) -> Blocks:
 
 def _block(layer: Convolution | Linear, steps: list[Step], number: int) -> Block:
     """The next block, whose layer has been taken from the steps."""
-    norm, activation = _next(steps, Norm), _next(steps, Activation)
-    pooling = _next(steps, Pooling) if isinstance(layer, Convolution) else None
+    norm = _next(steps, Norm)
+    match steps[:2]:
+        case [Pooling(kind="max"), Activation(name=name)] if name in _RISING:
+            steps[:2] = reversed(steps[:2])
+    activation, pooling = _next(steps, Activation), _next(steps, Pooling) if isinstance(layer, Convolution) else None
     if activation is None:
         raise NotAChain(f"block {number} has no activation after its {'norm' if norm else type(layer).__name__.lower()}")
     if norm is not None and isinstance(layer, Linear) and norm.shape == (layer.outputs,):
