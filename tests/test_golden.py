@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden.make import HERE, RUN, VERSION
+from golden.make import HERE, RUN, VERSION, run_of
 from helpers import needs_extension, relative
 from safetensors.torch import load_file
 from tolerances import GOLDEN_FILES
@@ -33,7 +33,7 @@ def assert_learned(images: Tensor, recipe: str) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("recipe", fastdc.RECIPES)
 def test_every_engine_learns_the_golden_images(recipe: str, engine: str) -> None:
-    assert_learned(fastdc.condense("digits", method=recipe, engine=engine, device="cpu", **RUN).images, recipe)
+    assert_learned(fastdc.condense("digits", engine=engine, device="cpu", **run_of(recipe)).images, recipe)
 
 
 def test_a_run_that_this_version_stopped_goes_on_to_the_golden_images(tmp_path: Path) -> None:
