@@ -338,11 +338,11 @@ def test_the_matcher_leaves_module_and_mode_as_they_were() -> None:
 
 
 def test_auto_takes_an_engine_and_a_refusal_lists_every_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = build("mlp", 1, 10, (8, 8))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     assert resolve_engine("auto", module) == "torch"
     monkeypatch.setattr(TorchEngine, "unsupported_reasons", classmethod(lambda cls, module: ["it is Monday", "it rains"]))
     assert resolve_engine("auto", module) == "reference"
-    with pytest.raises(fastdc.UsageError, match=r"cannot serve MLP: torch: it is Monday, it rains"):
+    with pytest.raises(fastdc.UsageError, match=r"cannot serve Sequential: torch: it is Monday, it rains"):
         resolve_engine("torch:memory=8", module)
 
 

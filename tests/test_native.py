@@ -530,16 +530,16 @@ def test_threads_may_match_with_one_engine_at_once() -> None:
 def test_every_reason_against_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     good = build("convnet:width=8", 3, 10, (16, 16))
     assert NativeEngine.unsupported_reasons(good) == []
-    assert NativeEngine.unsupported_reasons(build("mlp:width=8", 3, 10, (16, 16))) == [
-        "flatten comes after the images; it serves blocks of convolution, norm, activation and pooling, and one linear layer"
+    assert NativeEngine.unsupported_reasons(nn.Sequential(nn.Flatten(), nn.Linear(8, 2))) == [
+        "nothing comes before its linear layer; it serves one block or more"
     ]
-    bad = build("convnet:width=12,depth=17,pooling=none", 3, 10, (16, 16)).half()
-    words = ["width is 12", "more than 16 blocks", "torch.float16"]
+    bad = build("convnet:width=12,depth=17,norm=layer,pooling=none", 3, 10, (16, 16)).half()
+    words = ["a layer norm is over 12 channels", "more than 16 blocks", "torch.float16"]
     for reason, expected in zip(NativeEngine.unsupported_reasons(bad), words, strict=True):
         assert expected in reason
     monkeypatch.setattr(compiled, "extension", None)  # which says how many blocks it serves
     reasons = NativeEngine.unsupported_reasons(bad)
-    for reason, expected in zip(reasons, ["fastdc._C is not there", "width is 12", "torch.float16"], strict=True):
+    for reason, expected in zip(reasons, ["fastdc._C is not there", "a layer norm is over 12", "torch.float16"], strict=True):
         assert expected in reason
     with pytest.raises(UsageError, match=r"'native' cannot serve ConvNet: native: ") as refusal:
         make_engine("native", bad)
@@ -553,7 +553,7 @@ def test_auto_takes_it_for_what_it_serves_and_torch_for_the_rest() -> None:
         assert resolve_engine("auto", build(spec, 3, 10, (16, 16))) == "native"
         assert isinstance(make_engine("auto", build(spec, 3, 10, (16, 16)).double()), NativeEngine)
     assert resolve_engine("auto", build("vgg11", 3, 10, (32, 32))) == "native"
-    for module in (build("mlp", 3, 10, (16, 16)), build("convnet:width=12", 3, 10, (16, 16)), nn.Linear(3, 3)):
+    for module in (build("resnet18", 3, 10, (16, 16)), build("convnet:width=12,norm=group", 3, 10, (16, 16)), nn.Linear(3, 3)):
         assert resolve_engine("auto", module) == "torch"
     assert resolve_engine("auto", build("convnet:width=8", 3, 10, (16, 16)).bfloat16()) == "torch"
     with pytest.raises(UsageError, match="takes no options"):
