@@ -322,6 +322,29 @@ void image_gradients_of(const Network& network, const py::array& theta, const py
     });
 }
 
+void hessian_products_of(const Network& network, const py::array& theta, const py::array& images,
+                         const py::array& direction, const py::array& labels, py::array& by_weights,
+                         py::array& by_images, int threads) {
+    with_type(theta, [&](auto zero) {
+        using T = decltype(zero);
+        const ConvNetPlan& plan = network.plan;
+        const int64_t classes = first_of("images", images, 5), each = images.shape(1);
+        const std::vector<int64_t> shape{classes, each, plan.channels, plan.height, plan.width};
+        check_common<T>(network, theta, threads);
+        check_input<T>("images", images, shape);
+        if (classes < 1 || each < 1) refuse("images", describe(images), "at least one");
+        check_labels(labels, classes, plan.classes);
+        check_input<T>("direction", direction, {plan.parameters});
+        check_output<T>("by_weights", by_weights, {plan.parameters});
+        check_output<T>("by_images", by_images, shape);
+        const T *weights = in<T>(theta), *from = in<T>(images), *along = in<T>(direction);
+        const auto* label = in<int64_t>(labels);
+        T *product = out<T>(by_weights), *moved = out<T>(by_images);
+        do_long_work(
+            [&] { hessian_products<T>(plan, weights, {from, classes, each}, label, along, product, moved, threads); });
+    });
+}
+
 // What is kept of `count` images, if anything.
 template <class T>
 Distilled<T> distilled_of(const ConvNetPlan& plan, int64_t count, const Distillation* distillation) {
@@ -487,6 +510,10 @@ void bind_convnet(py::module_& module) {
              array("labels"), array("gradients"), py::kw_only(), array_or_none("record"), py::arg("threads"),
              "Writes d/d images of <cotangent [C, P], class gradients>, class c being labels[c], from the record of "
              "class_gradients where one is given.")
+        .def("hessian_products", &hessian_products_of, array("theta"), array("images"), array("direction"),
+             array("labels"), array("by_weights"), array("by_images"), py::kw_only(), py::arg("threads"),
+             "Writes the gradients by theta [P] and by images [C, n, ...] of <direction [P], d/d theta of their mean "
+             "loss>, class c being labels[c].")
         .def("record_size", &record_size_of, py::arg("classes"), py::arg("each"), py::kw_only(), py::arg("of_double"),
              "Elements of the record of images [classes, each, ...] in float32 or float64.")
         .def("train", &train_on, array("theta"), array("velocity"), array("images"), array("labels"), array("order"),

@@ -107,6 +107,19 @@ class ConvNet:
     ) -> None:
         """Writes d/d images of <cotangent [C, P], class gradients>, class c being labels[c], from the record where one is given."""
 
+    def hessian_products(
+        self,
+        theta: _Floats,
+        images: _Floats,
+        direction: _Floats,
+        labels: _Integers,
+        by_weights: _Floats,
+        by_images: _Floats,
+        *,
+        threads: int,
+    ) -> None:
+        """Writes the gradients by theta [P] and by images [C, n, ...] of <direction [P], d/d theta of their mean loss>."""
+
     def record_size(self, classes: int, each: int, *, of_double: bool) -> int:
         """Elements of the record of images [classes, each, ...] in float32 or float64."""
 

@@ -91,6 +91,7 @@ def jobs(engine: Any, theta: Tensor, images: Tensor, cotangent: Tensor, sgd: Sgd
     for name, pull_back in (("logits", engine.logit_gradients), ("features", engine.feature_gradients)):
         along = torch.randn(results[name].shape, dtype=torch.float64, generator=generator).to(theta.dtype)
         results[f"gradients of {name}"] = pull_back(theta, flat, along)
+    results["Hessian product"], results["mixed derivatives"] = engine.hessian_products(theta, images, cotangent[0], classes)
     results["distance"], results["matching gradients"] = engine.match(theta, images, cotangent, "layerwise_cosine")
     state = copy.deepcopy(engine.module.state_dict())
     engine.train(trained, flat, labels, sgd, torch.Generator().manual_seed(2))

@@ -88,6 +88,13 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
             "labels": labels,
             "gradients": nan(images.shape, np.nan, dtype),
         },
+        "hessian_products": {
+            "images": images,
+            "direction": np.ones(parameters, dtype),
+            "labels": labels,
+            "by_weights": nan(parameters, np.nan, dtype),
+            "by_images": nan(images.shape, np.nan, dtype),
+        },
         "train": {"images": flat, "labels": labels.repeat(EACH), "order": np.array([[5, 4, 3, 2, 1, 0], [0, 2, 4, 1, 3, 5]])}
         | {"velocity": np.zeros(parameters, dtype)}
         | {"batch": 4, "lr": 0.1, "momentum": 0.5, "weight_decay": 0.01},
@@ -105,15 +112,16 @@ def arguments(job: str, dtype: Any = np.float32, parameters: int = P) -> dict[st
 
 
 GROUPS = {"sgd": ("batch", "lr", "momentum", "weight_decay"), "distillation": ("shares", "groups", "temperature")}
-JOBS = ("class_gradients", "image_gradients", "train", "logits", "features", "logit_gradients", "feature_gradients")
+JOBS = ("class_gradients", "image_gradients", "hessian_products", "train", "logits", "features", "logit_gradients", "feature_gradients")
 
 
 def output_of(job: str) -> str:
-    return {"train": "theta", "logits": "logits", "features": "features"}.get(job, "gradients")
+    names = {"train": "theta", "logits": "logits", "features": "features", "hessian_products": "by_weights"}
+    return names.get(job, "gradients")
 
 
 def is_input(job: str, key: str) -> bool:
-    return key not in (output_of(job), "velocity")
+    return key not in (output_of(job), "velocity", "by_images")
 
 
 def call(job: str, network: Any = None, **changes: Any) -> dict[str, Any]:
@@ -265,7 +273,7 @@ FLAT = (CLASSES * EACH, *IMAGE)
 
 REFUSED: dict[str, tuple[str, str, Any]] = {}
 for job in JOBS:
-    by_class, output = job in ("class_gradients", "image_gradients"), job.partition("_")[0]
+    by_class, output = job in ("class_gradients", "image_gradients", "hessian_products"), job.partition("_")[0]
     shape = (CLASSES, EACH, *IMAGE) if by_class else FLAT
     cases: list[tuple[str, str, Any]] = [("theta", what, value) for what, value in BAD_THETAS.items()]
     cases += [("images", what, value) for what, value in wrong(*shape).items() if what != "one more at the front"]
@@ -280,6 +288,11 @@ for job in JOBS:
         cases += [("labels", f"with {value}", np.array([0, 1, value])) for value in OUTSIDE]
     if job == "image_gradients":
         cases += [("cotangent", what, value) for what, value in wrong(CLASSES, P).items()]
+    if job == "hessian_products":
+        cases += [(name, what, value) for name in ("direction", "by_weights") for what, value in wrong(P).items()]
+        cases += [("by_images", what, value) for what, value in wrong(*shape).items()]
+        cases += [(name, "read only", read_only(f(*size))) for name, size in (("by_weights", (P,)), ("by_images", shape))]
+        cases += [("images", "of no class", f(0, EACH, *IMAGE))]
     if output in OUTPUTS:
         cases += [("cotangent", what, value) for what, value in wrong(CLASSES * EACH, OUTPUTS[output]).items()]
     if job == "train":

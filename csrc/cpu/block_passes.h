@@ -216,7 +216,8 @@ struct BackwardPass {
     }
 };
 
-// What both passes of backward_tangent need at a window: gy and gydot, and in kElement gn and gndot in their place.
+// What both passes of backward_tangent need at a window: gy and gydot, and in kElement gn and gndot in their place,
+// with the tangents of the gradients of gamma and beta there and then.
 template <class T, class Map>
 struct BackwardTangentWindow {
     using Vector = typename Map::Vector;
@@ -224,6 +225,8 @@ struct BackwardTangentWindow {
     Tangent<T, Map> tangent;
     const T* gp;
     const T* gpdot;
+    T* ggammadot;  // of kElement only; null, as is then gbetadot: not wanted
+    T* gbetadot;
 
     template <Take take, int count>
     FASTDC_INLINE void read(const int64_t* position, int64_t out, int64_t c, Vector* d, Vector* zd, Vector* gy,
@@ -236,10 +239,18 @@ struct BackwardTangentWindow {
         pull_back<T, Map::activation, take, count, Derivative::kItsTangent, Vector>(gp + at, gpdot + at, channels, y,
                                                                                     yd, gy, gyd);
         if constexpr (Map::affine == Affine::kElement) {
+            const Vector scale = map.s(c), k1 = load<Vector>(tangent.tangent_stats + 2 * channels + c);
+            const Vector k0 = load<Vector>(tangent.tangent_stats + 3 * channels + c);
             for (int k = 0; k < count; ++k) {
-                const Vector gamma = load<Vector>(map.gamma + position[k] * channels + c);
+                const int64_t place = position[k] * channels + c;
+                const Vector gamma = load<Vector>(map.gamma + place);
+                if (ggammadot) {
+                    const Vector nd = zd[k] * scale + (d[k] * k1 + k0);
+                    store(gbetadot + place, load<Vector>(gbetadot + place) + gyd[k]);
+                    store(ggammadot + place, load<Vector>(ggammadot + place) + (gyd[k] * (d[k] * scale) + gy[k] * nd));
+                }
                 gyd[k] *= gamma;
-                gyd[k] += gy[k] * load<Vector>(tangent.dot.gamma + position[k] * channels + c);
+                gyd[k] += gy[k] * load<Vector>(tangent.dot.gamma + place);
                 gy[k] *= gamma;
             }
         }

@@ -195,10 +195,12 @@ __attribute__((noinline)) void tangent_coefficients(const BlockShape& shape, con
     for (int64_t c = 0; c < channels; ++c) k0[c] += betadot[c];
 }
 
-// From sums of gy, gy d, gydot, gydot d + gy zdot (layer norm: of gn and gndot), u, q, v0, v1 in their place.
+// From sums of gy, gy d, gydot, gydot d + gy zdot (layer norm: of gn and gndot), u, q, v0, v1 in their place; adds the
+// tangents of ggamma and gbeta [C] to ggammadot and gbetadot, or both are null. Layer norm has added already.
 template <class T>
 __attribute__((noinline)) void backward_tangent_coefficients(const BlockShape& shape, const T* gamma, const T* gammadot,
-                                                             const T* stats, const T* tangent_stats, T* sums) {
+                                                             const T* stats, const T* tangent_stats, T* ggammadot,
+                                                             T* gbetadot, T* sums) {
     const int64_t channels = shape.channels;
     const T* r = stats + channels;
     const T* t1 = tangent_stats;
@@ -212,7 +214,12 @@ __attribute__((noinline)) void backward_tangent_coefficients(const BlockShape& s
         const T gain = by_channel ? gamma[c] : T(1);
         const T gaindot = by_channel ? gammadot[c] : T(0);
         const T n_sum = product[c] * r[c];
-        productdot[c] = gaindot * n_sum + gain * (r[c] * (productdot[c] - t1[c] * sum[c] - t2[c] * n_sum));
+        const T n_sumdot = r[c] * (productdot[c] - t1[c] * sum[c] - t2[c] * n_sum);
+        if (ggammadot && by_channel) {
+            ggammadot[c] += n_sumdot;
+            gbetadot[c] += sumdot[c];
+        }
+        productdot[c] = gaindot * n_sum + gain * n_sumdot;
         sumdot[c] = gaindot * sum[c] + gain * sumdot[c];
         product[c] = gain * n_sum;
         sum[c] *= gain;

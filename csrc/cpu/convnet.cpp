@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "cpu/buffer.h"
 #include "cpu/instruction_set.h"
@@ -188,6 +189,35 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
 }
 
 template <class T>
+void hessian_products(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                      const T* direction, T* by_weights, T* by_images, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>();
+    const int64_t count = data.classes * data.each, parts = parts_of(1, count), size = plan.parameters;
+    const int64_t packed_size = kernel.packed_size(plan), sums_size = kernel.sums_size(plan);
+    T* packed = shared_buffer().at_least<T>(2 * packed_size + parts * size);
+    T* along = packed + packed_size;
+    T* partial = along + packed_size;  // [parts, P]
+    pack_weights(kernel, plan, theta, packed, threads);
+    pack_weights(kernel, plan, direction, along, threads);
+    std::vector<int64_t> classes(static_cast<size_t>(count)), index(classes.size());
+    for (int64_t i = 0; i < count; ++i) {
+        classes[static_cast<size_t>(i)] = labels[i / data.each];
+        index[static_cast<size_t>(i)] = i;
+    }
+    const T scale = T(1) / static_cast<T>(count);
+    parallel_for(parts, threads, [&](int64_t part) {
+        const int64_t begin = begin_of(part, parts, count), end = begin_of(part + 1, parts, count);
+        T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
+        std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
+        kernel.add_hessian_product(plan, {theta, packed}, {direction, along},
+                                   {data.images, {classes.data()}, index.data() + begin, end - begin, scale}, sums,
+                                   by_images + begin * image_size(plan), sums + sums_size);
+        kernel.unpack_gradient(plan, sums, partial + part * size);
+    });
+    over_parameters(size, threads, [&](Range elements) { kernel.sum({partial, parts, size}, elements, by_weights); });
+}
+
+template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
@@ -242,16 +272,18 @@ void output_gradients(const ConvNetPlan& plan, const T* theta, const T* images, 
                 });
 }
 
-#define FASTDC_INSTANTIATE(T)                                                                                       \
-    template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                          \
-    template void class_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, T*, T*,   \
-                                     int);                                                                          \
-    template void image_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*, \
-                                     T*, T*, int);                                                                  \
-    template void train<T>(const ConvNetPlan&, const Moving<T>&, const LabelledImages<T>&, const Order&,            \
-                           const Distilled<T>&, const SgdOptions&, int);                                            \
-    template int64_t output_size<T>(const ConvNetPlan&, Output);                                                    \
-    template void outputs<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, T*, int);                     \
+#define FASTDC_INSTANTIATE(T)                                                                                        \
+    template int64_t record_size<T>(const ConvNetPlan&, int64_t, int64_t);                                           \
+    template void class_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, T*, T*,    \
+                                     int);                                                                           \
+    template void image_gradients<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*,  \
+                                     T*, T*, int);                                                                   \
+    template void hessian_products<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*, \
+                                      T*, T*, int);                                                                  \
+    template void train<T>(const ConvNetPlan&, const Moving<T>&, const LabelledImages<T>&, const Order&,             \
+                           const Distilled<T>&, const SgdOptions&, int);                                             \
+    template int64_t output_size<T>(const ConvNetPlan&, Output);                                                     \
+    template void outputs<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, T*, int);                      \
     template void output_gradients<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, const T*, T*, int);
 FASTDC_INSTANTIATE(float)
 FASTDC_INSTANTIATE(double)

@@ -9,6 +9,8 @@
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
 //                                                                                                         [C, n, ...]
+//     hessian_products  by_weights, by_images = the gradients of <direction, d/d theta of the mean loss of all images>
+//                                                                                                    [P], [C, n, ...]
 //     train             SGD with momentum and weight decay over batches in a given order, with soft labels and
 //                       distillation                                                            theta, velocity [P]
 //     outputs           of images: logits, or the features that the linear layer reads, in torch's order [C, h, w]
@@ -113,6 +115,10 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
                      const T* cotangent, T* record, T* out, int threads);
 
 template <class T>
+void hessian_products(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+                      const T* direction, T* by_weights, T* by_images, int threads);
+
+template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
@@ -178,6 +184,8 @@ struct ConvNetKernels {
 
     void (*image_gradients)(const ConvNetPlan&, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
                             const ImageRun<T>& run, T* record, T* out, T* workspace);
+    void (*add_hessian_product)(const ConvNetPlan&, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
+                                const ImageRun<T>& run, T* sums, T* out, T* workspace);
     int64_t (*output_size)(const ConvNetPlan&, Output output);
     void (*outputs)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count, Output output,
                     T* out, T* workspace);

@@ -418,10 +418,11 @@ void block_forward_tangent(const Weights<T>& weights, const Weights<T>& along, i
                        space.statistics[l] + image * tangent_stats_size(block));
 }
 
-// The tangent of the map lies where that of its gradient goes, gz.tangent.
+// The tangent of the map lies where that of its gradient goes, gz.tangent. Adds to the sums, which may be null.
 template <class T>
 void block_backward_tangent(const Weights<T>& weights, const Weights<T>& along, int64_t l, int64_t image,
-                            const T* normed, const Maps<T>& maps, const TangentSpace<T>& space, Dual<T> gz) {
+                            const T* normed, const Maps<T>& maps, const TangentSpace<T>& space, const Sums<T>* sums,
+                            Dual<T> gz) {
     const BlockShape& block = weights.shapes.block[l];
     const int64_t pooled = image * pooled_size(block);
     const Dual<const T> statistics = {maps.statistics[l] + image * stats_size(block),
@@ -429,7 +430,8 @@ void block_backward_tangent(const Weights<T>& weights, const Weights<T>& along, 
     const Dual<const T> gp = {maps.output_gradient(weights.plan, l) + pooled,
                               space.tangents.output_gradient(weights.plan, l) + pooled};
     backward_tangent<T>(block, norm_input(weights, l, normed), norm_input<T>(along, l, gz.tangent), statistics, gp, gz,
-                        space.scratch);
+                        sums ? sums->gamma[l] : nullptr, sums ? sums->beta[l] : nullptr, space.scratch);
+    if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz.tangent, sums->bias[l]);
 }
 
 // The tangents of forward_pass along a direction of the weights, up to those of the logits' gradients; `maps` are what
@@ -470,32 +472,66 @@ void forward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, in
     loss_gradient_tangent<T>(count, plan.classes, maps.logits, tangents.logits, scale, tangents.logits_gradient);
 }
 
-// The tangents of backward_pass down to those of the gradients by the images, out [count, channels, height, width].
+// Where the tangents of gradients by weights are added, and what the passes along none have left of the maps.
+template <class T>
+struct WeightTangents {
+    const Sums<T>& sums;
+    const GradientSpace<T>& space;
+};
+
+// Adds the tangent of the gradient by the weights of a convolution: gz and its tangent are in the place of maps.
+template <class T>
+void add_weight_tangents(const Weights<T>& weights, int64_t l, int64_t count, const Maps<T>& maps,
+                         const TangentSpace<T>& space, const WeightTangents<T>& to) {
+    T* sums = to.sums.weight[l];
+    if (weights.shapes.route[l] == Route::kWinograd) {
+        const WinogradShape shape = weights.shapes.convolution(l, count);
+        const int64_t rows = shape.tiles(), in = shape.in_channels, out = shape.out_channels;
+        transform_input<T>(shape, space.tangents.input[l], to.space.products);
+        accumulate_weight_products<T>(rows, in, out, to.space.products, space.transformed, sums);
+        accumulate_weight_products<T>(rows, in, out, to.space.transformed[l], space.transformed_tangent, sums);
+    } else {
+        const PatchShape shape = weights.shapes.patch_convolution(l, count);
+        patch_weight_gradient<T>(shape, maps.input[l], space.tangents.normed[l], space.patches, sums);
+        if (l == 0) return;  // images do not change along the weights
+        patch_weight_gradient<T>(shape, space.tangents.input[l], space.normed_gradient, space.patches, sums);
+    }
+}
+
+// The tangents of backward_pass down to those of the gradients by the images, out [count, channels, height, width]; and
+// of those by the weights, where they are wanted.
 template <class T>
 void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, int64_t count, const Maps<T>& maps,
-                           const TangentSpace<T>& space, T* out) {
+                           const TangentSpace<T>& space, const WeightTangents<T>* wanted, T* out) {
+    const Sums<T>* sums = wanted ? &wanted->sums : nullptr;
     const ConvNetPlan& plan = weights.plan;
     const Maps<T>& tangents = space.tangents;
     const LinearShape linear = linear_shape(plan, weights.shapes, count);
     linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
                              tangents.last_gradient);
     linear_input_gradient<T>(linear, maps.logits_gradient, along.packed.linear, Write::kAdd, tangents.last_gradient);
+    if (sums) {
+        linear_weight_gradient<T>(linear, tangents.logits_gradient, maps.last, sums->linear, sums->linear_bias);
+        linear_weight_gradient<T>(linear, maps.logits_gradient, tangents.last, sums->linear, nullptr);
+    }
     for (int64_t l = plan.depth - 1; l >= weights.shapes.first_of_maps(); --l) {
         const int64_t size = map_size(weights.shapes.block[l]);
         T* input_gradient = l ? tangents.input_gradient[l] : space.image.gradient;
         for (int64_t i = 0; i < count; ++i) {
-            block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, maps, space,
+            block_backward_tangent(weights, along, l, i, maps.normed[l] + i * size, maps, space, sums,
                                    {space.normed_gradient + i * size, tangents.normed[l] + i * size});
         }
         if (weights.shapes.route[l] == Route::kWinograd) {
             const WinogradShape shape = weights.shapes.convolution(l, count);
             transform_output_adjoint<T>(shape, space.normed_gradient, space.transformed);
             transform_output_adjoint<T>(shape, tangents.normed[l], space.transformed_tangent);
+            if (wanted) add_weight_tangents(weights, l, count, maps, space, *wanted);
             multiply_tangent<T>(shape.tiles(), shape.out_channels, shape.in_channels, space.transformed,
                                 space.transformed_tangent, weights.packed.backward[l], along.packed.backward[l],
                                 space.products_tangent);
             transform_input_adjoint<T>(shape, space.products_tangent, input_gradient);
         } else {
+            if (wanted) add_weight_tangents(weights, l, count, maps, space, *wanted);
             const PatchTerm<T> terms[] = {{tangents.normed[l], weights.packed.backward[l]},
                                           {space.normed_gradient, along.packed.backward[l]}};
             patch_input_gradient<T>(weights.shapes.patch_convolution(l, count), terms, 2, space.patches,
@@ -512,7 +548,12 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     const FirstShape shape = weights.shapes.first_convolution(plan.channels);
     for (int64_t i = 0; i < count; ++i, out += image_size) {
         first_maps(weights, along, i, space);
-        block_backward_tangent(weights, along, 0, i, space.first, maps, space, {space.first, space.first_tangent});
+        block_backward_tangent(weights, along, 0, i, space.first, maps, space, sums,
+                               {space.first, space.first_tangent});
+        if (sums) {
+            first_conv_weight_gradient<T>(shape, space.padded + i * padded_size<T>(plan, weights.shapes),
+                                          space.first_tangent, sums->weight[0]);
+        }
         first_conv_input_gradient<T>(shape, space.first_tangent, weights.packed.forward[0], Write::kOver,
                                      space.image.row, space.image.gradient);
         first_conv_input_gradient<T>(shape, space.first, along.packed.forward[0], Write::kAdd, space.image.row,
@@ -542,7 +583,31 @@ void image_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, const
             backward_pass<T>(weights, group, nullptr, space, maps);
         }
         forward_tangent_pass(weights, along, group, image, run.scale, maps, tangent_space);
-        backward_tangent_pass(weights, along, group, maps, tangent_space, out + begin * image_size);
+        backward_tangent_pass<T>(weights, along, group, maps, tangent_space, nullptr, out + begin * image_size);
+    });
+}
+
+// Of images with labels at their index: d/d images of <direction, d/d theta of scale * (the sum of their losses)>, to
+// out [count, ...], and the same by theta, added to the sums.
+template <class T>
+void add_hessian_product(const ConvNetPlan& plan, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
+                         const ImageRun<T>& run, T* sums_buffer, T* out, T* workspace) {
+    const Shapes shapes(plan);
+    const Weights<T> weights(plan, shapes, theta), along(plan, shapes, direction);
+    const Sums<T> sums(plan, shapes, sums_buffer);
+    const int64_t most = most_together<T>(plan, shapes), image_size = plan.channels * plan.height * plan.width;
+    const TangentSpace<T> tangent_space(plan, shapes, most, workspace);
+    const GradientSpace<T> space(plan, shapes, most, Gradients::kApart, workspace + tangent_space.arena.used);
+    const WeightTangents<T> wanted = {sums, space};
+    for_groups<T>(plan, shapes, run.count, [&](int64_t begin, int64_t group) {
+        const auto image = [&](int64_t i) { return run.images + run.index[begin + i] * image_size; };
+        for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels.classes[run.index[begin + i]];
+        forward_pass(weights, group, image, space, space.maps);
+        loss_gradient<T>(group, plan.classes, space.maps.logits, space.labels, run.scale, space.maps.logits_gradient);
+        classifier_backward(weights, group, space.maps);
+        backward_pass<T>(weights, group, nullptr, space, space.maps);
+        forward_tangent_pass(weights, along, group, image, run.scale, space.maps, tangent_space);
+        backward_tangent_pass<T>(weights, along, group, space.maps, tangent_space, &wanted, out + begin * image_size);
     });
 }
 
@@ -599,6 +664,7 @@ constexpr ConvNetKernels<T> kernels_of() {
     kernels.add_gradient = add_gradient<T>;
     kernels.unpack_gradient = unpack_gradient<T>;
     kernels.image_gradients = image_gradients<T>;
+    kernels.add_hessian_product = add_hessian_product<T>;
     kernels.output_size = output_size;
     kernels.outputs = outputs<T>;
     kernels.output_gradients = output_gradients<T>;

@@ -263,12 +263,12 @@ void linear_input_gradient(const LinearShape& shape, const T* glogits, const T* 
     linear_combine<T>(shape.images, shape.features, shape.classes, {glogits, shape.classes, 1}, packed, write, gf);
 }
 
-// gpacked += glogits^T f, gbias += the sum of glogits.
+// gpacked += glogits^T f, gbias += the sum of glogits, where it is not null.
 template <class T>
 void linear_weight_gradient(const LinearShape& shape, const T* glogits, const T* f, T* gpacked, T* gbias) {
     const int64_t classes = shape.classes;
     linear_combine<T>(classes, shape.features, shape.images, {glogits, 1, classes}, f, Write::kAdd, gpacked);
-    for (int64_t m = 0; m < shape.images; ++m) {
+    for (int64_t m = 0; m < shape.images && gbias; ++m) {
         for (int64_t k = 0; k < classes; ++k) gbias[k] += glogits[m * classes + k];
     }
 }

@@ -164,21 +164,31 @@ void forward_tangent(const BlockShape& shape, const NormInput<T>& in, const Norm
 }
 
 // gz as backward and gzdot [H, W, C], its derivative along all of forward_tangent's and gpdot [H', W', C]. gz may be z
-// and gzdot may be zdot. scratch [backward_tangent_scratch_size].
+// and gzdot may be zdot. Adds those of ggamma and gbeta [affine_size] to ggammadot and gbetadot, or both are null.
+// scratch [backward_tangent_scratch_size].
 template <class T>
 void backward_tangent(const BlockShape& shape, const NormInput<T>& in, const NormInput<T>& dot, Dual<const T> stats,
-                      Dual<const T> gp, Dual<T> gz, T* scratch) {
+                      Dual<const T> gp, Dual<T> gz, T* ggammadot, T* gbetadot, T* scratch) {
     choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
         using Vector = typename decltype(vector)::type;
         using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
         constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
         const Tangent<T, Map> tangent{dot, stats.tangent};
-        const BackwardTangentWindow<T, Map> at{Map(shape, in, stats.value), tangent, gp.value, gp.tangent};
-        if constexpr (Map::affine != Affine::kFixed) {
+        const BackwardTangentWindow<T, Map> at{
+            Map(shape, in, stats.value), tangent, gp.value, gp.tangent, nullptr, nullptr};
+        if (Map::affine != Affine::kFixed || (shape.norm == Norm::kBatch && ggammadot)) {
+            using Read = Primal<T, Vector, Map::activation, reading(Map::affine)>;
+            const BackwardTangentWindow<T, Read> read{Read(shape, in, stats.value),
+                                                      Tangent<T, Read>{dot, stats.tangent},
+                                                      gp.value,
+                                                      gp.tangent,
+                                                      ggammadot,
+                                                      gbetadot};
             clear(scratch, 4 * shape.channels);
             walk<decltype(pooling)::value, Positions::kPooled, lanes>(shape,
-                                                                      BackwardTangentSumsPass<T, Map>{at, scratch});
-            backward_tangent_coefficients(shape, in.gamma, dot.gamma, stats.value, stats.tangent, scratch);
+                                                                      BackwardTangentSumsPass<T, Read>{read, scratch});
+            backward_tangent_coefficients(shape, in.gamma, dot.gamma, stats.value, stats.tangent, ggammadot, gbetadot,
+                                          scratch);
         }
         walk<decltype(pooling)::value, Positions::kAll, lanes>(
             shape, BackwardTangentPass<T, Map>{at, scratch, gz.value, gz.tangent});

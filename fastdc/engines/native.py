@@ -34,7 +34,7 @@ class NativeEngine(Engine):
     their maps stay in the cache.
 
     Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
-    batch, is left to the torch engine, and so are products with the Hessian.
+    batch, is left to the torch engine.
     """
 
     name: ClassVar[str] = "native"
@@ -106,7 +106,12 @@ class NativeEngine(Engine):
         return gradients
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self._torch.hessian_products(theta, images, vector, classes)
+        self._check_images(theta, images, 5)
+        weights, along = self._widths.widen(theta), self._widths.widen(vector)
+        by_weights, by_images = torch.empty_like(weights), torch.empty(images.shape, dtype=images.dtype)
+        arrays = [_array(tensor) for tensor in (weights, images, along, class_numbers(images, classes), by_weights, by_images)]
+        self._network(images).hessian_products(*arrays, threads=compute_threads())
+        return self._widths.narrow(by_weights), by_images
 
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
         # A channel more of which the activation makes something would train the weights that read it.

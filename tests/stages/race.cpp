@@ -72,6 +72,9 @@ double work(int threads) {
                        threads);
     image_gradients<float>(plan, theta.data(), by_class, labels.data(), cotangent.data(), record.data(), moved.data(),
                            threads);
+    std::vector<float> product(theta.size()), pushed(images.size());
+    hessian_products<float>(plan, theta.data(), by_class, labels.data(), gradients.data(), product.data(),
+                            pushed.data(), threads);
     std::vector<float> velocity(theta.size());
     train<float>(plan, {theta.data(), velocity.data()}, {images.data(), {labels.data()}, count}, {order.data(), 2}, {},
                  {20, 0.01, 0.9, 5e-4}, threads);
@@ -80,7 +83,7 @@ double work(int threads) {
     output_gradients<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), pulled.data(),
                             threads);
     double sum = 0;
-    for (const auto* values : {&moved, &theta, &scores, &distance, &velocity, &pulled})
+    for (const auto* values : {&moved, &theta, &scores, &distance, &velocity, &pulled, &product, &pushed})
         sum = std::accumulate(values->begin(), values->end(), sum);
     return sum;
 }

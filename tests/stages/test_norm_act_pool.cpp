@@ -131,7 +131,7 @@ static vector<double> naive_forward(const BlockShape& s, const Data<double>& d, 
 
 template <class T>
 struct Results {
-    vector<T> p, stats, gz, ggamma, gbeta, pdot, tangent_stats, gz2, gzdot;
+    vector<T> p, stats, gz, ggamma, gbeta, pdot, tangent_stats, gz2, gzdot, ggammadot, gbetadot;
 };
 
 template <class T>
@@ -151,8 +151,10 @@ Results<T> compute(const BlockShape& s, const Data<T>& d) {
     o.gz2.resize(map_size(s));
     o.gzdot.resize(map_size(s));
     vector<T> more(backward_tangent_scratch_size(s));
+    o.ggammadot.resize(affine_size(s));
+    o.gbetadot.resize(affine_size(s));
     backward_tangent<T>(s, d.in(), d.dot(), {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
-                        {o.gz2.data(), o.gzdot.data()}, more.data());
+                        {o.gz2.data(), o.gzdot.data()}, o.ggammadot.data(), o.gbetadot.data(), more.data());
     return o;
 }
 
@@ -225,15 +227,19 @@ static void check(const BlockShape& s, unsigned seed) {
     expect(s, "inner product", 1, std::abs(left - right) / size, 1e-13);
     expect(s, "gz of backward_tangent", 2, error(o.gz2, o.gz), 1e-13);
     if (smooth) {
-        vector<double> p[4], g[4];
+        vector<double> p[4], g[4], ggamma[4], gbeta[4];
         const double at[4] = {-2 * h, -h, h, 2 * h};
         for (int i = 0; i < 4; ++i) {
             auto r = compute(s, moved(d, at[i]));
             p[i] = r.p;
             g[i] = r.gz;
+            ggamma[i] = r.ggamma;
+            gbeta[i] = r.gbeta;
         }
         expect(s, "forward_tangent", 3, error(o.pdot, difference(p, h)), 1e-7);
         expect(s, "backward_tangent", 4, error(o.gzdot, difference(g, h)), 1e-6);
+        expect(s, "tangent of ggamma", 4, error(o.ggammadot, difference(ggamma, h)), 1e-6);
+        expect(s, "tangent of gbeta", 4, error(o.gbetadot, difference(gbeta, h)), 1e-6);
     } else {
         ++skipped;
     }
@@ -255,7 +261,7 @@ static void check(const BlockShape& s, unsigned seed) {
         backward_tangent<double>(s, {z.data(), d.gamma.data(), d.beta.data()},
                                  {zdot.data(), d.gammadot.data(), d.betadot.data()},
                                  {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
-                                 {z.data(), zdot.data()}, more.data());
+                                 {z.data(), zdot.data()}, nullptr, nullptr, more.data());
         expect(s, "tangent in place", 2, error(z, o.gz2), 0);
         expect(s, "tangent in place", 2, error(zdot, o.gzdot), 0);
     }
@@ -439,7 +445,7 @@ void bench(BlockShape s) {
         backward_tangent<T>(s, {z.data(), d.gamma.data(), d.beta.data()},
                             {zdot.data(), d.gammadot.data(), d.betadot.data()},
                             {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
-                            {z.data(), zdot.data()}, scratch.data());
+                            {z.data(), zdot.data()}, nullptr, nullptr, scratch.data());
         const auto t1 = std::chrono::steady_clock::now();
         z = d.z;
         const auto t2 = std::chrono::steady_clock::now();
@@ -451,7 +457,7 @@ void bench(BlockShape s) {
     }
     const double u = best_ns([&] {
         backward_tangent<T>(s, d.in(), d.dot(), {o.stats.data(), o.tangent_stats.data()}, {d.gp.data(), d.gpdot.data()},
-                            {o.gz2.data(), o.gzdot.data()}, scratch.data());
+                            {o.gz2.data(), o.gzdot.data()}, nullptr, nullptr, scratch.data());
     });
     std::printf(
         "%-36s %-6s ns/element: forward %.3f (stats %.3f) backward %.3f (in place %.3f) tangent %.3f "
