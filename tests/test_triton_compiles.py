@@ -33,6 +33,12 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
     *(("fp32", which, "sets", "relu", "avg") for which in ("forward", "back", "along", "back_along")),
     *(("fp32", "back_along", norm, "swish", "max") for norm in ("sets", "constants", "none")),
 )
+CONVOLUTIONS = tuple(  # every kernel in each precision
+    (dtype, which, precision)
+    for which in ("weight_gradients", "products", "transposed")
+    for dtype, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
+)
+SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
 
 def of_distance(dtype: str, metric: str) -> dict[str, Any]:
@@ -64,6 +70,31 @@ def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str) -
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
+def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
+    """One of the kernels of convolutions with weights of each class, of 3x3."""
+    from fastdc.kernels import class_convolution as kernels
+
+    kernel = kernels.weight_gradients_kernel if which == "weight_gradients" else kernels.products_kernel
+    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants() | {"BIAS": True, "TRANSPOSED": which == "transposed"}
+    sums = "fp64" if dtype == "fp64" else "fp32"
+    kinds = {"x": dtype, "gy": dtype, "weights": dtype, "y": sums, "by_weight": sums, "by_bias": sums}
+    return {
+        "kernel": kernel,
+        "pointers": {name: f"*{kind}" for name, kind in kinds.items()},
+        "constants": {name: value for name, value in given.items() if name in kernel.arg_names},
+        "warps": kernels.WARPS,
+    }
+
+
+def of_sums(dtype: str, _: str) -> dict[str, Any]:
+    """The kernel of sums by class."""
+    from fastdc.kernels import class_sums as kernels
+
+    pointers = dict.fromkeys(("values", "sums", "other_values", "other_sums"), f"*{dtype}")
+    constants = {"ROWS": kernels.ROWS, "BLOCK": kernels.BLOCK}
+    return {"kernel": kernels.class_sums_kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
+
+
 def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
     """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory."""
     import triton
@@ -89,7 +120,7 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS))
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_convolution, CONVOLUTIONS), (of_sums, SUMS))
     for variant in variants
     for architecture in ARCHITECTURES
 }
