@@ -19,7 +19,7 @@ tensors.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -28,9 +28,18 @@ from torch import Tensor
 from fastdc.kernels.class_sums import add_class_sums
 from fastdc.kernels.launch import launch
 
+
+class Tile(NamedTuple):
+    """Of what comes out, how much is summed over in a step, and the warps of a program."""
+
+    rows: int
+    columns: int
+    step: int
+    warps: int
+
+
 # One configuration for all: it decides the order within a sum.
-ROWS, COLUMNS, STEP = 64, 64, 32  # of a tile, and what is summed over in a step
-WARPS = 8
+GRADIENT_TILE, PRODUCT_TILE = Tile(64, 64, 32, warps=8), Tile(64, 32, 32, warps=4)
 PROGRAMS, POSITIONS = 1024, 1024  # positions are split until there are so many programs, or a part has no more than that
 
 
@@ -179,11 +188,11 @@ class Window:
     padding: tuple[int, int]
     precision: str = "ieee"
 
-    def constants(self) -> dict[str, Any]:
-        """As kernels take it."""
-        names = ("KERNEL_HEIGHT", "KERNEL_WIDTH", "STRIDE_DOWN", "STRIDE_ACROSS", "PADDING_DOWN", "PADDING_ACROSS")
-        tile = {"ROWS": ROWS, "COLUMNS": COLUMNS, "STEP": STEP, "num_warps": WARPS}
-        return dict(zip(names, (*self.kernel, *self.stride, *self.padding), strict=True)) | {"PRECISION": self.precision} | tile
+    def constants(self, tile: Tile) -> dict[str, Any]:
+        """As a kernel takes it that computes such tiles."""
+        sides = ("KERNEL_HEIGHT", "KERNEL_WIDTH", "STRIDE_DOWN", "STRIDE_ACROSS", "PADDING_DOWN", "PADDING_ACROSS")
+        names = (*sides, "PRECISION", "ROWS", "COLUMNS", "STEP", "num_warps")
+        return dict(zip(names, (*self.kernel, *self.stride, *self.padding, self.precision, *tile), strict=True))
 
 
 def add_weight_gradients(window: Window, x: Tensor, gy: Tensor, by_weight: Tensor, by_bias: Tensor | None) -> None:
@@ -199,14 +208,14 @@ def add_weight_gradients(window: Window, x: Tensor, gy: Tensor, by_weight: Tenso
     (count, channels, *size), (_, features, *out_size), classes = x.shape, gy.shape, len(by_weight)
     each = count // classes
     positions = each * out_size[0] * out_size[1]
-    tiles = triton.cdiv(features, ROWS) * triton.cdiv(by_weight[0, 0].numel(), COLUMNS)
+    tiles = triton.cdiv(features, GRADIENT_TILE.rows) * triton.cdiv(by_weight[0, 0].numel(), GRADIENT_TILE.columns)
     parts = max(1, min(triton.cdiv(PROGRAMS, classes * tiles), triton.cdiv(positions, POSITIONS)))
-    span = triton.cdiv(triton.cdiv(positions, parts), STEP) * STEP
+    span = triton.cdiv(positions, parts)
     of_weight = by_weight.new_empty(classes * parts, *by_weight.shape[1:])
     of_bias = by_weight.new_empty(classes * parts, features) if by_bias is not None else of_weight
     sizes = (each, channels, *size, features, *out_size, parts, span)
     given = (x.contiguous(), gy.contiguous(), of_weight, of_bias, *sizes)
-    launch(weight_gradients_kernel, classes * parts * tiles, *given, BIAS=by_bias is not None, **window.constants())
+    launch(weight_gradients_kernel, classes * parts * tiles, *given, BIAS=by_bias is not None, **window.constants(GRADIENT_TILE))
     add_class_sums([(of_weight, by_weight), *([] if by_bias is None else [(of_bias, by_bias)])])
 
 
@@ -234,5 +243,6 @@ def _add_products(window: Window, y: Tensor, x: Tensor, weights: Tensor, transpo
     feature_stride, channel_stride = weights.stride()[1:3]
     strides = (channel_stride, feature_stride) if transposed else (feature_stride, channel_stride)
     sizes = (each, channels, *size, out_channels, *out_size, weights.stride(0), *strides)
-    programs = classes * triton.cdiv(out_channels, ROWS) * triton.cdiv(each * out_size[0] * out_size[1], COLUMNS)
-    launch(products_kernel, programs, x.contiguous(), weights, y, *sizes, TRANSPOSED=transposed, **window.constants())
+    tiles = triton.cdiv(out_channels, PRODUCT_TILE.rows) * triton.cdiv(each * out_size[0] * out_size[1], PRODUCT_TILE.columns)
+    given = (x.contiguous(), weights, y, *sizes)
+    launch(products_kernel, classes * tiles, *given, TRANSPOSED=transposed, **window.constants(PRODUCT_TILE))

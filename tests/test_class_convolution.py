@@ -28,7 +28,8 @@ def _small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     from fastdc.kernels import class_convolution
 
     if SEVERAL in request.node.name:
-        for name, value in {"ROWS": 16, "COLUMNS": 16, "STEP": 16, "POSITIONS": 32}.items():
+        small = class_convolution.Tile(16, 16, 16, warps=4)
+        for name, value in {"GRADIENT_TILE": small, "PRODUCT_TILE": small, "POSITIONS": 32}.items():
             monkeypatch.setattr(class_convolution, name, value)
 
 

@@ -74,15 +74,17 @@ def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
     """One of the kernels of convolutions with weights of each class, of 3x3."""
     from fastdc.kernels import class_convolution as kernels
 
-    kernel = kernels.weight_gradients_kernel if which == "weight_gradients" else kernels.products_kernel
-    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants() | {"BIAS": True, "TRANSPOSED": which == "transposed"}
+    products = (kernels.products_kernel, kernels.PRODUCT_TILE)
+    kernel, tile = (kernels.weight_gradients_kernel, kernels.GRADIENT_TILE) if which == "weight_gradients" else products
+    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants(tile)
+    given |= {"BIAS": True, "TRANSPOSED": which == "transposed"}
     sums = "fp64" if dtype == "fp64" else "fp32"
     kinds = {"x": dtype, "gy": dtype, "weights": dtype, "y": sums, "by_weight": sums, "by_bias": sums}
     return {
         "kernel": kernel,
         "pointers": {name: f"*{kind}" for name, kind in kinds.items()},
         "constants": {name: value for name, value in given.items() if name in kernel.arg_names},
-        "warps": kernels.WARPS,
+        "warps": tile.warps,
     }
 
 
@@ -96,7 +98,7 @@ def of_sums(dtype: str, _: str) -> dict[str, Any]:
 
 
 def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
-    """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory."""
+    """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -105,7 +107,8 @@ def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], const
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
     source = ASTSource(kernel, kinds, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
-    return {**resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path), "shared": compiled.metadata.shared}
+    found = resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
+    return {**found, "shared": compiled.metadata.shared, "warps": warps}
 
 
 def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
