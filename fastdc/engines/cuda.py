@@ -100,7 +100,7 @@ class CudaEngine(Engine):
     @_rounding
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         labels, network = class_numbers(images, classes), self._network(theta)
-        vectors, result = self.layout.views(self.layout.trained_part(cotangent)), torch.empty_like(images)
+        vectors, result = self.layout.views(self.layout.trained_part(cotangent).contiguous()), torch.empty_like(images)
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _SECOND_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
@@ -141,7 +141,7 @@ class CudaEngine(Engine):
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         labels, network = class_numbers(images, classes).repeat_interleave(images.shape[1]), self._network(theta)
         flat = images.flatten(0, 1)  # [N, channels, H, W]
-        direction = self.layout.views(self.layout.trained_part(vector)[None])  # [1, *shape] each
+        direction = self.layout.views(self.layout.trained_part(vector).contiguous()[None])  # [1, *shape] each
         by_weights, by_images = theta.new_zeros(1, self.layout.size), torch.empty_like(flat)
         for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
             passes = Passes(self._chain, network, flat[part])
@@ -195,7 +195,7 @@ class CudaEngine(Engine):
         return torch.cat([Passes(chain, network, some).back(given) for some, given in parts])
 
     def _network(self, theta: Tensor, training: bool = False) -> Network:
-        return Network(self.layout.views(theta), dict(self.module.named_buffers()), self.precision, training, self._kernels)
+        return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training, self._kernels)
 
     def trained_views(self, flat: Tensor) -> list[Tensor]:
         """Those of the parameters in `flat` [P] that are trained."""
