@@ -770,18 +770,26 @@ def convolution_arms() -> dict[str, Any]:
     def after_another(maps: Tensor, classes: int) -> Tensor:
         return maps.unflatten(1, (classes, -1)).transpose(0, 1).flatten(0, 1)
 
-    return {"each class": ConvolutionPass, "grouped": Grouped, "triton": ClassConvolutionPass}
+    class Kernel(ClassConvolutionPass):
+        """For a single class as well, whose gradients the engine leaves to the library."""
+
+        def _add_gradients(self, gradients: Any, x: Tensor, gy: Tensor, by_bias: Tensor | None) -> None:
+            self.kernels.add_weight_gradients(self.window, x, gy, gradients["weight"], None)
+
+    return {"each class": ConvolutionPass, "grouped": Grouped, "triton": Kernel}
 
 
 def convolutions(results: Results) -> None:
-    """The convolutions of the ConvNet with weights of each class: products, their transposes, and gradients by the weights."""
+    """The convolutions of the ConvNet with weights of each class: products, their transposes, and gradients by the weights; of some classes
+    of some images, and as in training of a batch that is one class."""
     width, sides = (128, (32, 16, 8)) if GPU else (4, (6, 3))
-    jobs = (("weight gradients", REAL), ("weight gradients", IPCS[0]), ("products", IPCS[0]), ("transposed", IPCS[0]))
+    gradients, *others = "weight gradients", "products", "transposed"
+    jobs = [(gradients, CLASSES, REAL), (gradients, 1, REAL), *((what, CLASSES, IPCS[0]) for what in (gradients, *others))]
     for precision in ("float32", "tf32", "bfloat16"):
         for channels, side in zip((3, *[width] * len(sides[1:])), sides, strict=True):
-            for what, each in jobs:
-                labels = {"precision": precision, "channels": channels, "side": side, "each": each}
-                convolution_rows(results, f"{what}, {CLASSES} classes of {each}, {channels} to {width}, {side}x{side}", what, width, labels)
+            for what, count, each in jobs:
+                labels = {"precision": precision, "channels": channels, "side": side, "count": count, "each": each}
+                convolution_rows(results, f"{what}, {count} of {each}, {channels} to {width}, {side}x{side}", what, width, labels)
 
 
 def convolution_rows(results: Results, title: str, what: str, width: int, labels: dict[str, Any]) -> None:
@@ -790,11 +798,12 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     from fastdc.engines.chain.precision import PRECISIONS
     from fastdc.engines.plan import Convolution
 
-    channels, side, each, precision = labels["channels"], labels["side"], labels["each"], PRECISIONS[labels["precision"]]
+    channels, side, count, each = (labels[key] for key in ("channels", "side", "count", "each"))
+    precision = PRECISIONS[labels["precision"]]
     step = Convolution("weight", None, channels, width, (3, 3), (1, 1), (1, 1), (1, 1), 1)
-    weights = torch.randn(CLASSES, width, channels, 3, 3, device=DEVICE)
-    x, gy = (torch.randn(CLASSES * each, c, side, side, device=DEVICE) for c in (channels, width))
-    operations = 2 * 9 * CLASSES * each * channels * width * side**2
+    weights = torch.randn(count, width, channels, 3, 3, device=DEVICE)
+    x, gy = (torch.randn(count * each, c, side, side, device=DEVICE) for c in (channels, width))
+    operations = 2 * 9 * count * each * channels * width * side**2
     expected: list[Tensor] = []
 
     def job(kind: Any) -> dict[str, Any]:
@@ -812,7 +821,7 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
         error = relative(found, expected[0])
         assert error < (1e-4 if labels["precision"] == "float32" else 3e-2), f"the relative error is {error}"
         to = torch.zeros_like(like)
-        figures = measure(lambda: call(to), seconds=0.1, most=5)
+        figures = measure(lambda: call(to), seconds=0.1, most=5, profiled=False)
         return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
 
     for arm, kind in convolution_arms().items():

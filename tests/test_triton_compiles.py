@@ -33,10 +33,11 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
     *(("fp32", which, "sets", "relu", "avg") for which in ("forward", "back", "along", "back_along")),
     *(("fp32", "back_along", norm, "swish", "max") for norm in ("sets", "constants", "none")),
 )
-CONVOLUTIONS = tuple(  # every kernel in each precision
+CONVOLUTIONS = tuple(  # every kernel in each precision; Triton before 3.5 has no product of float64
     (dtype, which, precision)
     for which in ("weight_gradients", "products", "transposed")
     for dtype, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
+    if dtype != "fp64" or triton_version() >= (3, 5)
 )
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, of
@@ -12,9 +13,9 @@ from fastdc.engines.chain.products import ConvolutionPass
 from fastdc.engines.plan import Convolution
 
 
-def serves(step: Convolution) -> bool:
-    """Whether the kernels compute such a convolution."""
-    return step.groups == 1 and step.dilation == (1, 1)
+def serves(step: Convolution, dtype: torch.dtype) -> bool:
+    """Whether the kernels compute such a convolution of maps of this dtype."""
+    return step.groups == 1 and step.dilation == (1, 1) and dtype in _kernels().DTYPES
 
 
 def _kernels() -> ModuleType:

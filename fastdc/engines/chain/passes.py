@@ -26,7 +26,7 @@ def _block(block: Block, network: Network, x: Tensor) -> Pass:
 
 
 def _convolution(step: Convolution, network: Network, x: Tensor) -> Pass:
-    return (ClassConvolutionPass if network.kernels and serves(step) else ConvolutionPass)(step, network, x)
+    return (ClassConvolutionPass if network.kernels and serves(step, x.dtype) else ConvolutionPass)(step, network, x)
 
 
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
