@@ -25,7 +25,7 @@ def _kernels() -> ModuleType:
 
 
 class ClassConvolutionPass(ConvolutionPass):
-    """One of them; gradients of a single class are a call of the library already."""
+    """One of them; gradients of a single class are a call of the library already. Those by a bias sum the maps as products read them."""
 
     def __init__(self, step: Convolution, network: Network, x: Tensor) -> None:
         self.kernels = _kernels()
