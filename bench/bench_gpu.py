@@ -1,7 +1,7 @@
 """What only a GPU can tell, stage by stage: bench/gpu.sh runs this. Each row is one JSON line in FOLDER/results.jsonl, written at once.
 
-    python bench/bench_gpu.py STAGE FOLDER [--until T]     ceilings, distance-tests, engine-tests, engines, chunks, graphs, distance,
-                                                             condensation, compiled; or table, which prints what the rows say
+    python bench/bench_gpu.py STAGE FOLDER [--until T]     ceilings, distance-tests, engine-tests, engines, chunks, graphs, convolutions,
+                                                             distance, condensation, compiled; or table, which prints what the rows say
 
 A row that fails is a row with `error`, one for which there is no time left or no device a row with `skipped`; the rest goes on. Times are
 medians; `event_ms` lies between two CUDA events, `wall_ms` between two synchronisations, `kernel_ms` is the sum over all kernels of one
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -733,6 +734,108 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
         return {"difference": relative(found, expected), "eager_ms": eager["event_ms"], **figures}
 
 
+# convolutions
+
+
+@functools.cache
+def convolution_arms() -> dict[str, Any]:
+    """The ways to convolve with weights of each class: one call of the library for each, one grouped call, and the engine's kernel."""
+    from fastdc.engines.chain.class_convolution import ClassConvolutionPass
+    from fastdc.engines.chain.products import ConvolutionPass
+
+    class Grouped(ConvolutionPass):
+        """The maps of all classes side by side as channels [b, G * channels, H, W], and as many groups as classes."""
+
+        def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+            classes = len(weights)
+            y += after_another(self.grouped(classes).product(side_by_side(x, classes), weights.flatten(0, 1)), classes)
+
+        def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+            classes = len(weights)
+            gx += after_another(self.grouped(classes).transposed(side_by_side(gy, classes), weights.flatten(0, 1)), classes)
+
+        def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+            given = (side_by_side(gy, classes), side_by_side(x, classes), self.weight.repeat(classes, 1, 1, 1))
+            found = self.grouped(classes)._backward(*given, (False, True, False))[1]
+            return found.unflatten(0, (classes, -1)).to(self.dtype)
+
+        def grouped(self, classes: int) -> Grouped:
+            result = copy.copy(self)
+            result.step, result.x = self.step._replace(groups=classes), side_by_side(self.x, classes)
+            return result
+
+    def side_by_side(maps: Tensor, classes: int) -> Tensor:
+        return maps.unflatten(0, (classes, -1)).transpose(0, 1).flatten(1, 2)
+
+    def after_another(maps: Tensor, classes: int) -> Tensor:
+        return maps.unflatten(1, (classes, -1)).transpose(0, 1).flatten(0, 1)
+
+    class Kernel(ClassConvolutionPass):
+        """For a single class as well, whose gradients the engine leaves to the library."""
+
+        def _add_gradients(self, gradients: Any, x: Tensor, gy: Tensor, by_bias: Tensor | None) -> None:
+            self.kernels.add_weight_gradients(self.window, x, gy, gradients["weight"], None)
+
+    return {"each class": ConvolutionPass, "grouped": Grouped, "triton": Kernel}
+
+
+def convolutions(results: Results) -> None:
+    """The convolutions of the ConvNet with weights of each class: products, their transposes, and gradients by the weights; of some classes
+    of some images, and as in training of a batch that is one class."""
+    width, sides = (128, (32, 16, 8)) if GPU else (4, (6, 3))
+    gradients, *others = "weight gradients", "products", "transposed"
+    jobs = [(gradients, CLASSES, REAL), (gradients, 1, REAL), *((what, CLASSES, IPCS[0]) for what in (gradients, *others))]
+    for precision in ("float32", "tf32", "bfloat16"):
+        for channels, side in zip((3, *[width] * len(sides[1:])), sides, strict=True):
+            for what, count, each in jobs:
+                labels = {"precision": precision, "channels": channels, "side": side, "count": count, "each": each}
+                convolution_rows(results, f"{what}, {count} of {each}, {channels} to {width}, {side}x{side}", what, width, labels)
+
+
+def convolution_rows(results: Results, title: str, what: str, width: int, labels: dict[str, Any]) -> None:
+    """One job by every arm, the first of which says what is right."""
+    from fastdc.engines.chain.base import Network
+    from fastdc.engines.chain.precision import PRECISIONS
+    from fastdc.engines.plan import Convolution
+
+    channels, side, count, each = (labels[key] for key in ("channels", "side", "count", "each"))
+    precision = PRECISIONS[labels["precision"]]
+    step = Convolution("weight", None, channels, width, (3, 3), (1, 1), (1, 1), (1, 1), 1)
+    weights = torch.randn(count, width, channels, 3, 3, device=DEVICE)
+    x, gy = (torch.randn(count * each, c, side, side, device=DEVICE) for c in (channels, width))
+    operations = 2 * 9 * count * each * channels * width * side**2
+    expected: list[Tensor] = []
+
+    def job(kind: Any) -> dict[str, Any]:
+        made = kind(step, Network({"weight": weights[0]}, {}, precision), x)
+        gradients, v = made.round(gy), made.round(weights)
+        calls = {
+            "weight gradients": (weights, lambda to: made._add_gradients({"weight": to}, made.x, gradients, None)),
+            "products": (gy, lambda to: made.add_product_by_class(to, made.x, v)),
+            "transposed": (x, lambda to: made.add_transposed_by_class(to, gradients, v)),
+        }
+        like, call = calls[what]
+        found = torch.zeros_like(like)
+        call(found)
+        expected.append(found)
+        error = relative(found, expected[0])
+        assert error < (1e-4 if labels["precision"] == "float32" else 3e-2), f"the relative error is {error}"
+        to = torch.zeros_like(like)
+        figures = measure(lambda: call(to), seconds=0.1, most=5, profiled=False)
+        return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
+
+    for arm, kind in convolution_arms().items():
+        if arm == "triton" and not GPU:
+            results.row(title, arm=arm, **labels, skipped="torch sees no CUDA device")
+            continue
+
+        def within(kind: Any = kind) -> dict[str, Any]:
+            with products("float32", deterministic=True), precision.computing(x), torch.no_grad():
+                return job(kind)
+
+        results.attempt(title, within, arm=arm, **labels)
+
+
 # distance
 
 
@@ -984,6 +1087,7 @@ STAGES: dict[str, Callable[[Results], None]] = {
     "engines": engines,
     "chunks": chunks,
     "graphs": graphs,
+    "convolutions": convolutions,
     "distance": distance,
     "condensation": condensation,
     "compiled": compiled,

@@ -13,12 +13,12 @@ import sys
 from record import ROOT, Row, write
 
 THREADS, REGISTERS, SHARED = 2048, 65536, 160 << 10  # of a multiprocessor of compute capability 8.0, 9.0 and 10.0, the least of the three
-WARPS, GRAIN = 4, 8  # of a program; registers are given out by so many
+GRAIN = 8  # registers are given out by so many
 
 
-def occupancy(registers: int, shared: int) -> float:
+def occupancy(registers: int, shared: int, warps: int) -> float:
     """The share of a multiprocessor's threads that programs of a kernel fill at once."""
-    threads = 32 * WARPS
+    threads = 32 * warps
     given = -(-registers // GRAIN) * GRAIN
     programs = min(THREADS // threads, REGISTERS // (given * threads), SHARED // max(shared, 1))
     return programs * threads / THREADS
@@ -31,7 +31,9 @@ def main() -> None:
     rows: list[Row] = []
     for case, used in json.loads(done.stdout.splitlines()[-1]).items():
         name, _, architecture = case.rpartition("-")
-        rows.append({"kernel": name, "architecture": architecture, **used, "occupancy": occupancy(used["registers"], used["shared"])})
+        rows.append(
+            {"kernel": name, "architecture": architecture, **used, "occupancy": occupancy(used["registers"], used["shared"], used["warps"])}
+        )
     write(ROOT / "bench" / "results" / "kernels.json", "python bench/bench_kernels.py", rows)
 
 

@@ -3,15 +3,15 @@
 #
 #     bash bench/gpu.sh FOLDER [STAGE ...]
 #
-# Stages, in this order and each under its own timeout: ceilings build distance-tests engine-tests engines graphs distance condensation
-# compiled; and chunks, where it is asked for. FOLDER gets results.jsonl, log.txt and a picture. PYTHON names the interpreter (python3); FASHION_MNIST the folder of
+# Stages, in this order and each under its own timeout: ceilings build distance-tests engine-tests engines graphs convolutions distance
+# condensation compiled; and chunks, where it is asked for. FOLDER gets results.jsonl, log.txt and a picture. PYTHON names the interpreter (python3); FASHION_MNIST the folder of
 # FashionMNIST's four gzipped files (.data/fashion-mnist here, or Debian's). Without a GPU everything that can run runs small.
 set -uo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
-all=(ceilings build distance-tests engine-tests engines graphs distance condensation compiled)
-declare -A limit=([ceilings]=25 [build]=40 [distance-tests]=60 [engine-tests]=120 [engines]=140 [chunks]=40 [graphs]=30 [distance]=45 [condensation]=100 [compiled]=60)
+all=(ceilings build distance-tests engine-tests engines graphs convolutions distance condensation compiled)
+declare -A limit=([ceilings]=25 [build]=40 [distance-tests]=60 [engine-tests]=120 [engines]=140 [chunks]=40 [graphs]=30 [convolutions]=60 [distance]=45 [condensation]=100 [compiled]=60)
 
 [ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1" || exit 2

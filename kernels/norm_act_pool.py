@@ -23,7 +23,6 @@ alone decide. TRITON_INTERPRET=1, set before Triton is imported, runs all of it 
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from fastdc.kernels.launch import launch
 
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "swish")  # those that the kernels have code for
 POOLINGS = ("none", "avg", "max")  # windows of 2 by 2, one beside another
@@ -470,10 +471,7 @@ class Block:
         count, channels, height, width = x.shape
         sizes = (self.sets, channels // self.sets, height, width)
         given = {"NORM": self.norm, "ACTIVATION": self.activation, "SLOPE": self.slope, "POOLING": self.pooling, "SIDE": self.side}
-        if count:
-            # Triton launches on the current device, which need not be that of the maps.
-            with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-                kernel[(count * self.sets,)](x, *arguments, *sizes, *tail, **given, **constants, BLOCK=BLOCK, num_warps=WARPS)
+        launch(kernel, count * self.sets, x, *arguments, *sizes, *tail, **given, **constants, BLOCK=BLOCK, num_warps=WARPS)
 
 
 @dataclass(frozen=True)

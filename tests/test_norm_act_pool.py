@@ -106,3 +106,15 @@ def test_an_engine_with_kernels_equals_the_reference(spec: str, monkeypatch: pyt
         engine = CudaEngine(copy.deepcopy(case.module), kernels=True)
         for found, expected in zip(case.run(job, engine), case.expected(job), strict=True):
             assert relative(found, expected) < FLOAT64_ENGINES
+
+
+def test_an_engine_with_kernels_reads_vectors_that_are_not_contiguous() -> None:
+    torch.manual_seed(0)
+    engine = CudaEngine(build("convnet:width=2,depth=1", 1, CLASSES, (4, 4)).to(DEVICE, torch.float64), kernels=True)
+    theta, images = engine.layout.flatten(engine.module), noise(CLASSES, 1, 1, 4, 4, seed=1)
+    apart = noise(len(theta), CLASSES, seed=2)
+    strided = theta[:, None].repeat(1, 2)[:, 0]
+    by_images = [engine.image_gradients(strided, images, apart.T), engine.image_gradients(theta, images, apart.T.contiguous())]
+    products = [engine.hessian_products(theta, images, vector)[0] for vector in (apart[:, 0], apart[:, 0].contiguous())]
+    assert torch.equal(*by_images)
+    assert torch.equal(*products)

@@ -33,6 +33,13 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
     *(("fp32", which, "sets", "relu", "avg") for which in ("forward", "back", "along", "back_along")),
     *(("fp32", "back_along", norm, "swish", "max") for norm in ("sets", "constants", "none")),
 )
+CONVOLUTIONS = tuple(  # every kernel in each precision; Triton before 3.5 has no product of float64
+    (dtype, which, precision)
+    for which in ("weight_gradients", "products", "transposed")
+    for dtype, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
+    if dtype != "fp64" or triton_version() >= (3, 5)
+)
+SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
 
 def of_distance(dtype: str, metric: str) -> dict[str, Any]:
@@ -64,8 +71,35 @@ def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str) -
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
+def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
+    """One of the kernels of convolutions with weights of each class, of 3x3."""
+    from fastdc.kernels import class_convolution as kernels
+
+    products = (kernels.products_kernel, kernels.PRODUCT_TILE)
+    kernel, tile = (kernels.weight_gradients_kernel, kernels.GRADIENT_TILE) if which == "weight_gradients" else products
+    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants(tile)
+    given |= {"BIAS": True, "TRANSPOSED": which == "transposed"}
+    sums = "fp64" if dtype == "fp64" else "fp32"
+    kinds = {"x": dtype, "gy": dtype, "weights": dtype, "y": sums, "by_weight": sums, "by_bias": sums}
+    return {
+        "kernel": kernel,
+        "pointers": {name: f"*{kind}" for name, kind in kinds.items()},
+        "constants": {name: value for name, value in given.items() if name in kernel.arg_names},
+        "warps": tile.warps,
+    }
+
+
+def of_sums(dtype: str, _: str) -> dict[str, Any]:
+    """The kernel of sums by class."""
+    from fastdc.kernels import class_sums as kernels
+
+    pointers = dict.fromkeys(("values", "sums", "other_values", "other_sums"), f"*{dtype}")
+    constants = {"ROWS": kernels.ROWS, "BLOCK": kernels.BLOCK}
+    return {"kernel": kernels.class_sums_kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
+
+
 def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
-    """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory."""
+    """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -74,7 +108,8 @@ def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], const
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
     source = ASTSource(kernel, kinds, constants, aligned)
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
-    return {**resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path), "shared": compiled.metadata.shared}
+    found = resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
+    return {**found, "shared": compiled.metadata.shared, "warps": warps}
 
 
 def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
@@ -89,7 +124,7 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS))
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_convolution, CONVOLUTIONS), (of_sums, SUMS))
     for variant in variants
     for architecture in ARCHITECTURES
 }

@@ -67,7 +67,8 @@ class CudaEngine(Engine):
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
-        if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
+        self._kernels = kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype))
+        if self._kernels:
             self._chain = in_blocks(chain_of(module))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain_of(module))
@@ -99,7 +100,7 @@ class CudaEngine(Engine):
     @_rounding
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         labels, network = class_numbers(images, classes), self._network(theta)
-        vectors, result = self.layout.views(self.layout.trained_part(cotangent)), torch.empty_like(images)
+        vectors, result = self.layout.views(self.layout.trained_part(cotangent).contiguous()), torch.empty_like(images)
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _SECOND_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
@@ -123,7 +124,7 @@ class CudaEngine(Engine):
         each, network = synthetic.shape[1], self._network(theta)
         most = self._images_per_chunk(theta, synthetic[0], _SECOND_ORDER)
         seen = {parameter.name for parameter in self.layout.seen(Metric.of(metric).rows)}
-        distances, result = [], torch.empty_like(synthetic)
+        distances, found = [], []
         for group in even_slices(len(synthetic), most // each):
             some = synthetic[group]
             passes = Passes(self._chain, network, some.flatten(0, 1))
@@ -132,15 +133,15 @@ class CudaEngine(Engine):
             passes.back(softmax.cotangent, self._views_of(gradients, seen), through=False)
             distance, cotangent = layerwise_distance(gradients, real[group], self.layout, metric)  # [g], [g, P]
             tangent = passes.along(None, self._views_of(cotangent, seen))
-            result[group] = passes.back_along(softmax.along(tangent)).view(some.shape)
+            found.append(passes.back_along(softmax.along(tangent)).view(some.shape))
             distances.append(distance)
-        return torch.cat(distances), result
+        return _joined(distances), _joined(found)
 
     @_rounding
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         labels, network = class_numbers(images, classes).repeat_interleave(images.shape[1]), self._network(theta)
         flat = images.flatten(0, 1)  # [N, channels, H, W]
-        direction = self.layout.views(self.layout.trained_part(vector)[None])  # [1, *shape] each
+        direction = self.layout.views(self.layout.trained_part(vector).contiguous()[None])  # [1, *shape] each
         by_weights, by_images = theta.new_zeros(1, self.layout.size), torch.empty_like(flat)
         for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
             passes = Passes(self._chain, network, flat[part])
@@ -162,13 +163,8 @@ class CudaEngine(Engine):
         most = len(images) if self._whole_batches else self._images_per_chunk(theta, images, _FIRST_ORDER)
         for part in even_slices(len(images), most):
             passes = Passes(self._chain, network, images[part])
-            with torch.enable_grad():
-                logits = passes.y.detach().requires_grad_()
-                loss = cross_entropy(logits, labels[part], reduction="sum")
-                if distillation is not None:
-                    loss = loss + distillation.at(part).loss(logits)
-                (cotangent,) = torch.autograd.grad(loss / len(images), logits)
-            passes.back(cotangent, views, through=False)
+            some = None if distillation is None else distillation.at(part)
+            passes.back(_loss_cotangent(passes.y, labels[part], len(images), some), views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -199,7 +195,7 @@ class CudaEngine(Engine):
         return torch.cat([Passes(chain, network, some).back(given) for some, given in parts])
 
     def _network(self, theta: Tensor, training: bool = False) -> Network:
-        return Network(self.layout.views(theta), dict(self.module.named_buffers()), self.precision, training)
+        return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training, self._kernels)
 
     def trained_views(self, flat: Tensor) -> list[Tensor]:
         """Those of the parameters in `flat` [P] that are trained."""
@@ -231,12 +227,30 @@ class _Softmax:
 
     def __init__(self, logits: Tensor, labels: Tensor, count: int) -> None:
         self.shares, self.count = logits.softmax(1), count
-        each = labels[:, None].expand(-1, len(logits) // len(labels)).reshape(-1, 1)  # [N, 1]
-        self.cotangent = self.shares.scatter_add(1, each, torch.full_like(self.shares[:, :1], -1.0)).div_(count)
+        by_class = self.shares.unflatten(0, (len(labels), -1))  # [G, b, num_classes]
+        each = labels[:, None, None].expand(-1, by_class.shape[1], 1)
+        self.cotangent = by_class.scatter(2, each, -1.0, reduce="add").flatten(0, 1).div_(count)
 
     def along(self, tangent: Tensor) -> Tensor:
         """How the cotangent changes where the logits change by the tangent [N, num_classes]."""
-        return self.shares * (tangent - (self.shares * tangent).sum(1, keepdim=True)) / self.count
+        return torch._softmax_backward_data(tangent, self.shares, 1, tangent.dtype).div_(self.count)
+
+
+def _loss_cotangent(logits: Tensor, labels: Tensor, count: int, distillation: Distillation | None) -> Tensor:
+    """The gradient by logits [N, num_classes] of the loss of a batch, of which these are N of `count` images."""
+    if labels.dim() == 1 and distillation is None:
+        return _Softmax(logits, labels, count).cotangent
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        loss = cross_entropy(logits, labels, reduction="sum")
+        if distillation is not None:
+            loss = loss + distillation.loss(logits)
+        return torch.autograd.grad(loss / count, logits)[0]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts one after another, a single one without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class _ChainTraining(Training):

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from fastdc.engines.chain.base import ByClass, Network, Pass, of, summed_by_class
+from fastdc.engines.chain.base import ByClass, Network, Pass, of
 from fastdc.engines.plan import Activation, Flatten, Norm, Pooling, Step
 from fastdc.metrics.backends import unsupported_reasons
 
@@ -68,6 +68,12 @@ def _kernels() -> ModuleType:
     return norm_act_pool
 
 
+def _add_class_sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    from fastdc.kernels.class_sums import add_class_sums
+
+    add_class_sums(pairs)
+
+
 class BlockPass(Pass):
     """A block whose norm, if it has one, does not follow the batch."""
 
@@ -109,6 +115,5 @@ class BlockPass(Pass):
     def _add(self, gradients: ByClass, by_weight: Tensor, by_bias: Tensor) -> None:
         """Of each image and channel [N, channels]."""
         if self.norm is not None:
-            for name, values in ((self.norm.weight, by_weight), (self.norm.bias, by_bias)):
-                if (found := of(gradients, name)) is not None:
-                    found += summed_by_class(values, len(found), found.shape[1:])
+            named = ((by_weight, self.norm.weight), (by_bias, self.norm.bias))
+            _add_class_sums([(values, found) for values, name in named if (found := of(gradients, name)) is not None])

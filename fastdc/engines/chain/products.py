@@ -28,56 +28,53 @@ class _Product(Pass):
 
     def back(self, gy: Tensor, gradients: ByClass, through: bool = True) -> Tensor:
         self.gy = self.round(gy)
-        self._add_weight_gradients(gradients, self.x, self.gy)
-        self._add_bias_gradients(gradients, gy)
+        self._add_gradients(gradients, self.x, self.gy, gy)
         return self.transposed(self.gy, self.weight) if through else gy
 
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         v = of(direction, self.step.weight)
         self.tx, self.v = (None if given is None else self.round(given) for given in (tx, v))
-        ty = torch.zeros_like(self.y) if self.v is None else self.product_by_class(self.x, self.v)
-        if self.tx is not None:
-            ty += self.product(self.tx, self.weight)
+        ty = torch.zeros_like(self.y) if self.tx is None else self.product(self.tx, self.weight)
+        if self.v is not None:
+            self.add_product_by_class(ty, self.x, self.v)
         if (bias := of(direction, self.step.bias)) is not None:
             ty += spread_by_class(bias, ty)
         return ty
 
     def back_along(self, tgy: Tensor, products: ByClass, through: bool = True) -> Tensor:
         rounded = self.round(tgy)
-        self._add_weight_gradients(products, self.x, rounded)
+        self._add_gradients(products, self.x, rounded, tgy)
         if self.tx is not None:
-            self._add_weight_gradients(products, self.tx, self.gy)
-        self._add_bias_gradients(products, tgy)
+            self._add_gradients(products, self.tx, self.gy, None)
         if not through:
             return tgy
         tgx = self.transposed(rounded, self.weight)
         if self.v is not None:
-            tgx += self.transposed_by_class(self.gy, self.v)
+            self.add_transposed_by_class(tgx, self.gy, self.v)
         return tgx
 
-    def _add_weight_gradients(self, gradients: ByClass, x: Tensor, gy: Tensor) -> None:
+    def _add_gradients(self, gradients: ByClass, x: Tensor, gy: Tensor, by_bias: Tensor | None) -> None:
+        """Add gy x^T, and the sums of `by_bias`, which is gy before it was rounded, or None where the bias gets nothing."""
         if (found := of(gradients, self.step.weight)) is not None:
             found += self.weight_gradients(x, gy, len(found))
-
-    def _add_bias_gradients(self, gradients: ByClass, gy: Tensor) -> None:
-        if (found := of(gradients, self.step.bias)) is not None:
-            found += summed_by_class(gy, len(found), found.shape[1:])
+        if by_bias is not None and (found := of(gradients, self.step.bias)) is not None:
+            found += summed_by_class(by_bias, len(found), found.shape[1:])
 
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """W x."""
 
     @abstractmethod
-    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
-        """W x with weights of each class [G, *shape]."""
+    def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        """y += W x with weights of each class [G, *shape]."""
 
     @abstractmethod
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         """W^T gy."""
 
     @abstractmethod
-    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
-        """W^T gy with weights of each class [G, *shape]."""
+    def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        """gx += W^T gy with weights of each class [G, *shape]."""
 
     @abstractmethod
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
@@ -90,14 +87,14 @@ class LinearPass(_Product):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x @ weight.T).to(self.dtype)
 
-    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
-        return self.transposed_by_class(x, weights.mT)
+    def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        self.add_transposed_by_class(y, x, weights.mT)
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         return (gy @ weight).to(self.dtype)
 
-    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
-        return (gy.unflatten(0, (len(weights), -1)) @ weights).flatten(0, 1).to(self.dtype)
+    def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        gx += (gy.unflatten(0, (len(weights), -1)) @ weights).flatten(0, 1)
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
         return (gy.unflatten(0, (classes, -1)).mT @ x.unflatten(0, (classes, -1))).to(self.dtype)
@@ -112,19 +109,20 @@ class ConvolutionPass(_Product):
         step = self.step
         return torch.conv2d(x, weight, None, step.stride, step.padding, step.dilation, step.groups).to(self.dtype)
 
-    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
-        return torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
+    def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        y += torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         like = self.x[: len(gy)]  # of which the shape alone is read
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
-    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
-        return torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
+    def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
         pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
-        return torch.stack([self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]).to(self.dtype)
+        each = [self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]
+        return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
         step = self.step
