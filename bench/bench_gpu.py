@@ -463,12 +463,13 @@ class Ours:
     def __init__(self, problem: Problem, name: str, spec: str, precision: str = "float32") -> None:
         from fastdc.data import ClassSampler
         from fastdc.engines import make_engine
+        from fastdc.engines.gather_normalise import near
 
         self.name, self.spec, self.precision = name, spec, precision
         self.of_engine = {"precision": precision} if spec == "cuda" else {}  # the others are told by torch's settings
         self.engine = make_engine(spec, problem.module, **self.of_engine)
         self.theta = self.engine.layout.flatten(problem.module)
-        self.sampler = ClassSampler(problem.data.near(DEVICE), seed=0, device=DEVICE)
+        self.sampler = ClassSampler(near(problem.data, DEVICE), seed=0, device=DEVICE)
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         return products("float32" if self.of_engine else self.precision, deterministic=True)

@@ -12,6 +12,7 @@ from torch import nn
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
 from fastdc.engines import make_engine, resolve_engine
+from fastdc.engines.gather_normalise import near
 from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
@@ -134,7 +135,7 @@ class _Trial:
         epochs: int,
     ) -> None:
         self.condensed, self.family, self.engine, self.precision, self.seed = condensed, family, engine, precision, seed
-        self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
+        self.test = near(dataclasses.replace(test, mean=condensed.mean, std=condensed.std), family.device)
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
 
