@@ -6,10 +6,12 @@ A graph is played here by doing its work again in the same memory, so that the C
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +20,16 @@ from conftest import needs_triton, needs_triton_to_run
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fastdc
+from fastdc.data import ImageData
 from fastdc.engines import CudaEngine, Distillation, Sgd
+from fastdc.engines.base import Training
 from fastdc.engines.capture import Graphs, Work
+from fastdc.engines.gather_normalise import DeviceImages
 from fastdc.models import build
+from fastdc.training import whole_set
+from fastdc.training.by_batch import whole_batches
+from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES, SIZE = 10, (3, 16, 16)
@@ -156,6 +165,62 @@ def test_training_that_is_captured_gives_the_same_bits(
     assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
     steps, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
     assert played.graphs.launches == 2 * 5 * steps - sizes  # each size once as it is
+
+
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
+@pytest.mark.parametrize("batch", [6, 10, 256])
+@pytest.mark.parametrize("some", [False, True])
+def test_training_on_a_set_is_captured_and_gives_the_same_bits(spec: str, batch: int, some: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 50)  # two epochs or more are drawn at once
+    images = torch.randint(256, (20, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = ImageData.of(images, torch.arange(20) % CLASSES)
+    on_device = DeviceImages(data.images, data.labels, CLASSES, data.class_names, data.mean, data.std)
+    positions = torch.tensor([19, *range(12)]) if some else None
+    engine, theta, _, _ = problem(spec)
+    played = CudaEngine(copy.deepcopy(engine.module))
+    played.graphs = Played(played.module)
+    count, phases = 13 if some else 20, [Sgd(3, 0.05, 0.9, 1e-3, batch), Sgd(2, 0.02, 0.9, 1e-3, batch)]
+    trained, at_the_end = [], []
+    for each, drawn_from in ((engine, data), (played, on_device)):
+        weights, order = theta.clone(), torch.Generator().manual_seed(1)
+        fetch = whole_batches(drawn_from, weights, positions)
+        for phase in phases:
+            steps = each.training(weights, phase).steps(count, fetch, order)
+            for number, _ in enumerate(steps, 1):
+                if number % -(-count // batch) == 0:
+                    at_the_end.append(weights.clone())
+        trained.append(weights)
+    assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
+    weights, order = theta.clone(), torch.Generator().manual_seed(1)
+    for phase in phases:  # as an engine does it that captures nothing
+        plain = CudaEngine(engine.module).training(weights, phase)
+        for _ in Training.steps(plain, count, whole_batches(data, weights, positions), order):
+            pass
+    assert not torch.equal(weights, theta)
+    assert all(torch.equal(found, weights) for found in trained)
+    assert all(map(torch.equal, at_the_end[:5], at_the_end[5:]))
+    assert len(at_the_end) == 2 * 5
+    epoch, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
+    assert played.graphs.launches == 5 * epoch - 2 * sizes  # each size of each phase once as it is
+
+
+def test_a_network_trained_on_the_whole_set_by_captured_steps_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = fastdc.load_dataset("digits")
+    options = WholeSetOptions(model="convnet:width=8,depth=1", epochs=2, engine="cuda", device="cpu", progress=False)
+    engines: list[CudaEngine] = []
+
+    def played(_: str, module: nn.Module) -> CudaEngine:
+        engines.append(CudaEngine(module))
+        engines[0].graphs = Played(module)
+        return engines[0]
+
+    expected = train_on_whole_set(train, dataclasses.replace(options, cache=tmp_path / "one"))
+    monkeypatch.setattr(whole_set, "make_engine", played)
+    found = train_on_whole_set(train, dataclasses.replace(options, cache=tmp_path / "another"))
+    assert engines[0].graphs.launches == 2 * 6 - 4  # full batches and the last one, at each of two rates
+    assert (found.losses, found.accuracies) == (expected.losses, expected.accuracies)
+    assert torch.equal(found.forgetting, expected.forgetting)
+    assert all(map(torch.equal, found.module.state_dict().values(), expected.module.state_dict().values()))
 
 
 def test_what_cannot_be_captured_is_launched_kernel_by_kernel() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,28 @@ class Distillation:
         return torch.stack([F.cross_entropy(new, old, reduction="sum") for new, old in zip(found, kept, strict=True)]).sum()
 
 
+class Batch(NamedTuple):
+    """What one step of SGD learns from."""
+
+    images: Tensor  # [b, channels, H, W], normalised
+    labels: Tensor  # [b], or soft [b, k]
+    distillation: Distillation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fetch:
+    """Makes the batches of a training from the positions of their images."""
+
+    batch: Callable[[Tensor], Batch]
+    """Of positions [b] on `device`."""
+    device: torch.device
+    """Where positions go. If that is where the network is, a batch takes nothing from the host and is made in one place."""
+
+    def __call__(self, index: Tensor) -> Batch:
+        """The batch at positions [b]."""
+        return self.batch(to_device(index, self.device))
+
+
 class Training(ABC):
     """One network while it is trained: its weights, the velocity of its momentum, and what the engine keeps from step to step.
 
@@ -121,6 +143,19 @@ class Training(ABC):
                     some, known = augment(some, known, generator)
                 self._step(some, known, distillation.at(index) if distillation is not None else None)
         self.velocity.zero_()
+
+    def steps(self, count: int, fetch: Fetch, generator: torch.Generator) -> Iterator[None]:
+        """All epochs in shuffled batches that are made as they are needed, with the velocity that the steps before have left; one item
+        after each step. The weights are those of that step at the end of each epoch, and need not be before.
+
+        Args:
+            count: images in all.
+            fetch: makes the batches.
+            generator: gives their order.
+        """
+        for index in batches(count, self.sgd, generator, fetch.device):
+            self.step(*fetch(index))
+            yield
 
     @abstractmethod
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
-from fastdc.engines.capture import Graphs
+from fastdc.engines.base import Augmentation, Batch, Distillation, Engine, Fetch, Sgd, Training, class_numbers, cross_entropy
+from fastdc.engines.capture import Graphs, Place
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
@@ -244,7 +245,7 @@ class _ChainTraining(Training):
 
     All batches of a run are drawn beforehand, a block of epochs at a time, and lie on the device: a step reads where it is from there,
     and is one graph for all full batches, one for the last of each epoch if it is smaller. Augmentation draws for each batch on the
-    host, and is done between steps that are launched kernel by kernel.
+    host, and is done between steps that are launched kernel by kernel; so are steps on what is not on the device.
     """
 
     def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
@@ -263,46 +264,57 @@ class _ChainTraining(Training):
             super().run(images, labels, generator, augment, distillation)
             return
         self.velocity.zero_()
+
+        def batch(index: Tensor, images: Tensor, labels: Tensor, *known: Tensor) -> Batch:
+            some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
+            return Batch(images.index_select(0, index), labels.index_select(0, index), some)
+
         known = [] if distillation is None else [distillation.logits]
-        count, batch, epochs = len(images), min(self.sgd.batch, len(images)), self.sgd.epochs
-        block = max(1, min(epochs, _POSITIONS // count))
-        cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
-        state = [self.theta, self.velocity, cursor, cursor.new_zeros(block, count)]
-        graphs, alike = self._engine.graphs, dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
-        name = ("train", alike, distillation and (distillation.groups, distillation.temperature))
-        place = graphs.place(name, [*state, images, labels, *known])
+        place = self._place(distillation and (distillation.groups, distillation.temperature), len(images), [images, labels, *known])
         try:
-            for start in range(0, epochs, block):
-                orders = [torch.randperm(count, generator=generator) for _ in range(min(block, epochs - start))]
-                inside_cursor, inside_orders = place.tensors[2:4]
-                inside_cursor.zero_()
-                inside_orders[: len(orders)].copy_(to_device(torch.stack(orders), images.device))
-                for _ in orders:
-                    for first in range(0, count, batch):
-                        stop_point()
-                        length = min(batch, count - first)
-                        graphs.do(place, length, functools.partial(self._step_at_cursor, length, distillation))
+            for _ in self._steps_at(place, len(images), batch, generator):
+                pass
         finally:
-            place.unload(state[:2])
+            place.unload([self.theta, self.velocity])
         self.velocity.zero_()
 
+    def steps(self, count: int, fetch: Fetch, generator: torch.Generator) -> Iterator[None]:
+        if fetch.device != self.theta.device:
+            yield from super().steps(count, fetch, generator)
+            return
+        place, in_an_epoch = self._place(fetch, count, []), math.ceil(count / self.sgd.batch)
+        for number, _ in enumerate(self._steps_at(place, count, fetch.batch, generator), 1):
+            if number % in_an_epoch == 0:
+                place.unload([self.theta, self.velocity])
+            yield
+
+    def _place(self, name: Hashable, count: int, tensors: Sequence[Tensor]) -> Place:
+        """Where `count` images are learned: theta, velocity, a cursor, the order of some epochs [epochs, count], and what makes batches,
+        whose name says how it does."""
+        cursor = torch.zeros(1, dtype=torch.int64, device=self.theta.device)
+        orders = cursor.new_zeros(max(1, min(self.sgd.epochs, _POSITIONS // count)), count)
+        alike = dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
+        return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, cursor, orders, *tensors])
+
+    def _steps_at(self, place: Place, count: int, batch: Callable[..., Batch], generator: torch.Generator) -> Iterator[None]:
+        """All epochs; one item after each step. `batch` makes one of positions [b] and what else is at the place."""
+        cursor, orders = place.tensors[2:4]
+        for start in range(0, self.sgd.epochs, len(orders)):
+            drawn = [torch.randperm(count, generator=generator) for _ in range(min(len(orders), self.sgd.epochs - start))]
+            cursor.zero_()
+            orders[: len(drawn)].copy_(to_device(torch.stack(drawn), orders.device))
+            for first in (*range(0, count, self.sgd.batch),) * len(drawn):
+                stop_point()
+                length = min(self.sgd.batch, count - first)
+                self._engine.graphs.do(place, length, functools.partial(self._step_at_cursor, length, batch))
+                yield
+
     def _step_at_cursor(
-        self,
-        length: int,
-        distillation: Distillation | None,
-        theta: Tensor,
-        velocity: Tensor,
-        cursor: Tensor,
-        orders: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        *known: Tensor,
+        self, length: int, batch: Callable[..., Batch], theta: Tensor, velocity: Tensor, cursor: Tensor, orders: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         """A step with the next `length` images of the order [epochs, N], after which the cursor stands behind them."""
         places = cursor + torch.arange(length, device=cursor.device)
-        index = orders.flatten().index_select(0, places)
-        some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
-        self._move(theta, velocity, images.index_select(0, index), labels.index_select(0, index), some)
+        self._move(theta, velocity, *batch(orders.flatten().index_select(0, places), *tensors))
         cursor += length
         return ()
 
