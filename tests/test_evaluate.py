@@ -23,7 +23,7 @@ import fastdc
 from fastdc import Evaluation, evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
-from fastdc.engines import Sgd, TorchEngine
+from fastdc.engines import CudaEngine, Sgd, TorchEngine
 from fastdc.errors import DataError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -88,6 +88,40 @@ def test_the_accuracy_of_a_network_does_not_depend_on_those_beside_it(condensed:
     assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
     torch.set_num_threads(1)
     assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
+
+
+@pytest.mark.parametrize("model", ["mlp:width=16", "convnet:width=8", "convnet:width=8,norm=batch"])
+def test_networks_that_go_through_a_gpu_as_one_have_the_accuracies_of_each(
+    condensed: CondensedDataset, noise: ImageData, model: str
+) -> None:
+    how: dict[str, Any] = {"model": model, "epochs": 4, "engine": "cuda", "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CudaEngine, "most_side_by_side", lambda *_: 1)
+        alone = evaluate(condensed, noise, networks=3, **how).accuracies
+    together = [evaluate(condensed, noise, networks=networks, **how).accuracies for networks in (3, 2)]
+    assert together[0] == evaluate(condensed, noise, networks=3, **how).accuracies
+    for found in together:
+        assert found == pytest.approx(alone[: len(found)], abs=2.5 / len(noise))  # rounding may move two predictions of 5000
+
+
+@pytest.mark.parametrize("networks", [3, 4, 5])
+def test_as_many_go_through_a_gpu_as_one_as_it_has_room_for(
+    condensed: CondensedDataset, noise: ImageData, networks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = [], CudaEngine.train_side_by_side
+
+    def look(self: CudaEngine, thetas: Tensor, *given: Any) -> None:
+        seen.append(len(thetas))
+        train(self, thetas, *given)
+
+    monkeypatch.setattr(CudaEngine, "most_side_by_side", lambda *_: 2)
+    monkeypatch.setattr(CudaEngine, "train_side_by_side", look)
+    how: dict[str, Any] = {"engine": "cuda", "device": "cpu", "networks": networks, **QUICK}
+    assert len(evaluate(condensed, noise, **how).accuracies) == networks
+    assert seen == [count for start in range(0, networks, 2) for count in [min(2, networks - start)] * 2]  # two phases
+    seen.clear()
+    evaluate(condensed, noise, protocol="dsa", **how)
+    assert seen == []
 
 
 def test_another_seed_gives_other_accuracies(condensed: CondensedDataset, noise: ImageData) -> None:

@@ -248,6 +248,15 @@ class Engine(ABC):
         """One run of `training`: theta [P] is changed in place."""
         self.training(theta, sgd).run(images, labels, generator, augment, distillation)
 
+    def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
+        """How many networks with weights as theta [P] it trains on these images faster at once than one after another."""
+        return 1
+
+    def train_side_by_side(self, thetas: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generators: Sequence[torch.Generator]) -> None:
+        """`train` of several networks at once, their weights thetas [K, P], each in the order of its own generator."""
+        for theta, generator in zip(thetas, generators, strict=True):
+            self.train(theta, images, labels, sgd, generator)
+
     @abstractmethod
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         """Logits [N, num_classes] of normalised images [N, channels, H, W]."""

@@ -25,6 +25,7 @@ from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
+from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
 from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
 from fastdc.metrics import Metric
@@ -60,18 +61,23 @@ class CudaEngine(Engine):
     chosen_on: ClassVar[str | None] = "cuda"
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
-    def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True, networks: int = 1
+    ) -> None:
         """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used. `graphs`: whether steps are
-        captured on a GPU."""
+        captured on a GPU. `networks`: how many of the module's structure are trained as one, as `chain.side_by_side` has them."""
         super().__init__(module)
-        self._chain: tuple[Link, ...] = chain_of(module)
+        chain = side_by_side(chain_of(module), networks)
+        self._chain: tuple[Link, ...] = chain
+        self.layout, self.networks = layout_of(self.layout, networks), networks
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
-            self._chain = in_blocks(chain_of(module))
+            self._chain = in_blocks(chain)
+        self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
-        self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain_of(module))
+        self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)
         self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image
 
     @classmethod
@@ -154,22 +160,33 @@ class CudaEngine(Engine):
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
         return _ChainTraining(self, theta, sgd)
 
+    def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
+        """As many as fit into one chunk; one where a norm follows the batch, whose statistics each network keeps for itself."""
+        return 1 if self._whole_batches else max(1, self._images_per_chunk(theta, images, _FIRST_ORDER) // min(len(images), sgd.batch))
+
+    def train_side_by_side(self, thetas: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generators: Sequence[torch.Generator]) -> None:
+        """As one network of as many times as many channels."""
+        theta = joined(thetas, self.layout)
+        _ChainTraining(self._wider(len(thetas)), theta, sgd).run_side_by_side(images, labels, generators)
+        thetas.copy_(parted(theta, self.layout, len(thetas)))
+
     @_rounding
     def add_loss_gradient(
         self, theta: Tensor, gradient: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None = None
     ) -> None:
-        """Add to `gradient` [P] that of the mean loss of a batch by the weights theta [P], norms being in training."""
+        """Add to `gradient` [P] that of the mean loss of a batch by the weights theta [P], norms being in training; of networks side by
+        side with labels [b, networks, ...]."""
         network, views = self._network(theta, training=True), self.layout.views(gradient[None])  # [1, *shape] each
         most = len(images) if self._whole_batches else self._images_per_chunk(theta, images, _FIRST_ORDER)
         for part in even_slices(len(images), most):
             passes = Passes(self._chain, network, images[part])
             with torch.enable_grad():
-                logits = passes.y.detach().requires_grad_()
-                loss = cross_entropy(logits, labels[part], reduction="sum")
+                logits = passes.y.detach().view(-1, passes.y.shape[1] // self.networks).requires_grad_()
+                loss = cross_entropy(logits, labels[part] if self.networks == 1 else labels[part].flatten(0, 1), reduction="sum")
                 if distillation is not None:
                     loss = loss + distillation.at(part).loss(logits)
                 (cotangent,) = torch.autograd.grad(loss / len(images), logits)
-            passes.back(cotangent, views, through=False)
+            passes.back(cotangent.view(passes.y.shape), views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -272,35 +289,54 @@ class _ChainTraining(Training):
         known = [] if distillation is None else [distillation.logits]
         place = self._place(distillation and (distillation.groups, distillation.temperature), len(images), [images, labels, *known])
         try:
-            for _ in self._steps_at(place, len(images), batch, generator):
+            for _ in self._steps_at(place, len(images), batch, [generator]):
                 pass
         finally:
             place.unload([self.theta, self.velocity])
         self.velocity.zero_()
+
+    def run_side_by_side(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> None:
+        """As `run`, each network of the engine by the order of its own generator."""
+
+        def batch(index: Tensor, images: Tensor, labels: Tensor) -> Batch:
+            """Of positions [b, networks]."""
+            some = images.index_select(0, index.flatten()).view(len(index), -1, *images.shape[2:])  # [b, networks * channels, H, W]
+            return Batch(some, labels.index_select(0, index.flatten()).unflatten(0, index.shape))
+
+        place = self._place(None, len(images), [images, labels])
+        try:
+            for _ in self._steps_at(place, len(images), batch, generators):
+                pass
+        finally:
+            place.unload([self.theta])
 
     def steps(self, count: int, fetch: Fetch, generator: torch.Generator) -> Iterator[None]:
         if fetch.device != self.theta.device:
             yield from super().steps(count, fetch, generator)
             return
         place, in_an_epoch = self._place(fetch, count, []), math.ceil(count / self.sgd.batch)
-        for number, _ in enumerate(self._steps_at(place, count, fetch.batch, generator), 1):
+        for number, _ in enumerate(self._steps_at(place, count, fetch.batch, [generator]), 1):
             if number % in_an_epoch == 0:
                 place.unload([self.theta, self.velocity])
             yield
 
     def _place(self, name: Hashable, count: int, tensors: Sequence[Tensor]) -> Place:
-        """Where `count` images are learned: theta, velocity, a cursor, the order of some epochs [epochs, count], and what makes batches,
-        whose name says how it does."""
-        cursor = torch.zeros(1, dtype=torch.int64, device=self.theta.device)
-        orders = cursor.new_zeros(max(1, min(self.sgd.epochs, _POSITIONS // count)), count)
+        """Where `count` images are learned: theta, velocity, a cursor, the orders of some epochs [epochs, count, networks], and what makes
+        batches, whose name says how it does."""
+        cursor, networks = torch.zeros(1, dtype=torch.int64, device=self.theta.device), self._engine.networks
+        orders = cursor.new_zeros(max(1, min(self.sgd.epochs, _POSITIONS // (count * networks))), count, networks)
         alike = dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
         return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, cursor, orders, *tensors])
 
-    def _steps_at(self, place: Place, count: int, batch: Callable[..., Batch], generator: torch.Generator) -> Iterator[None]:
-        """All epochs; one item after each step. `batch` makes one of positions [b] and what else is at the place."""
+    def _steps_at(self, place: Place, count: int, batch: Callable[..., Batch], generators: Sequence[torch.Generator]) -> Iterator[None]:
+        """All epochs, with a generator for each network; one item after each step. `batch` makes one of positions, [b] or [b, networks],
+        and what else is at the place."""
         cursor, orders = place.tensors[2:4]
         for start in range(0, self.sgd.epochs, len(orders)):
-            drawn = [torch.randperm(count, generator=generator) for _ in range(min(len(orders), self.sgd.epochs - start))]
+            drawn = [
+                torch.stack([torch.randperm(count, generator=generator) for generator in generators], 1)
+                for _ in range(min(len(orders), self.sgd.epochs - start))
+            ]
             cursor.zero_()
             orders[: len(drawn)].copy_(to_device(torch.stack(drawn), orders.device))
             for first in (*range(0, count, self.sgd.batch),) * len(drawn):
@@ -312,9 +348,10 @@ class _ChainTraining(Training):
     def _step_at_cursor(
         self, length: int, batch: Callable[..., Batch], theta: Tensor, velocity: Tensor, cursor: Tensor, orders: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        """A step with the next `length` images of the order [epochs, N], after which the cursor stands behind them."""
+        """A step with the next `length` images of the orders [epochs, N, networks], after which the cursor stands behind them."""
         places = cursor + torch.arange(length, device=cursor.device)
-        self._move(theta, velocity, *batch(orders.flatten().index_select(0, places), *tensors))
+        index = orders.flatten(0, 1).index_select(0, places)
+        self._move(theta, velocity, *batch(index.squeeze(1), *tensors))  # of one network [b]
         cursor += length
         return ()
 
