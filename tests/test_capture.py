@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import gc
 import weakref
 from collections import Counter
@@ -16,19 +17,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import needs_triton, needs_triton_to_run
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastdc
 from fastdc.data import ImageData
-from fastdc.engines import CudaEngine, Distillation, Sgd
+from fastdc.engines import CudaEngine, Distillation, DrawnAugmentation, Sgd
 from fastdc.engines.base import Training
 from fastdc.engines.capture import Graphs, Work
 from fastdc.engines.gather_normalise import DeviceImages
 from fastdc.models import build
 from fastdc.training import whole_set
+from fastdc.training.augment import crop_scale_or_rotate, training_augmentation
 from fastdc.training.by_batch import whole_batches
+from fastdc.training.operations import OPERATIONS
 from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,6 +169,55 @@ def test_training_that_is_captured_gives_the_same_bits(
     assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
     steps, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
     assert played.graphs.launches == 2 * 5 * steps - sizes  # each size once as it is
+
+
+AUGMENTATIONS = {
+    "batch": training_augmentation(list(OPERATIONS), "batch"),
+    "image": training_augmentation(["flip", "color", "crop/scale/rotate"], "image", cutmix=0.5),
+    "mnist": crop_scale_or_rotate,
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_needs_nothing_from_the_host_once_it_is_drawn(name: str) -> None:
+    augment, images, labels = AUGMENTATIONS[name], torch.randn(6, *SIZE), torch.arange(6)
+    assert isinstance(augment, DrawnAugmentation)
+    for seed in range(20):
+        kind, numbers = augment.draw(len(images), *SIZE[1:], torch.Generator().manual_seed(seed))
+        with Launches() as launches:
+            found = augment.apply(images, labels, kind, numbers, CLASSES)
+        assert not launches.counts.keys() & HOST
+        expected = augment(images, labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], labels if found[1] is labels else F.pad(expected[1], (0, CLASSES - 6)))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_training_with_augmentation_is_captured_and_gives_the_same_bits(name: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 500)  # some epochs are drawn at once
+    augment, sgd, (engine, theta, _, _) = AUGMENTATIONS[name], Sgd(12, 0.02, 0.9, 1e-3, 8), problem()
+    images, labels = torch.randn(12, *SIZE), torch.arange(12) % CLASSES
+    if soft:
+        labels = torch.rand(12, 4).softmax(1)
+    played = CudaEngine(engine.module)
+    played.graphs = Played(nn.Identity())
+    found = []
+    for run in (
+        functools.partial(Training.run, engine.training(theta, sgd)),
+        engine.training(theta, sgd).run,
+        played.training(theta, sgd).run,
+    ):
+        before, order = theta.clone(), torch.Generator().manual_seed(3)
+        run(images, labels, order, augment)
+        found.append((theta.clone(), order.get_state()))
+        theta.copy_(before)
+    assert not torch.equal(found[0][0], theta)
+    for weights, state in found[1:]:
+        assert torch.equal(weights, found[0][0])
+        assert torch.equal(state, found[0][1])
+    (place,) = played.graphs._places.values()
+    assert played.graphs.launches == 24 - len(place.graphs) > 0
 
 
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])

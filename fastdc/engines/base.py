@@ -13,16 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdc.engines.augmentation import Augmentation
 from fastdc.engines.features import features_of
 from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.stopping import stop_point
-
-# Images [N, channels, H, W], their labels and the generator of the training -> images of the same shape, with labels; these and those
-# are int64 [N], or soft: shares of the first k classes, float [N, k]
-Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)

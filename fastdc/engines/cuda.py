@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from fastdc.engines.base import Augmentation, Batch, Distillation, Engine, Fetch, Sgd, Training, class_numbers, cross_entropy
+from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
+from fastdc.engines.base import Batch, Distillation, Engine, Fetch, Sgd, Training, class_numbers, cross_entropy
 from fastdc.engines.capture import Graphs, Place
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
@@ -260,9 +262,10 @@ class _Softmax:
 class _ChainTraining(Training):
     """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once.
 
-    All batches of a run are drawn beforehand, a block of epochs at a time, and lie on the device: a step reads where it is from there,
-    and is one graph for all full batches, one for the last of each epoch if it is smaller. Augmentation draws for each batch on the
-    host, and is done between steps that are launched kernel by kernel; so are steps on what is not on the device.
+    All batches of a run, and what augmentation does to them, are drawn beforehand, a block of epochs at a time, and lie on the device: a
+    step reads its number from there, and is one graph for all full batches, one for the last of each epoch if it is smaller, and others
+    where augmentation does something else. Steps whose augmentation draws by looking at the batch, and steps on what is not on the
+    device, are launched kernel by kernel.
     """
 
     def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
@@ -277,19 +280,23 @@ class _ChainTraining(Training):
         augment: Augmentation | None = None,
         distillation: Distillation | None = None,
     ) -> None:
-        if augment is not None or not len(images):
+        if not len(images) or not (augment is None or isinstance(augment, DrawnAugmentation)):
             super().run(images, labels, generator, augment, distillation)
             return
         self.velocity.zero_()
+        classes = None if augment is None or labels.dim() == 2 else int(labels.max()) + 1
 
-        def batch(index: Tensor, images: Tensor, labels: Tensor, *known: Tensor) -> Batch:
+        def batch(index: Tensor, kind: Hashable, numbers: Tensor, images: Tensor, labels: Tensor, *known: Tensor) -> Batch:
             some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
-            return Batch(images.index_select(0, index), labels.index_select(0, index), some)
+            learned = images.index_select(0, index), labels.index_select(0, index)
+            return Batch(*(learned if augment is None else augment.apply(*learned, kind, numbers, classes)), some)
 
+        name = (augment, classes, distillation and (distillation.groups, distillation.temperature))
         known = [] if distillation is None else [distillation.logits]
-        place = self._place(distillation and (distillation.groups, distillation.temperature), len(images), [images, labels, *known])
+        draws = _Draws(len(images), self.sgd, [generator], augment, images.shape[-2:])
+        place = self._place(name, draws, [images, labels, *known])
         try:
-            for _ in self._steps_at(place, len(images), batch, [generator]):
+            for _ in self._steps_at(place, draws, batch):
                 pass
         finally:
             place.unload([self.theta, self.velocity])
@@ -298,14 +305,15 @@ class _ChainTraining(Training):
     def run_side_by_side(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> None:
         """As `run`, each network of the engine by the order of its own generator."""
 
-        def batch(index: Tensor, images: Tensor, labels: Tensor) -> Batch:
+        def batch(index: Tensor, kind: Hashable, numbers: Tensor, images: Tensor, labels: Tensor) -> Batch:
             """Of positions [b, networks]."""
             some = images.index_select(0, index.flatten()).view(len(index), -1, *images.shape[2:])  # [b, networks * channels, H, W]
             return Batch(some, labels.index_select(0, index.flatten()).unflatten(0, index.shape))
 
-        place = self._place(None, len(images), [images, labels])
+        draws = _Draws(len(images), self.sgd, generators)
+        place = self._place(None, draws, [images, labels])
         try:
-            for _ in self._steps_at(place, len(images), batch, generators):
+            for _ in self._steps_at(place, draws, batch):
                 pass
         finally:
             place.unload([self.theta])
@@ -314,45 +322,50 @@ class _ChainTraining(Training):
         if fetch.device != self.theta.device:
             yield from super().steps(count, fetch, generator)
             return
-        place, in_an_epoch = self._place(fetch, count, []), math.ceil(count / self.sgd.batch)
-        for number, _ in enumerate(self._steps_at(place, count, fetch.batch, [generator]), 1):
-            if number % in_an_epoch == 0:
+        draws = _Draws(count, self.sgd, [generator])
+        place = self._place(fetch, draws, [])
+        for number, _ in enumerate(self._steps_at(place, draws, lambda index, *_: fetch.batch(index)), 1):
+            if number % len(draws.lengths) == 0:
                 place.unload([self.theta, self.velocity])
             yield
 
-    def _place(self, name: Hashable, count: int, tensors: Sequence[Tensor]) -> Place:
-        """Where `count` images are learned: theta, velocity, a cursor, the orders of some epochs [epochs, count, networks], and what makes
-        batches, whose name says how it does."""
-        cursor, networks = torch.zeros(1, dtype=torch.int64, device=self.theta.device), self._engine.networks
-        orders = cursor.new_zeros(max(1, min(self.sgd.epochs, _POSITIONS // (count * networks))), count, networks)
+    def _place(self, name: Hashable, draws: _Draws, tensors: Sequence[Tensor]) -> Place:
+        """Where images are learned: theta, velocity, at which step, what is drawn for the steps of some epochs, and what makes batches,
+        whose name says how it does."""
+        step = torch.zeros(1, dtype=torch.int64, device=self.theta.device)
+        drawn = [empty.to(step.device) for empty in draws.empty()]
         alike = dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
-        return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, cursor, orders, *tensors])
+        return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, step, *drawn, *tensors])
 
-    def _steps_at(self, place: Place, count: int, batch: Callable[..., Batch], generators: Sequence[torch.Generator]) -> Iterator[None]:
-        """All epochs, with a generator for each network; one item after each step. `batch` makes one of positions, [b] or [b, networks],
-        and what else is at the place."""
-        cursor, orders = place.tensors[2:4]
-        for start in range(0, self.sgd.epochs, len(orders)):
-            drawn = [
-                torch.stack([torch.randperm(count, generator=generator) for generator in generators], 1)
-                for _ in range(min(len(orders), self.sgd.epochs - start))
-            ]
-            cursor.zero_()
-            orders[: len(drawn)].copy_(to_device(torch.stack(drawn), orders.device))
-            for first in (*range(0, count, self.sgd.batch),) * len(drawn):
+    def _steps_at(self, place: Place, draws: _Draws, batch: Callable[..., Batch]) -> Iterator[None]:
+        """All epochs; one item after each step. `batch` makes one of positions, [b] or [b, networks], of what augmentation does to it and
+        by which numbers, and of what else is at the place."""
+        step, orders, numbers = place.tensors[2:5]
+        for kinds, *drawn in draws:
+            step.zero_()
+            for inside, some in zip((orders, numbers), drawn, strict=True):
+                inside[: len(some)].copy_(to_device(some, inside.device))
+            for kind, length in zip(kinds, itertools.cycle(draws.lengths), strict=False):
                 stop_point()
-                length = min(self.sgd.batch, count - first)
-                self._engine.graphs.do(place, length, functools.partial(self._step_at_cursor, length, batch))
+                self._engine.graphs.do(place, (length, kind), functools.partial(self._step_as_drawn, length, kind, batch))
                 yield
 
-    def _step_at_cursor(
-        self, length: int, batch: Callable[..., Batch], theta: Tensor, velocity: Tensor, cursor: Tensor, orders: Tensor, *tensors: Tensor
+    def _step_as_drawn(
+        self,
+        length: int,
+        kind: Hashable,
+        batch: Callable[..., Batch],
+        theta: Tensor,
+        velocity: Tensor,
+        step: Tensor,
+        orders: Tensor,
+        numbers: Tensor,
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        """A step with the next `length` images of the orders [epochs, N, networks], after which the cursor stands behind them."""
-        places = cursor + torch.arange(length, device=cursor.device)
-        index = orders.flatten(0, 1).index_select(0, places)
-        self._move(theta, velocity, *batch(index.squeeze(1), *tensors))  # of one network [b]
-        cursor += length
+        """A step with `length` images, after which it is the turn of the next one."""
+        index, some = (drawn.index_select(0, step)[0, :length] for drawn in (orders, numbers))
+        self._move(theta, velocity, *batch(index.squeeze(1), kind, some, *tensors))  # of one network [b]
+        step += 1
         return ()
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
@@ -376,3 +389,55 @@ class _ChainTraining(Training):
             maximize=False,
             is_first_step=False,
         )
+
+
+class _Draws:
+    """All that is drawn for a training, some epochs at a time: in the order in which it would be drawn batch by batch.
+
+    Args:
+        count: images.
+        sgd: epochs and batch size.
+        generators: one for each network.
+        augment: of one network.
+        size: height and width of the images.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        sgd: Sgd,
+        generators: Sequence[torch.Generator],
+        augment: DrawnAugmentation | None = None,
+        size: Sequence[int] = (),
+    ) -> None:
+        self.count, self.sgd, self.generators, self.augment, self.size = count, sgd, generators, augment, size
+        self.lengths = [min(sgd.batch, count - first) for first in range(0, count, sgd.batch)]
+        """Of the batches of an epoch."""
+        self._each = 0 if augment is None else augment.numbers_each
+        self._epochs = max(1, min(sgd.epochs, _POSITIONS // (count * (len(generators) + self._each))))
+
+    def empty(self) -> tuple[Tensor, Tensor]:
+        """Room for what is drawn at once: positions [steps, batch, networks], and numbers of augmentation [steps, batch, numbers_each]."""
+        shape = self._epochs * len(self.lengths), self.lengths[0]
+        return torch.zeros(*shape, len(self.generators), dtype=torch.int64), torch.zeros(*shape, self._each, dtype=torch.float64)
+
+    def __iter__(self) -> Iterator[tuple[list[Hashable], Tensor, Tensor]]:
+        """For the steps of some epochs what augmentation does, positions and numbers; a shorter batch with zeros behind it."""
+        for start in range(0, self.sgd.epochs, self._epochs):
+            orders, draws = list[Tensor](), list[tuple[Hashable, Tensor]]()
+            for _ in range(min(self._epochs, self.sgd.epochs - start)):
+                order = torch.stack([torch.randperm(self.count, generator=generator) for generator in self.generators], 1)
+                orders += order.split(self.sgd.batch)
+                draws += [self._drawn(length) for length in self.lengths]
+            yield (
+                [kind for kind, _ in draws],
+                pad_sequence(orders, batch_first=True),
+                pad_sequence([some for _, some in draws], batch_first=True),
+            )
+
+    def _drawn(self, length: int) -> tuple[Hashable, Tensor]:
+        """What is done to a batch, and its numbers [length, numbers_each]."""
+        if self.augment is None:
+            return None, torch.zeros(length, 0, dtype=torch.float64)
+        height, width = self.size
+        return self.augment.draw(length, height, width, self.generators[0])
