@@ -11,7 +11,7 @@ import functools
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +222,12 @@ def test_training_with_augmentation_is_captured_and_gives_the_same_bits(name: st
 
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
 @pytest.mark.parametrize("batch", [6, 10, 256])
-@pytest.mark.parametrize("some", [False, True])
-def test_training_on_a_set_is_captured_and_gives_the_same_bits(spec: str, batch: int, some: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 50)  # two epochs or more are drawn at once
+@pytest.mark.parametrize(("some", "name"), [(False, None), (True, None), (True, "image")])
+def test_training_on_a_set_is_captured_and_gives_the_same_bits(
+    spec: str, batch: int, some: bool, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 500 if name else 50)  # two epochs or more are drawn at once
+    augment = AUGMENTATIONS[name] if name else None
     images = torch.randint(256, (20, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = ImageData.of(images, torch.arange(20) % CLASSES)
     on_device = DeviceImages(data.images, data.labels, CLASSES, data.class_names, data.mean, data.std)
@@ -238,7 +241,7 @@ def test_training_on_a_set_is_captured_and_gives_the_same_bits(spec: str, batch:
         weights, order = theta.clone(), torch.Generator().manual_seed(1)
         fetch = whole_batches(drawn_from, weights, positions)
         for phase in phases:
-            steps = each.training(weights, phase).steps(count, fetch, order)
+            steps = each.training(weights, phase).steps(orders(count, phase, order), fetch, augment, order)
             for number, _ in enumerate(steps, 1):
                 if number % -(-count // batch) == 0:
                     at_the_end.append(weights.clone())
@@ -247,14 +250,19 @@ def test_training_on_a_set_is_captured_and_gives_the_same_bits(spec: str, batch:
     weights, order = theta.clone(), torch.Generator().manual_seed(1)
     for phase in phases:  # as an engine does it that captures nothing
         plain = CudaEngine(engine.module).training(weights, phase)
-        for _ in Training.steps(plain, count, whole_batches(data, weights, positions), order):
+        for _ in Training.steps(plain, orders(count, phase, order), whole_batches(data, weights, positions), augment, order):
             pass
     assert not torch.equal(weights, theta)
     assert all(torch.equal(found, weights) for found in trained)
     assert all(map(torch.equal, at_the_end[:5], at_the_end[5:]))
     assert len(at_the_end) == 2 * 5
     epoch, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
-    assert played.graphs.launches == 5 * epoch - 2 * sizes  # each size of each phase once as it is
+    if augment is None:
+        assert played.graphs.launches == 5 * epoch - 2 * sizes  # each size of each phase once as it is
+
+
+def orders(count: int, sgd: Sgd, generator: torch.Generator) -> Iterator[Tensor]:
+    return (torch.randperm(count, generator=generator) for _ in range(sgd.epochs))
 
 
 def test_a_network_trained_on_the_whole_set_by_captured_steps_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

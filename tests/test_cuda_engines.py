@@ -205,8 +205,8 @@ def trained_on_a_set(engine: CudaEngine, theta: Tensor) -> None:
     """On images that lie on the device as uint8."""
     images = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = near(ImageData.of(images, torch.arange(20) % 10), theta.device)
-    steps = engine.training(theta, Sgd(6, 0.05, 0.9, 1e-3, 8)).steps(20, whole_batches(data, theta), torch.Generator().manual_seed(1))
-    for _ in steps:
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(epoch)) for epoch in range(6)]
+    for _ in engine.training(theta, Sgd(6, 0.05, 0.9, 1e-3, 8)).steps(orders, whole_batches(data, theta)):
         pass
 
 

@@ -79,6 +79,10 @@ class Fetch:
     """Of positions [b] on `device`."""
     device: torch.device
     """Where positions go. If that is where the network is, a batch takes nothing from the host and is made in one place."""
+    image_size: tuple[int, int]
+    """Height and width of the images."""
+    classes: int
+    """How many there are."""
 
     def __call__(self, index: Tensor) -> Batch:
         """The batch at positions [b]."""
@@ -141,18 +145,27 @@ class Training(ABC):
                 self._step(some, known, distillation.at(index) if distillation is not None else None)
         self.velocity.zero_()
 
-    def steps(self, count: int, fetch: Fetch, generator: torch.Generator) -> Iterator[None]:
-        """All epochs in shuffled batches that are made as they are needed, with the velocity that the steps before have left; one item
-        after each step. The weights are those of that step at the end of each epoch, and need not be before.
+    def steps(
+        self, orders: Iterable[Tensor], fetch: Fetch, augment: Augmentation | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[None]:
+        """All epochs in batches that are made as they are needed, with the velocity that the steps before have left; one item after each
+        step. The weights are those of that step at the end of each epoch, and need not be before.
 
         Args:
-            count: images in all.
+            orders: for each epoch the positions [n] of its images; taken one after another, what augmentation draws for an epoch between.
             fetch: makes the batches.
-            generator: gives their order.
+            augment: changes the images of each batch, and their labels, before they are learned.
+            generator: from which it draws.
         """
-        for index in batches(count, self.sgd, generator, fetch.device):
-            self.step(*fetch(index))
-            yield
+        for order in orders:
+            for index in to_device(order, fetch.device).split(self.sgd.batch):
+                stop_point()
+                images, labels, distillation = fetch(index)
+                if augment is not None:
+                    assert generator is not None
+                    images, labels = augment(images, labels, generator)
+                self.step(images, labels, distillation)
+                yield
 
     @abstractmethod
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:

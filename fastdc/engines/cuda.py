@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
@@ -288,12 +288,13 @@ class _ChainTraining(Training):
 
         def batch(index: Tensor, kind: Hashable, numbers: Tensor, images: Tensor, labels: Tensor, *known: Tensor) -> Batch:
             some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
-            learned = images.index_select(0, index), labels.index_select(0, index)
-            return Batch(*(learned if augment is None else augment.apply(*learned, kind, numbers, classes)), some)
+            learned = Batch(images.index_select(0, index), labels.index_select(0, index), some)
+            return _augmented(learned, augment, kind, numbers, classes)
 
         name = (augment, classes, distillation and (distillation.groups, distillation.temperature))
         known = [] if distillation is None else [distillation.logits]
-        draws = _Draws(len(images), self.sgd, [generator], augment, images.shape[-2:])
+        orders = (torch.randperm(len(images), generator=generator)[:, None] for _ in range(self.sgd.epochs))
+        draws = _Draws(orders, len(images), self.sgd, 1, augment, images.shape[-2:], generator)
         place = self._place(name, draws, [images, labels, *known])
         try:
             for _ in self._steps_at(place, draws, batch):
@@ -310,7 +311,10 @@ class _ChainTraining(Training):
             some = images.index_select(0, index.flatten()).view(len(index), -1, *images.shape[2:])  # [b, networks * channels, H, W]
             return Batch(some, labels.index_select(0, index.flatten()).unflatten(0, index.shape))
 
-        draws = _Draws(len(images), self.sgd, generators)
+        orders = (
+            torch.stack([torch.randperm(len(images), generator=generator) for generator in generators], 1) for _ in range(self.sgd.epochs)
+        )
+        draws = _Draws(orders, len(images), self.sgd, len(generators))
         place = self._place(None, draws, [images, labels])
         try:
             for _ in self._steps_at(place, draws, batch):
@@ -318,13 +322,22 @@ class _ChainTraining(Training):
         finally:
             place.unload([self.theta])
 
-    def steps(self, count: int, fetch: Fetch, generator: torch.Generator) -> Iterator[None]:
-        if fetch.device != self.theta.device:
-            yield from super().steps(count, fetch, generator)
+    def steps(
+        self, orders: Iterable[Tensor], fetch: Fetch, augment: Augmentation | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[None]:
+        if fetch.device != self.theta.device or not (augment is None or isinstance(augment, DrawnAugmentation)):
+            yield from super().steps(orders, fetch, augment, generator)
             return
-        draws = _Draws(count, self.sgd, [generator])
-        place = self._place(fetch, draws, [])
-        for number, _ in enumerate(self._steps_at(place, draws, lambda index, *_: fetch.batch(index)), 1):
+
+        def batch(index: Tensor, kind: Hashable, numbers: Tensor) -> Batch:
+            return _augmented(fetch.batch(index), augment, kind, numbers, fetch.classes)
+
+        later = iter(orders)
+        first = next(later)
+        columns = (order[:, None] for order in itertools.chain([first], later))
+        draws = _Draws(columns, len(first), self.sgd, 1, augment, fetch.image_size, generator)
+        place = self._place((fetch, augment), draws, [])
+        for number, _ in enumerate(self._steps_at(place, draws, batch), 1):
             if number % len(draws.lengths) == 0:
                 place.unload([self.theta, self.velocity])
             yield
@@ -395,49 +408,66 @@ class _Draws:
     """All that is drawn for a training, some epochs at a time: in the order in which it would be drawn batch by batch.
 
     Args:
-        count: images.
+        orders: for each epoch the positions of its images, [count, networks].
+        count: images of an epoch.
         sgd: epochs and batch size.
-        generators: one for each network.
-        augment: of one network.
+        networks: how many learn.
+        augment: what is done to each batch, of one network.
         size: height and width of the images.
+        generator: from which augmentation draws.
     """
 
     def __init__(
         self,
+        orders: Iterable[Tensor],
         count: int,
         sgd: Sgd,
-        generators: Sequence[torch.Generator],
+        networks: int,
         augment: DrawnAugmentation | None = None,
         size: Sequence[int] = (),
+        generator: torch.Generator | None = None,
     ) -> None:
-        self.count, self.sgd, self.generators, self.augment, self.size = count, sgd, generators, augment, size
+        self.orders, self.networks, self.augment, self.size, self.generator = orders, networks, augment, size, generator
+        self.batch = sgd.batch
         self.lengths = [min(sgd.batch, count - first) for first in range(0, count, sgd.batch)]
         """Of the batches of an epoch."""
         self._each = 0 if augment is None else augment.numbers_each
-        self._epochs = max(1, min(sgd.epochs, _POSITIONS // (count * (len(generators) + self._each))))
+        self._epochs = max(1, min(sgd.epochs, _POSITIONS // (count * (networks + self._each))))
 
     def empty(self) -> tuple[Tensor, Tensor]:
         """Room for what is drawn at once: positions [steps, batch, networks], and numbers of augmentation [steps, batch, numbers_each]."""
         shape = self._epochs * len(self.lengths), self.lengths[0]
-        return torch.zeros(*shape, len(self.generators), dtype=torch.int64), torch.zeros(*shape, self._each, dtype=torch.float64)
+        return torch.zeros(*shape, self.networks, dtype=torch.int64), torch.zeros(*shape, self._each, dtype=torch.float64)
 
     def __iter__(self) -> Iterator[tuple[list[Hashable], Tensor, Tensor]]:
         """For the steps of some epochs what augmentation does, positions and numbers; a shorter batch with zeros behind it."""
-        for start in range(0, self.sgd.epochs, self._epochs):
-            orders, draws = list[Tensor](), list[tuple[Hashable, Tensor]]()
-            for _ in range(min(self._epochs, self.sgd.epochs - start)):
-                order = torch.stack([torch.randperm(self.count, generator=generator) for generator in self.generators], 1)
-                orders += order.split(self.sgd.batch)
-                draws += [self._drawn(length) for length in self.lengths]
-            yield (
-                [kind for kind, _ in draws],
-                pad_sequence(orders, batch_first=True),
-                pad_sequence([some for _, some in draws], batch_first=True),
-            )
+        batches, draws = list[Tensor](), list[tuple[Hashable, Tensor]]()
+        for epoch, order in enumerate(self.orders, 1):
+            batches += order.split(self.batch)
+            draws += [self._drawn(length) for length in self.lengths]
+            if epoch % self._epochs == 0:
+                yield _padded(batches, draws)
+                batches, draws = [], []
+        if batches:
+            yield _padded(batches, draws)
 
     def _drawn(self, length: int) -> tuple[Hashable, Tensor]:
         """What is done to a batch, and its numbers [length, numbers_each]."""
         if self.augment is None:
             return None, torch.zeros(length, 0, dtype=torch.float64)
+        assert self.generator is not None
         height, width = self.size
-        return self.augment.draw(length, height, width, self.generators[0])
+        return self.augment.draw(length, height, width, self.generator)
+
+
+def _padded(batches: list[Tensor], draws: list[tuple[Hashable, Tensor]]) -> tuple[list[Hashable], Tensor, Tensor]:
+    """What augmentation does to each batch; their positions, and its numbers, in tensors [steps, batch, ...]."""
+    kinds, numbers = zip(*draws, strict=True)
+    return list(kinds), pad_sequence(batches, batch_first=True), pad_sequence(list(numbers), batch_first=True)
+
+
+def _augmented(batch: Batch, augment: DrawnAugmentation | None, kind: Hashable, numbers: Tensor, classes: int | None) -> Batch:
+    if augment is None:
+        return batch
+    images, labels = augment.apply(batch.images, batch.labels, kind, numbers, classes)
+    return batch._replace(images=images, labels=labels)

@@ -34,7 +34,7 @@ def whole_batches(data: ImageData, theta: Tensor, positions: Tensor | None = Non
         index = index if chosen is None else chosen[index]
         return Batch(data.normalised(index, theta.dtype, theta.device), to_device(labels[index], theta.device))
 
-    return Fetch(batch, here)
+    return Fetch(batch, here, data.image_size, data.num_classes)
 
 
 def train_by_batch(
@@ -54,7 +54,7 @@ def train_by_batch(
     """
     order, step = make_generator(seed, f"{stream} order"), 0
     for phase in phases:
-        steps = engine.training(theta, phase).steps(count, fetch, order)
+        steps = engine.training(theta, phase).steps((torch.randperm(count, generator=order) for _ in range(phase.epochs)), fetch)
         for _ in range(phase.epochs * math.ceil(count / phase.batch)):
             with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
                 next(steps)

@@ -115,7 +115,8 @@ def _train(
         kept = dataclasses.replace(old, logits=old.logits[index].to(theta.device)) if old is not None else None
         return Batch(*training_set.fetch(index, theta), kept)
 
-    for _ in train_by_batch(engine, family, theta, len(training_set), Fetch(batch, torch.device("cpu")), phases, seed, stream):
+    fetch = Fetch(batch, torch.device("cpu"), family.image_size, family.num_classes)
+    for _ in train_by_batch(engine, family, theta, len(training_set), fetch, phases, seed, stream):
         pass
 
 
