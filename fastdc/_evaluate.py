@@ -53,7 +53,7 @@ def evaluate(
 
     By SGD with momentum 0.9 and weight decay 5e-4, from a learning rate of 0.01 on; the protocol says all else. Accuracies compare
     under one protocol alone. On the CPU the networks are trained side by side, one thread each; by the engine
-    "cuda" several go through the GPU as one, where there is no augmentation and no batch norm.
+    "cuda" several go through the GPU as one, where there is no batch norm.
 
     Args:
         condensed: the images to train on.
@@ -144,7 +144,7 @@ class _Trial:
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
-        if networks > 1 and self.augment is None:  # which draws for each batch of a network
+        if networks > 1:
             engine = self._engine(0)
             at_once = engine.most_side_by_side(engine.layout.flatten(engine.module), self._examples()[0], self.phases[0])
             if at_once > 1:
@@ -163,7 +163,7 @@ class _Trial:
         thetas = torch.stack([self.family.fresh_weights(derive_seed(self.seed, "evaluation network", index)) for index in numbers])
         generators = [make_generator(self.seed, "evaluation order", index) for index in numbers]
         for sgd in self.phases:
-            engine.train_side_by_side(thetas, *self._examples(), sgd, generators)
+            engine.train_side_by_side(thetas, *self._examples(), sgd, generators, self.augment)
         for index, theta in zip(numbers, thetas, strict=True):
             check_finite(theta, f"network {index}")
             yield accuracy(engine, theta, self.test)

@@ -152,7 +152,7 @@ def test_what_is_captured_gives_the_same_bits(spec: str) -> None:
 def test_training_that_is_captured_gives_the_same_bits(
     spec: str, count: int, batch: int, distilled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 2 * count)  # two epochs are drawn at once
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 2 * count)  # two epochs are drawn at once
     sgd, engine, theta = Sgd(5, 0.05, 0.9, 1e-3, batch), *problem(spec)[:2]
     played = CudaEngine(copy.deepcopy(engine.module))
     played.graphs = Played(played.module)
@@ -195,7 +195,7 @@ def test_augmentation_needs_nothing_from_the_host_once_it_is_drawn(name: str) ->
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 @pytest.mark.parametrize("soft", [False, True])
 def test_training_with_augmentation_is_captured_and_gives_the_same_bits(name: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 500)  # some epochs are drawn at once
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 500)  # some epochs are drawn at once
     augment, sgd, (engine, theta, _, _) = AUGMENTATIONS[name], Sgd(12, 0.02, 0.9, 1e-3, 8), problem()
     images, labels = torch.randn(12, *SIZE), torch.arange(12) % CLASSES
     if soft:
@@ -226,7 +226,7 @@ def test_training_with_augmentation_is_captured_and_gives_the_same_bits(name: st
 def test_training_on_a_set_is_captured_and_gives_the_same_bits(
     spec: str, batch: int, some: bool, name: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 500 if name else 50)  # two epochs or more are drawn at once
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 500 if name else 50)  # two epochs or more are drawn at once
     augment = AUGMENTATIONS[name] if name else None
     images = torch.randint(256, (20, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     data = ImageData.of(images, torch.arange(20) % CLASSES)

@@ -246,14 +246,16 @@ def test_captured_training_gives_the_bits_of_kernels_launched_one_by_one(job: st
 @pytest.mark.parametrize(
     "variant", ["convnet:width=8", "convnet:width=8,norm=group,pooling=max", "convnet:width=8,norm=layer", "mlp:width=8"]
 )
-def test_networks_side_by_side_are_those_that_are_trained_alone(variant: str) -> None:
+@pytest.mark.parametrize("protocol", ["dc", "idc"])
+def test_networks_side_by_side_are_those_that_are_trained_alone(variant: str, protocol: str) -> None:
     case = case_of(variant)
     engine = CudaEngine(build_like(case.module, DEVICE))
     images, labels = case.images.flatten(0, 1).to(DEVICE), torch.arange(12, device=DEVICE) % 4
     found = []
     for train in (engine.train_side_by_side, functools.partial(Engine.train_side_by_side, engine)):
         thetas = torch.stack([scale * case.theta for scale in (0.5, 1.0, 1.5)]).to(DEVICE)
-        train(thetas, images, labels, Sgd(3, 0.05, 0.9, 1e-3, 8), [torch.Generator().manual_seed(seed) for seed in range(3)])
+        generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        train(thetas, images, labels, Sgd(9, 0.05, 0.9, 1e-3, 8), generators, PROTOCOLS.make(protocol, "digits").augmentation)
         found.append(thetas)
     assert relative(*found) < FLOAT64_ENGINES
 

@@ -119,9 +119,6 @@ def test_as_many_go_through_a_gpu_as_one_as_it_has_room_for(
     how: dict[str, Any] = {"engine": "cuda", "device": "cpu", "networks": networks, **QUICK}
     assert len(evaluate(condensed, noise, **how).accuracies) == networks
     assert seen == [count for start in range(0, networks, 2) for count in [min(2, networks - start)] * 2]  # two phases
-    seen.clear()
-    evaluate(condensed, noise, protocol="dsa", **how)
-    assert seen == []
 
 
 def test_another_seed_gives_other_accuracies(condensed: CondensedDataset, noise: ImageData) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from conftest import needs_triton, needs_triton_to_run
 from helpers import relative
-from test_capture import Launches, Played
+from test_capture import AUGMENTATIONS, Launches, Played
 from tolerances import FLOAT64_ENGINES
 from torch import Tensor, nn
 
-from fastdc.engines import CudaEngine, ReferenceEngine, Sgd
+from fastdc.engines import Augmentation, CudaEngine, ReferenceEngine, Sgd
 from fastdc.models import build
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,11 +63,13 @@ class Problem:
         self.images, self.labels = torch.randn(count, 3, 8, 8, dtype=torch.float64), torch.arange(count) % CLASSES
         self.engine = CudaEngine(self.modules[0])
 
-    def trained(self, engine: CudaEngine | ReferenceEngine, labels: Tensor | None = None, batch: int = 4) -> Tensor:
+    def trained(
+        self, engine: CudaEngine | ReferenceEngine, labels: Tensor | None = None, batch: int = 4, augment: Augmentation | None = None
+    ) -> Tensor:
         """The weights after two phases of SGD."""
         thetas, generators = self.thetas.clone(), [torch.Generator().manual_seed(7 + k) for k in range(NETWORKS)]
         for sgd in (Sgd(2, 0.05, 0.9, 1e-2, batch), Sgd(2, 0.01, 0.0, 0.0, batch)):
-            engine.train_side_by_side(thetas, self.images, self.labels if labels is None else labels, sgd, generators)
+            engine.train_side_by_side(thetas, self.images, self.labels if labels is None else labels, sgd, generators, augment)
         return thetas - self.thetas
 
 
@@ -104,6 +106,22 @@ def test_soft_labels_frozen_weights_and_chunks_are_those_of_one_network(monkeypa
     found, expected = (problem.trained(each, soft) for each in (engine, ReferenceEngine(problem.modules[0])))
     assert relative(found, expected) < FLOAT64_ENGINES
     assert not found[:, : next(problem.modules[0].parameters()).numel()].any()
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS, "function"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_batch_of_each_network_is_augmented_by_its_own_draws(name: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 100)  # an epoch at a time
+    augment = AUGMENTATIONS.get(name, lambda images, labels, generator: (images + torch.rand((), generator=generator), labels))
+    problem, played = Problem("convnet:width=4"), CudaEngine(Problem("convnet:width=4").modules[0])
+    played._wider(NETWORKS).graphs = graphs = Played(nn.Identity())
+    labels = torch.rand(COUNT, CLASSES - 1, dtype=torch.float64).softmax(1) if soft else None
+    found, again, expected = (
+        problem.trained(each, labels, 4, augment) for each in (problem.engine, played, ReferenceEngine(problem.modules[0]))
+    )
+    assert relative(found, expected) < FLOAT64_ENGINES
+    assert torch.equal(found, again)
+    assert (graphs.launches > 0) == (name != "function")
 
 
 def test_captured_steps_give_the_same_bits() -> None:

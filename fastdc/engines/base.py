@@ -262,10 +262,18 @@ class Engine(ABC):
         """How many networks with weights as theta [P] it trains on these images faster at once than one after another."""
         return 1
 
-    def train_side_by_side(self, thetas: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generators: Sequence[torch.Generator]) -> None:
-        """`train` of several networks at once, their weights thetas [K, P], each in the order of its own generator."""
+    def train_side_by_side(
+        self,
+        thetas: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generators: Sequence[torch.Generator],
+        augment: Augmentation | None = None,
+    ) -> None:
+        """`train` of several networks at once, their weights thetas [K, P], each by the draws of its own generator."""
         for theta, generator in zip(thetas, generators, strict=True):
-            self.train(theta, images, labels, sgd, generator)
+            self.train(theta, images, labels, sgd, generator, augment)
 
     @abstractmethod
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:

@@ -10,34 +10,29 @@ the weights are computed class by class. It runs on the CPU as well, for tests, 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
-from fastdc.engines.base import Batch, Distillation, Engine, Fetch, Sgd, Training, class_numbers, cross_entropy
-from fastdc.engines.capture import Graphs, Place
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
+from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
+from fastdc.engines.chain_training import ChainTraining
 from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
-from fastdc.parallel.devices import memory_share, to_device
-from fastdc.runtime.stopping import stop_point
+from fastdc.parallel.devices import memory_share
 
 _MEMORY = {"cpu": 64, "cuda": 4096}  # MiB of what a chunk keeps, at the most
-
-_POSITIONS = 1 << 20  # of images in batches, drawn at once
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
 _FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
@@ -160,16 +155,31 @@ class CudaEngine(Engine):
         return self.layout.clear_frozen_(by_weights)[0], by_images.view(images.shape)
 
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
-        return _ChainTraining(self, theta, sgd)
+        return ChainTraining(self, theta, sgd)
 
     def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
         """As many as fit into one chunk; one where a norm follows the batch, whose statistics each network keeps for itself."""
         return 1 if self._whole_batches else max(1, self._images_per_chunk(theta, images, _FIRST_ORDER) // min(len(images), sgd.batch))
 
-    def train_side_by_side(self, thetas: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generators: Sequence[torch.Generator]) -> None:
+    def train_side_by_side(
+        self,
+        thetas: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generators: Sequence[torch.Generator],
+        augment: Augmentation | None = None,
+    ) -> None:
         """As one network of as many times as many channels."""
+        if not (augment is None or isinstance(augment, DrawnAugmentation)):
+            super().train_side_by_side(thetas, images, labels, sgd, generators, augment)
+            return
         theta = joined(thetas, self.layout)
-        _ChainTraining(self._wider(len(thetas)), theta, sgd).run_side_by_side(images, labels, generators)
+        training = ChainTraining(self._wider(len(thetas)), theta, sgd)
+        if augment is None:
+            training.run_side_by_side(images, labels, generators)
+        else:
+            training.run_augmented_side_by_side(images, labels, generators, augment)
         thetas.copy_(parted(theta, self.layout, len(thetas)))
 
     @_rounding
@@ -257,217 +267,3 @@ class _Softmax:
     def along(self, tangent: Tensor) -> Tensor:
         """How the cotangent changes where the logits change by the tangent [N, num_classes]."""
         return self.shares * (tangent - (self.shares * tangent).sum(1, keepdim=True)) / self.count
-
-
-class _ChainTraining(Training):
-    """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once.
-
-    All batches of a run, and what augmentation does to them, are drawn beforehand, a block of epochs at a time, and lie on the device: a
-    step reads its number from there, and is one graph for all full batches, one for the last of each epoch if it is smaller, and others
-    where augmentation does something else. Steps whose augmentation draws by looking at the batch, and steps on what is not on the
-    device, are launched kernel by kernel.
-    """
-
-    def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
-        super().__init__(engine.module, theta, sgd)
-        self._engine = engine
-
-    def run(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
-    ) -> None:
-        if not len(images) or not (augment is None or isinstance(augment, DrawnAugmentation)):
-            super().run(images, labels, generator, augment, distillation)
-            return
-        self.velocity.zero_()
-        classes = None if augment is None or labels.dim() == 2 else int(labels.max()) + 1
-
-        def batch(index: Tensor, kind: Hashable, numbers: Tensor, images: Tensor, labels: Tensor, *known: Tensor) -> Batch:
-            some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
-            learned = Batch(images.index_select(0, index), labels.index_select(0, index), some)
-            return _augmented(learned, augment, kind, numbers, classes)
-
-        name = (augment, classes, distillation and (distillation.groups, distillation.temperature))
-        known = [] if distillation is None else [distillation.logits]
-        orders = (torch.randperm(len(images), generator=generator)[:, None] for _ in range(self.sgd.epochs))
-        draws = _Draws(orders, len(images), self.sgd, 1, augment, images.shape[-2:], generator)
-        place = self._place(name, draws, [images, labels, *known])
-        try:
-            for _ in self._steps_at(place, draws, batch):
-                pass
-        finally:
-            place.unload([self.theta, self.velocity])
-        self.velocity.zero_()
-
-    def run_side_by_side(self, images: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> None:
-        """As `run`, each network of the engine by the order of its own generator."""
-
-        def batch(index: Tensor, kind: Hashable, numbers: Tensor, images: Tensor, labels: Tensor) -> Batch:
-            """Of positions [b, networks]."""
-            some = images.index_select(0, index.flatten()).view(len(index), -1, *images.shape[2:])  # [b, networks * channels, H, W]
-            return Batch(some, labels.index_select(0, index.flatten()).unflatten(0, index.shape))
-
-        orders = (
-            torch.stack([torch.randperm(len(images), generator=generator) for generator in generators], 1) for _ in range(self.sgd.epochs)
-        )
-        draws = _Draws(orders, len(images), self.sgd, len(generators))
-        place = self._place(None, draws, [images, labels])
-        try:
-            for _ in self._steps_at(place, draws, batch):
-                pass
-        finally:
-            place.unload([self.theta])
-
-    def steps(
-        self, orders: Iterable[Tensor], fetch: Fetch, augment: Augmentation | None = None, generator: torch.Generator | None = None
-    ) -> Iterator[None]:
-        if fetch.device != self.theta.device or not (augment is None or isinstance(augment, DrawnAugmentation)):
-            yield from super().steps(orders, fetch, augment, generator)
-            return
-
-        def batch(index: Tensor, kind: Hashable, numbers: Tensor) -> Batch:
-            return _augmented(fetch.batch(index), augment, kind, numbers, fetch.classes)
-
-        later = iter(orders)
-        first = next(later)
-        columns = (order[:, None] for order in itertools.chain([first], later))
-        draws = _Draws(columns, len(first), self.sgd, 1, augment, fetch.image_size, generator)
-        place = self._place((fetch, augment), draws, [])
-        for number, _ in enumerate(self._steps_at(place, draws, batch), 1):
-            if number % len(draws.lengths) == 0:
-                place.unload([self.theta, self.velocity])
-            yield
-
-    def _place(self, name: Hashable, draws: _Draws, tensors: Sequence[Tensor]) -> Place:
-        """Where images are learned: theta, velocity, at which step, what is drawn for the steps of some epochs, and what makes batches,
-        whose name says how it does."""
-        step = torch.zeros(1, dtype=torch.int64, device=self.theta.device)
-        drawn = [empty.to(step.device) for empty in draws.empty()]
-        alike = dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
-        return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, step, *drawn, *tensors])
-
-    def _steps_at(self, place: Place, draws: _Draws, batch: Callable[..., Batch]) -> Iterator[None]:
-        """All epochs; one item after each step. `batch` makes one of positions, [b] or [b, networks], of what augmentation does to it and
-        by which numbers, and of what else is at the place."""
-        step, orders, numbers = place.tensors[2:5]
-        for kinds, *drawn in draws:
-            step.zero_()
-            for inside, some in zip((orders, numbers), drawn, strict=True):
-                inside[: len(some)].copy_(to_device(some, inside.device))
-            for kind, length in zip(kinds, itertools.cycle(draws.lengths), strict=False):
-                stop_point()
-                self._engine.graphs.do(place, (length, kind), functools.partial(self._step_as_drawn, length, kind, batch))
-                yield
-
-    def _step_as_drawn(
-        self,
-        length: int,
-        kind: Hashable,
-        batch: Callable[..., Batch],
-        theta: Tensor,
-        velocity: Tensor,
-        step: Tensor,
-        orders: Tensor,
-        numbers: Tensor,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """A step with `length` images, after which it is the turn of the next one."""
-        index, some = (drawn.index_select(0, step)[0, :length] for drawn in (orders, numbers))
-        self._move(theta, velocity, *batch(index.squeeze(1), kind, some, *tensors))  # of one network [b]
-        step += 1
-        return ()
-
-    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        stop_point()
-        self._move(self.theta, self.velocity, images, labels, distillation)
-
-    @torch.no_grad()
-    def _move(self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        gradient = torch.zeros_like(theta)
-        self._engine.add_loss_gradient(theta, gradient, images, labels, distillation)
-        weights, gradients, velocities = (self._engine.trained_views(flat) for flat in (theta, gradient, velocity))
-        torch._fused_sgd_(  # velocity = momentum * velocity + gradient + weight_decay * weight, weight -= lr * velocity
-            weights,
-            gradients,
-            velocities if self.sgd.momentum else [],
-            weight_decay=self.sgd.weight_decay,
-            momentum=self.sgd.momentum,
-            lr=self.sgd.lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-        )
-
-
-class _Draws:
-    """All that is drawn for a training, some epochs at a time: in the order in which it would be drawn batch by batch.
-
-    Args:
-        orders: for each epoch the positions of its images, [count, networks].
-        count: images of an epoch.
-        sgd: epochs and batch size.
-        networks: how many learn.
-        augment: what is done to each batch, of one network.
-        size: height and width of the images.
-        generator: from which augmentation draws.
-    """
-
-    def __init__(
-        self,
-        orders: Iterable[Tensor],
-        count: int,
-        sgd: Sgd,
-        networks: int,
-        augment: DrawnAugmentation | None = None,
-        size: Sequence[int] = (),
-        generator: torch.Generator | None = None,
-    ) -> None:
-        self.orders, self.networks, self.augment, self.size, self.generator = orders, networks, augment, size, generator
-        self.batch = sgd.batch
-        self.lengths = [min(sgd.batch, count - first) for first in range(0, count, sgd.batch)]
-        """Of the batches of an epoch."""
-        self._each = 0 if augment is None else augment.numbers_each
-        self._epochs = max(1, min(sgd.epochs, _POSITIONS // (count * (networks + self._each))))
-
-    def empty(self) -> tuple[Tensor, Tensor]:
-        """Room for what is drawn at once: positions [steps, batch, networks], and numbers of augmentation [steps, batch, numbers_each]."""
-        shape = self._epochs * len(self.lengths), self.lengths[0]
-        return torch.zeros(*shape, self.networks, dtype=torch.int64), torch.zeros(*shape, self._each, dtype=torch.float64)
-
-    def __iter__(self) -> Iterator[tuple[list[Hashable], Tensor, Tensor]]:
-        """For the steps of some epochs what augmentation does, positions and numbers; a shorter batch with zeros behind it."""
-        batches, draws = list[Tensor](), list[tuple[Hashable, Tensor]]()
-        for epoch, order in enumerate(self.orders, 1):
-            batches += order.split(self.batch)
-            draws += [self._drawn(length) for length in self.lengths]
-            if epoch % self._epochs == 0:
-                yield _padded(batches, draws)
-                batches, draws = [], []
-        if batches:
-            yield _padded(batches, draws)
-
-    def _drawn(self, length: int) -> tuple[Hashable, Tensor]:
-        """What is done to a batch, and its numbers [length, numbers_each]."""
-        if self.augment is None:
-            return None, torch.zeros(length, 0, dtype=torch.float64)
-        assert self.generator is not None
-        height, width = self.size
-        return self.augment.draw(length, height, width, self.generator)
-
-
-def _padded(batches: list[Tensor], draws: list[tuple[Hashable, Tensor]]) -> tuple[list[Hashable], Tensor, Tensor]:
-    """What augmentation does to each batch; their positions, and its numbers, in tensors [steps, batch, ...]."""
-    kinds, numbers = zip(*draws, strict=True)
-    return list(kinds), pad_sequence(batches, batch_first=True), pad_sequence(list(numbers), batch_first=True)
-
-
-def _augmented(batch: Batch, augment: DrawnAugmentation | None, kind: Hashable, numbers: Tensor, classes: int | None) -> Batch:
-    if augment is None:
-        return batch
-    images, labels = augment.apply(batch.images, batch.labels, kind, numbers, classes)
-    return batch._replace(images=images, labels=labels)
