@@ -464,12 +464,13 @@ class Ours:
     def __init__(self, problem: Problem, name: str, spec: str, precision: str = "float32") -> None:
         from fastdc.data import ClassSampler
         from fastdc.engines import make_engine
+        from fastdc.engines.gather_normalise import near
 
         self.name, self.spec, self.precision = name, spec, precision
         self.of_engine = {"precision": precision} if spec == "cuda" else {}  # the others are told by torch's settings
         self.engine = make_engine(spec, problem.module, **self.of_engine)
         self.theta = self.engine.layout.flatten(problem.module)
-        self.sampler = ClassSampler(problem.data.near(DEVICE), seed=0, device=DEVICE)
+        self.sampler = ClassSampler(near(problem.data, DEVICE), seed=0, device=DEVICE)
 
     def settings(self) -> contextlib.AbstractContextManager[None]:
         return products("float32" if self.of_engine else self.precision, deterministic=True)
@@ -555,6 +556,8 @@ def engines(results: Results) -> None:
     rows.iteration(1, 20 if GPU else 2)
     rows.iteration(IPCS[0], 2)
     rows.training(50 if GPU else 3, epochs=5)
+    for networks in (1, 5, 20):
+        rows.side_by_side(IPCS[0], networks, epochs=10 if GPU else 2)
     for ipc in IPCS[3:]:
         rows.synthetic_side(ipc)
         rows.step(ipc)
@@ -629,6 +632,27 @@ class EngineRows:
         images = self.problem.synthetic(ipc)
         steps = epochs * -(-CLASSES * ipc // 256)
         self.each("SGD step", lambda arm: measure(lambda: arm.train(images, epochs), calls=steps), ipc=ipc, images=min(CLASSES * ipc, 256))
+
+    def side_by_side(self, ipc: int, networks: int, epochs: int) -> None:
+        """A step of SGD of several networks: at once, and one after another."""
+        from fastdc.engines import Engine, Sgd
+
+        images, sgd = self.problem.synthetic(ipc).flatten(0, 1), Sgd(epochs, LR_MODEL, 0.9, 5e-4)
+        labels = torch.arange(len(images), device=DEVICE) // ipc
+        generators = [torch.Generator().manual_seed(number) for number in range(networks)]
+        arms = self.arms
+        self.arms = [arm for arm in arms if arm.name == "cuda"]
+        for what, train in (
+            ("at once", lambda engine: engine.train_side_by_side),
+            ("in turn", lambda engine: functools.partial(Engine.train_side_by_side, engine)),
+        ):
+
+            def job(arm: Any, train: Callable[[Any], Callable[..., None]] = train) -> dict[str, Any]:
+                thetas = arm.theta.repeat(networks, 1)
+                return measure(lambda: train(arm.engine)(thetas, images, labels, sgd, generators), calls=epochs * -(-len(images) // 256))
+
+            self.each(f"SGD step of networks {what}", job, ipc=ipc, networks=networks)
+        self.arms = arms
 
     def iteration(self, ipc: int, iterations: int, needs: float = 8) -> None:
         self.each("iteration", lambda arm: arm.iteration(self.problem, ipc, iterations), needs, ipc=ipc)

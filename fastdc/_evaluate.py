@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
-from fastdc.engines import make_engine, resolve_engine
+from fastdc.engines import Engine, make_engine, resolve_engine
+from fastdc.engines.chunks import even_slices
+from fastdc.engines.gather_normalise import near
 from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import ModelFactory
@@ -49,7 +52,8 @@ def evaluate(
     """Train fresh random networks on the condensed images alone and test each once, after its last epoch.
 
     By SGD with momentum 0.9 and weight decay 5e-4, from a learning rate of 0.01 on; the protocol says all else. Accuracies compare
-    under one protocol alone. On the CPU the networks are trained side by side, one thread each.
+    under one protocol alone. On the CPU the networks are trained side by side, one thread each; by the engine
+    "cuda" several go through the GPU as one, where there is no batch norm.
 
     Args:
         condensed: the images to train on.
@@ -134,12 +138,19 @@ class _Trial:
         epochs: int,
     ) -> None:
         self.condensed, self.family, self.engine, self.precision, self.seed = condensed, family, engine, precision, seed
-        self.test = dataclasses.replace(test, mean=condensed.mean, std=condensed.std).near(family.device)
+        self.test = near(dataclasses.replace(test, mean=condensed.mean, std=condensed.std), family.device)
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
 
     def accuracies(self, networks: int) -> Iterator[float]:
         """The accuracy of networks 0, 1, ... in this order."""
+        if networks > 1:
+            engine = self._engine(0)
+            at_once = engine.most_side_by_side(engine.layout.flatten(engine.module), self._examples()[0], self.phases[0])
+            if at_once > 1:
+                for some in even_slices(networks, at_once):
+                    yield from self._side_by_side(engine, range(networks)[some])
+                return
         workers = min(networks, compute_threads()) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
         if workers == 1:
             yield from map(self.accuracy, range(networks))
@@ -147,12 +158,21 @@ class _Trial:
         with one_thread_each(workers) as pool:
             yield from map(result_of, [pool.submit(self.accuracy, index) for index in range(networks)])
 
+    def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[float]:
+        """Train these networks side by side, and test one after another."""
+        thetas = torch.stack([self.family.fresh_weights(derive_seed(self.seed, "evaluation network", index)) for index in numbers])
+        generators = [make_generator(self.seed, "evaluation order", index) for index in numbers]
+        for sgd in self.phases:
+            engine.train_side_by_side(thetas, *self._examples(), sgd, generators, self.augment)
+        for index, theta in zip(numbers, thetas, strict=True):
+            check_finite(theta, f"network {index}")
+            yield accuracy(engine, theta, self.test)
+
     def accuracy(self, index: int) -> float:
         """Train network `index` and test it."""
-        module = self._fresh(index)
-        engine = make_engine(self.engine, module, self.precision)
-        theta = engine.layout.flatten(module)
-        images, labels = (to_device(tensor, theta.device) for tensor in (self.condensed.images, self.condensed.targets))
+        engine = self._engine(index)
+        theta = engine.layout.flatten(engine.module)
+        images, labels = self._examples()
         generator = make_generator(self.seed, "evaluation order", index)
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.phases:
@@ -160,10 +180,17 @@ class _Trial:
         check_finite(theta, f"network {index}")
         return accuracy(engine, theta, self.test)
 
-    def _fresh(self, index: int) -> nn.Module:
+    def _engine(self, index: int) -> Engine:
+        """An engine of network `index`."""
         with self._building:
             stop_point()
-            return self.family.fresh(derive_seed(self.seed, "evaluation network", index))
+            module = self.family.fresh(derive_seed(self.seed, "evaluation network", index))
+        return make_engine(self.engine, module, self.precision)
+
+    def _examples(self) -> tuple[Tensor, Tensor]:
+        """The condensed images and their labels, where the networks are."""
+        images, labels = (to_device(tensor, self.family.device) for tensor in (self.condensed.images, self.condensed.targets))
+        return images, labels
 
 
 def _check_fit(condensed: CondensedDataset, test: ImageData) -> None:

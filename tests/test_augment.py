@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastdc.engines import Augmentation
 from fastdc.errors import UsageError
-from fastdc.training.augment import cut_and_mixed, training_augmentation
+from fastdc.training.augment import cut_and_mixed, drawn_cutmix, training_augmentation
 from fastdc.training.operations import OPERATIONS
 
 LINEAR = [name for name in OPERATIONS if name != "color"]
@@ -111,7 +111,7 @@ def test_the_shares_of_cutmix_are_those_of_the_pixels() -> None:
     images = labels.double().view(8, 1, 1, 1).expand(8, 2, 12, 16)  # every pixel says which image it is of
     shares_seen = []
     for seed in range(200):
-        mixed, shares = cut_and_mixed(images, labels, generator(seed))
+        mixed, shares = cut_and_mixed(images, labels, drawn_cutmix(8, 12, 16, generator(seed)))
         pixels = torch.stack([(mixed == number).double().mean((1, 2, 3)) for number in labels], 1)  # [N, 8]
         torch.testing.assert_close(shares, pixels, rtol=0, atol=AUGMENTED_SHARES)
         boxes = (mixed[:, 0] != images[:, 0]).double()  # [N, 12, 16], of those that were mixed with another
@@ -131,7 +131,7 @@ def test_the_box_of_cutmix_has_an_even_share_of_the_image_about_any_middle() -> 
     for seed in range(4000):
         drawn = generator(seed)
         mixed_in_all += int(torch.randperm(2, generator=generator(seed))[0])  # a batch of two is mixed with itself half the time
-        covered += cut_and_mixed(images, labels, drawn)[0][0, 0] != images[0, 0]
+        covered += cut_and_mixed(images, labels, drawn_cutmix(2, 64, 64, drawn))[0][0, 0] != images[0, 0]
     covered /= mixed_in_all
     assert 0.45 < covered[32, 32] < 0.52  # 1/2 on average, and a little less, as sides are even numbers of pixels
     for corner in (covered[0, 0], covered[0, -1], covered[-1, 0], covered[-1, -1]):
@@ -141,7 +141,7 @@ def test_the_box_of_cutmix_has_an_even_share_of_the_image_about_any_middle() -> 
 def test_cutmix_mixes_labels_that_are_soft_already() -> None:
     shares = torch.rand(6, 4, dtype=torch.float64, generator=generator(3)).softmax(1)
     images = torch.eye(6, dtype=torch.float64).view(6, 6, 1, 1).expand(6, 6, 12, 16)  # channel n is 1 in image n
-    mixed, found = cut_and_mixed(images, shares, generator(5))
+    mixed, found = cut_and_mixed(images, shares, drawn_cutmix(6, 12, 16, generator(5)))
     torch.testing.assert_close(found, mixed.mean((2, 3)) @ shares, rtol=0, atol=AUGMENTED_SHARES)
     assert not torch.equal(found, shares)
 

@@ -6,21 +6,34 @@ A graph is played here by doing its work again in the same memory, so that the C
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import needs_triton, needs_triton_to_run
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastdc.engines import CudaEngine, Distillation, Sgd
+import fastdc
+from fastdc.data import ImageData
+from fastdc.engines import CudaEngine, Distillation, DrawnAugmentation, Sgd
+from fastdc.engines.base import Training
 from fastdc.engines.capture import Graphs, Work
+from fastdc.engines.gather_normalise import DeviceImages
 from fastdc.models import build
+from fastdc.training import whole_set
+from fastdc.training.augment import crop_scale_or_rotate, training_augmentation
+from fastdc.training.by_batch import whole_batches
+from fastdc.training.operations import OPERATIONS
+from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES, SIZE = 10, (3, 16, 16)
@@ -138,7 +151,7 @@ def test_what_is_captured_gives_the_same_bits(spec: str) -> None:
 def test_training_that_is_captured_gives_the_same_bits(
     spec: str, count: int, batch: int, distilled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastdc.engines.cuda._POSITIONS", 2 * count)  # two epochs are drawn at once
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 2 * count)  # two epochs are drawn at once
     sgd, engine, theta = Sgd(5, 0.05, 0.9, 1e-3, batch), *problem(spec)[:2]
     played = CudaEngine(copy.deepcopy(engine.module))
     played.graphs = Played(played.module)
@@ -155,6 +168,119 @@ def test_training_that_is_captured_gives_the_same_bits(
     assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
     steps, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
     assert played.graphs.launches == 2 * 5 * steps - sizes  # each size once as it is
+
+
+AUGMENTATIONS = {
+    "batch": training_augmentation(list(OPERATIONS), "batch"),
+    "image": training_augmentation(["flip", "color", "crop/scale/rotate"], "image", cutmix=0.5),
+    "mnist": crop_scale_or_rotate,
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentation_needs_nothing_from_the_host_once_it_is_drawn(name: str) -> None:
+    augment, images, labels = AUGMENTATIONS[name], torch.randn(6, *SIZE), torch.arange(6)
+    assert isinstance(augment, DrawnAugmentation)
+    for seed in range(20):
+        kind, numbers = augment.draw(len(images), *SIZE[1:], torch.Generator().manual_seed(seed))
+        with Launches() as launches:
+            found = augment.apply(images, labels, kind, numbers, CLASSES)
+        assert not launches.counts.keys() & HOST
+        expected = augment(images, labels, torch.Generator().manual_seed(seed))
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], labels if found[1] is labels else F.pad(expected[1], (0, CLASSES - 6)))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_training_with_augmentation_is_captured_and_gives_the_same_bits(name: str, soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 500)  # some epochs are drawn at once
+    augment, sgd, (engine, theta, _, _) = AUGMENTATIONS[name], Sgd(12, 0.02, 0.9, 1e-3, 8), problem()
+    images, labels = torch.randn(12, *SIZE), torch.arange(12) % CLASSES
+    if soft:
+        labels = torch.rand(12, 4).softmax(1)
+    played = CudaEngine(engine.module)
+    played.graphs = Played(nn.Identity())
+    found = []
+    for run in (
+        functools.partial(Training.run, engine.training(theta, sgd)),
+        engine.training(theta, sgd).run,
+        played.training(theta, sgd).run,
+    ):
+        before, order = theta.clone(), torch.Generator().manual_seed(3)
+        run(images, labels, order, augment)
+        found.append((theta.clone(), order.get_state()))
+        theta.copy_(before)
+    assert not torch.equal(found[0][0], theta)
+    for weights, state in found[1:]:
+        assert torch.equal(weights, found[0][0])
+        assert torch.equal(state, found[0][1])
+    (place,) = played.graphs._places.values()
+    assert played.graphs.launches == 24 - len(place.graphs) > 0
+
+
+@pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
+@pytest.mark.parametrize("batch", [6, 10, 256])
+@pytest.mark.parametrize(("some", "name"), [(False, None), (True, None), (True, "image")])
+def test_training_on_a_set_is_captured_and_gives_the_same_bits(
+    spec: str, batch: int, some: bool, name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.engines.draws._POSITIONS", 500 if name else 50)  # two epochs or more are drawn at once
+    augment = AUGMENTATIONS[name] if name else None
+    images = torch.randint(256, (20, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = ImageData.of(images, torch.arange(20) % CLASSES)
+    on_device = DeviceImages(data.images, data.labels, CLASSES, data.class_names, data.mean, data.std)
+    positions = torch.tensor([19, *range(12)]) if some else None
+    engine, theta, _, _ = problem(spec)
+    played = CudaEngine(copy.deepcopy(engine.module))
+    played.graphs = Played(played.module)
+    count, phases = 13 if some else 20, [Sgd(3, 0.05, 0.9, 1e-3, batch), Sgd(2, 0.02, 0.9, 1e-3, batch)]
+    trained, at_the_end = [], []
+    for each, drawn_from in ((engine, data), (played, on_device)):
+        weights, order = theta.clone(), torch.Generator().manual_seed(1)
+        fetch = whole_batches(drawn_from, weights, positions)
+        for phase in phases:
+            steps = each.training(weights, phase).steps(orders(count, phase, order), fetch, augment, order)
+            for number, _ in enumerate(steps, 1):
+                if number % -(-count // batch) == 0:
+                    at_the_end.append(weights.clone())
+        trained.append(weights)
+    assert all(map(torch.equal, engine.module.buffers(), played.module.buffers()))
+    weights, order = theta.clone(), torch.Generator().manual_seed(1)
+    for phase in phases:  # as an engine does it that captures nothing
+        plain = CudaEngine(engine.module).training(weights, phase)
+        for _ in Training.steps(plain, orders(count, phase, order), whole_batches(data, weights, positions), augment, order):
+            pass
+    assert not torch.equal(weights, theta)
+    assert all(torch.equal(found, weights) for found in trained)
+    assert all(map(torch.equal, at_the_end[:5], at_the_end[5:]))
+    assert len(at_the_end) == 2 * 5
+    epoch, sizes = -(-count // batch), len({min(batch, count), count % min(batch, count) or min(batch, count)})
+    if augment is None:
+        assert played.graphs.launches == 5 * epoch - 2 * sizes  # each size of each phase once as it is
+
+
+def orders(count: int, sgd: Sgd, generator: torch.Generator) -> Iterator[Tensor]:
+    return (torch.randperm(count, generator=generator) for _ in range(sgd.epochs))
+
+
+def test_a_network_trained_on_the_whole_set_by_captured_steps_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = fastdc.load_dataset("digits")
+    options = WholeSetOptions(model="convnet:width=8,depth=1", epochs=2, engine="cuda", device="cpu", progress=False)
+    engines: list[CudaEngine] = []
+
+    def played(_: str, module: nn.Module) -> CudaEngine:
+        engines.append(CudaEngine(module))
+        engines[0].graphs = Played(module)
+        return engines[0]
+
+    expected = train_on_whole_set(train, dataclasses.replace(options, cache=tmp_path / "one"))
+    monkeypatch.setattr(whole_set, "make_engine", played)
+    found = train_on_whole_set(train, dataclasses.replace(options, cache=tmp_path / "another"))
+    assert engines[0].graphs.launches == 2 * 6 - 4  # full batches and the last one, at each of two rates
+    assert (found.losses, found.accuracies) == (expected.losses, expected.accuracies)
+    assert torch.equal(found.forgetting, expected.forgetting)
+    assert all(map(torch.equal, found.module.state_dict().values(), expected.module.state_dict().values()))
 
 
 def test_what_cannot_be_captured_is_launched_kernel_by_kernel() -> None:

@@ -23,11 +23,15 @@ from tolerances import FLOAT32_ENGINES, FLOAT64_ENGINES, GOLDEN_RUN
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.engines import ENGINES, PRECISIONS, CudaEngine, Engine, Sgd, make_engine
+from fastdc.data import ImageData
+from fastdc.engines import ENGINES, PRECISIONS, Augmentation, CudaEngine, Engine, Sgd, make_engine
 from fastdc.engines.base import batch_norms
+from fastdc.engines.gather_normalise import near
 from fastdc.errors import UsageError
 from fastdc.metrics import METRICS
 from fastdc.models import build
+from fastdc.training.by_batch import whole_batches
+from fastdc.training.protocols import PROTOCOLS
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -195,6 +199,73 @@ def test_captured_steps_wait_for_nothing_and_give_the_bits_of_others(variant: st
         assert all(map(torch.equal, *results))
     assert engines[1].graphs.wanted
     assert engines[1].graphs.launches == 2 * 2 + 3 * 9 - 2  # of training each size once as it is
+
+
+def trained_on_a_set(engine: CudaEngine, theta: Tensor) -> None:
+    """On images that lie on the device as uint8."""
+    images = torch.randint(256, (20, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = near(ImageData.of(images, torch.arange(20) % 10), theta.device)
+    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(epoch)) for epoch in range(6)]
+    for _ in engine.training(theta, Sgd(6, 0.05, 0.9, 1e-3, 8)).steps(orders, whole_batches(data, theta)):
+        pass
+
+
+def trained_with(augment: Augmentation) -> Callable[[CudaEngine, Tensor], None]:
+    """On images that augmentation changes."""
+
+    def job(engine: CudaEngine, theta: Tensor) -> None:
+        images = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+        labels = torch.arange(20, device=DEVICE) % 10
+        engine.train(theta, images, labels, Sgd(30, 0.02, 0.9, 1e-3, 8), torch.Generator().manual_seed(1), augment)
+
+    return job
+
+
+CAPTURED: dict[str, Callable[[CudaEngine, Tensor], None]] = {
+    "set": trained_on_a_set,
+    "dsa": trained_with(PROTOCOLS.make("dsa", "digits").augmentation),
+    "idc": trained_with(PROTOCOLS.make("idc", "digits").augmentation),
+    "mnist": trained_with(PROTOCOLS.make("dc", "mnist").augmentation),
+}
+
+
+@pytest.mark.parametrize("job", CAPTURED)
+def test_captured_training_gives_the_bits_of_kernels_launched_one_by_one(job: str) -> None:
+    torch.manual_seed(0)
+    module, found = build("convnet:width=8", 3, 10, (16, 16)).to(DEVICE), []
+    for graphs in (False, True):
+        engine = CudaEngine(copy.deepcopy(module), graphs=graphs)
+        found.append(engine.layout.flatten(module))
+        CAPTURED[job](engine, found[-1])
+        assert (engine.graphs.launches > 0) == (graphs and GPU)
+        assert engine.graphs.wanted == graphs
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], engine.layout.flatten(module))
+
+
+@pytest.mark.parametrize(
+    "variant", ["convnet:width=8", "convnet:width=8,norm=group,pooling=max", "convnet:width=8,norm=layer", "mlp:width=8"]
+)
+@pytest.mark.parametrize("protocol", ["dc", "idc"])
+def test_networks_side_by_side_are_those_that_are_trained_alone(variant: str, protocol: str) -> None:
+    case = case_of(variant)
+    engine = CudaEngine(build_like(case.module, DEVICE))
+    images, labels = case.images.flatten(0, 1).to(DEVICE), torch.arange(12, device=DEVICE) % 4
+    found = []
+    for train in (engine.train_side_by_side, functools.partial(Engine.train_side_by_side, engine)):
+        thetas = torch.stack([scale * case.theta for scale in (0.5, 1.0, 1.5)]).to(DEVICE)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+        train(thetas, images, labels, Sgd(9, 0.05, 0.9, 1e-3, 8), generators, PROTOCOLS.make(protocol, "digits").augmentation)
+        found.append(thetas)
+    assert relative(*found) < FLOAT64_ENGINES
+
+
+def test_a_set_on_the_device_has_the_bits_of_one_on_the_cpu() -> None:
+    images = torch.randint(256, (50, 3, 9, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    data = ImageData.of(images, torch.arange(50) % 10)
+    there, index = near(data, torch.device(DEVICE)), torch.randperm(50)
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(there.normalised(index, dtype).cpu(), data.normalised(index, dtype))
 
 
 @on_gpu_only

@@ -23,7 +23,7 @@ import fastdc
 from fastdc import Evaluation, evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
-from fastdc.engines import Sgd, TorchEngine
+from fastdc.engines import CudaEngine, Sgd, TorchEngine
 from fastdc.errors import DataError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -88,6 +88,38 @@ def test_the_accuracy_of_a_network_does_not_depend_on_those_beside_it(condensed:
     assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
     torch.set_num_threads(1)
     assert evaluate(condensed, noise, model=model, networks=5, epochs=4).accuracies == side_by_side
+
+
+@pytest.mark.parametrize(
+    ("model", "protocol"),
+    [("mlp:width=16", "dc"), ("convnet:width=8,depth=1", "dc"), ("convnet:width=8,depth=1,norm=batch", "dc"), ("mlp:width=16", "idc")],
+)
+def test_networks_that_go_through_a_gpu_as_one_have_the_accuracies_of_each(
+    condensed: CondensedDataset, noise: ImageData, model: str, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = dataclasses.replace(noise, images=noise.images[:500], labels=noise.labels[:500])
+    how: dict[str, Any] = {"model": model, "protocol": protocol, "networks": 3, "epochs": 4, "engine": "cuda", "device": "cpu"}
+    together = evaluate(condensed, some, **how).accuracies
+    monkeypatch.setattr(CudaEngine, "most_side_by_side", lambda *_: 1)
+    alone = evaluate(condensed, some, **how).accuracies
+    assert together == pytest.approx(alone, abs=1.5 / len(some))  # rounding may move a prediction of 500
+
+
+@pytest.mark.parametrize("networks", [3, 4, 5])
+def test_as_many_go_through_a_gpu_as_one_as_it_has_room_for(
+    condensed: CondensedDataset, networks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, train = [], CudaEngine.train_side_by_side
+
+    def look(self: CudaEngine, thetas: Tensor, *given: Any) -> None:
+        seen.append(len(thetas))
+        train(self, thetas, *given)
+
+    monkeypatch.setattr(CudaEngine, "most_side_by_side", lambda *_: 2)
+    monkeypatch.setattr(CudaEngine, "train_side_by_side", look)
+    how: dict[str, Any] = {"engine": "cuda", "device": "cpu", "networks": networks, **QUICK}
+    assert len(evaluate(condensed, "digits", **how).accuracies) == networks
+    assert seen == [count for start in range(0, networks, 2) for count in [min(2, networks - start)] * 2]  # two phases
 
 
 def test_another_seed_gives_other_accuracies(condensed: CondensedDataset, noise: ImageData) -> None:

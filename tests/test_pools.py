@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import needs_extension, noise_data, relative
+from test_capture import Played
 from tolerances import FLOAT32_ENGINES, FLOAT64_CLOSED_FORM, FLOAT64_ENGINES, WHOLE_SET_TRAINING
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -19,6 +20,7 @@ from fastdc.callbacks import CheckpointWritten, Event
 from fastdc.data import ClassSampler, ImageData
 from fastdc.data.k_means import medoids
 from fastdc.engines import make_engine
+from fastdc.engines.capture import Graphs
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.metrics.layout import ParameterLayout
@@ -37,7 +39,7 @@ from fastdc.training.by_batch import train_by_batch, whole_batches
 from fastdc.training.schedule import paper_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
+ENGINES = ["reference", "torch", "cuda", pytest.param("native", marks=needs_extension)]
 MODEL = "convnet:width=8,activation=swish"
 SHORT: dict[str, Any] = {"ipc": 1, "model": "mlp:width=8", "iterations": 3, "matching_steps": 3, "batch_real": 8, "progress": False}
 
@@ -114,6 +116,18 @@ def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -
     pool.advance(state, flat, labels)
     assert state.theta is not None
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
+
+
+def test_steps_on_real_images_are_captured_once_for_all_matching_steps() -> None:
+    data, found = noise_data([30, 50, 40]), []
+    for graphs in (Graphs(), Played(nn.Identity())):
+        pool, state, _ = pool_on(data, "fresh:train=real,images=32,batch=16,augmentation=color+crop,cutmix=0.5", "cuda")
+        pool.problem.engine.graphs = graphs
+        for state.step in range(6):
+            pool.advance(state, state.stored, torch.arange(3))
+        found.append(state.theta)
+    assert torch.equal(*found)
+    assert graphs.launches == 6 * 2 - 2  # mixed and not mixed batches once each as they are
 
 
 def test_by_default_a_step_learns_500_images_in_batches_of_64_with_momentum_and_decay() -> None:

@@ -41,6 +41,8 @@ CONVOLUTIONS = tuple(  # every kernel in each precision; Triton before 3.5 has n
 )
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
+GATHERS = (("fp32", "gather_normalise"), ("fp64", "gather_normalise"))
+
 
 def of_distance(dtype: str, metric: str) -> dict[str, Any]:
     """The kernel of the distance as `compiled_for` takes it."""
@@ -98,6 +100,15 @@ def of_sums(dtype: str, _: str) -> dict[str, Any]:
     return {"kernel": kernels.class_sums_kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
+def of_gather(dtype: str, name: str) -> dict[str, Any]:
+    """The kernel that gathers and normalises images."""
+    from fastdc.kernels import gather_normalise as kernels
+
+    pointers = {"images": "*u8", "index": "*i64", "levels": f"*{dtype}", "result": f"*{dtype}"}
+    kernel = getattr(kernels, f"{name}_kernel")
+    return {"kernel": kernel, "pointers": pointers, "constants": {"BLOCK": kernels.BLOCK}, "warps": kernels.WARPS}
+
+
 def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
     """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
@@ -124,7 +135,7 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_convolution, CONVOLUTIONS), (of_sums, SUMS))
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_convolution, CONVOLUTIONS), (of_sums, SUMS), (of_gather, GATHERS))
     for variant in variants
     for architecture in ARCHITECTURES
 }

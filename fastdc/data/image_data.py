@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from fastdc.errors import DataError
-from fastdc.parallel.devices import free_memory, to_device
+from fastdc.parallel.devices import to_device
 
-_SHARE_OF_DEVICE = 0.25  # of a GPU's free memory, for the images of a set
 _BLOCK = 1 << 22  # pixels counted or hashed at once: bincount widens them to int64
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
@@ -135,14 +134,16 @@ class ImageData:
         if isinstance(index, Tensor):
             index = to_device(index, self.images.device)
         images = self.images[index]
-        pixels = to_device(images, images.device if device is None else device).to(dtype)
-        return pixels.div_(255).sub_(per_channel(self.mean, pixels)).div_(per_channel(self.std, pixels))  # in place: no copies
+        return self._by_statistics(to_device(images, images.device if device is None else device).to(dtype))
 
-    def near(self, device: torch.device) -> ImageData:
-        """This set with its images on a CUDA device, where they take no more than a share of its free memory; else as it is."""
-        if device.type != "cuda" or self.images.nbytes > _SHARE_OF_DEVICE * free_memory(device):
-            return self
-        return dataclasses.replace(self, images=self.images.to(device))
+    def levels(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What `normalised` makes of each of the 256 bytes in each channel, [channels, 256]."""
+        pixels = torch.arange(256, dtype=dtype, device="cpu").view(-1, 1, 1, 1).repeat(1, self.channels, 1, 1)
+        return self._by_statistics(pixels).flatten(1).T.contiguous()
+
+    def _by_statistics(self, pixels: Tensor) -> Tensor:
+        """(pixels / 255 - mean) / std, in place: no copies."""
+        return pixels.div_(255).sub_(per_channel(self.mean, pixels)).div_(per_channel(self.std, pixels))
 
 
 def of_classes(data: ImageData, numbers: Sequence[int]) -> ImageData:

@@ -17,7 +17,7 @@ class ClassSampler:
 
     Args:
         data: the images; only an index of them is made, [N] int64. They stay where they are: drawn from a set on the device
-            (`ImageData.near`), only positions go there.
+            (`fastdc.engines.gather_normalise`), only positions go there.
         seed: decides all draws.
         dtype: of the normalised images.
         device: where the normalised images go.

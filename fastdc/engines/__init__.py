@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd
+from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
+from fastdc.engines.base import Distillation, Engine, Sgd
 from fastdc.engines.chain.precision import PRECISIONS, check_precision
 from fastdc.engines.cuda import CudaEngine
 from fastdc.engines.native import NativeEngine
@@ -20,6 +21,7 @@ __all__ = [
     "Augmentation",
     "CudaEngine",
     "Distillation",
+    "DrawnAugmentation",
     "Engine",
     "NativeEngine",
     "ReferenceEngine",

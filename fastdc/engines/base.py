@@ -7,22 +7,19 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdc.engines.augmentation import Augmentation
 from fastdc.engines.features import features_of
 from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.stopping import stop_point
-
-# Images [N, channels, H, W], their labels and the generator of the training -> images of the same shape, with labels; these and those
-# are int64 [N], or soft: shares of the first k classes, float [N, k]
-Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,32 @@ class Distillation:
         found = (logits[:, : sum(self.groups)] / self.temperature).split(self.groups, 1)
         kept = self.shares().split(self.groups, 1)
         return torch.stack([F.cross_entropy(new, old, reduction="sum") for new, old in zip(found, kept, strict=True)]).sum()
+
+
+class Batch(NamedTuple):
+    """What one step of SGD learns from."""
+
+    images: Tensor  # [b, channels, H, W], normalised
+    labels: Tensor  # [b], or soft [b, k]
+    distillation: Distillation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Fetch:
+    """Makes the batches of a training from the positions of their images."""
+
+    batch: Callable[[Tensor], Batch]
+    """Of positions [b] on `device`."""
+    device: torch.device
+    """Where positions go. If that is where the network is, a batch takes nothing from the host and is made in one place."""
+    image_size: tuple[int, int]
+    """Height and width of the images."""
+    classes: int
+    """How many there are."""
+
+    def __call__(self, index: Tensor) -> Batch:
+        """The batch at positions [b]."""
+        return self.batch(to_device(index, self.device))
 
 
 class Training(ABC):
@@ -121,6 +144,28 @@ class Training(ABC):
                     some, known = augment(some, known, generator)
                 self._step(some, known, distillation.at(index) if distillation is not None else None)
         self.velocity.zero_()
+
+    def steps(
+        self, orders: Iterable[Tensor], fetch: Fetch, augment: Augmentation | None = None, generator: torch.Generator | None = None
+    ) -> Iterator[None]:
+        """All epochs in batches that are made as they are needed, with the velocity that the steps before have left; one item after each
+        step. The weights are those of that step at the end of each epoch, and need not be before.
+
+        Args:
+            orders: for each epoch the positions [n] of its images; taken one after another, what augmentation draws for an epoch between.
+            fetch: makes the batches.
+            augment: changes the images of each batch, and their labels, before they are learned.
+            generator: from which it draws.
+        """
+        for order in orders:
+            for index in to_device(order, fetch.device).split(self.sgd.batch):
+                stop_point()
+                images, labels, distillation = fetch(index)
+                if augment is not None:
+                    assert generator is not None
+                    images, labels = augment(images, labels, generator)
+                self.step(images, labels, distillation)
+                yield
 
     @abstractmethod
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
@@ -212,6 +257,23 @@ class Engine(ABC):
     ) -> None:
         """One run of `training`: theta [P] is changed in place."""
         self.training(theta, sgd).run(images, labels, generator, augment, distillation)
+
+    def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
+        """How many networks with weights as theta [P] it trains on these images faster at once than one after another."""
+        return 1
+
+    def train_side_by_side(
+        self,
+        thetas: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generators: Sequence[torch.Generator],
+        augment: Augmentation | None = None,
+    ) -> None:
+        """`train` of several networks at once, their weights thetas [K, P], each by the draws of its own generator."""
+        for theta, generator in zip(thetas, generators, strict=True):
+            self.train(theta, images, labels, sgd, generator, augment)
 
     @abstractmethod
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:

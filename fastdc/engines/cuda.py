@@ -10,7 +10,6 @@ the weights are computed class by class. It runs on the CPU as well, for tests, 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar, cast
@@ -18,22 +17,22 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Augmentation, Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
+from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
+from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
 from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
+from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
+from fastdc.engines.chain_training import ChainTraining
 from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
-from fastdc.parallel.devices import memory_share, to_device
-from fastdc.runtime.stopping import stop_point
+from fastdc.parallel.devices import memory_share
 
 _MEMORY = {"cpu": 64, "cuda": 4096}  # MiB of what a chunk keeps, at the most
-
-_POSITIONS = 1 << 20  # of images in batches, drawn at once
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
 _FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
@@ -59,19 +58,24 @@ class CudaEngine(Engine):
     chosen_on: ClassVar[str | None] = "cuda"
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
-    def __init__(self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True) -> None:
+    def __init__(
+        self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True, networks: int = 1
+    ) -> None:
         """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used. `graphs`: whether steps are
-        captured on a GPU."""
+        captured on a GPU. `networks`: how many of the module's structure are trained as one, as `chain.side_by_side` has them."""
         super().__init__(module)
-        self._chain: tuple[Link, ...] = chain_of(module)
+        chain = side_by_side(chain_of(module), networks)
+        self._chain: tuple[Link, ...] = chain
+        self.layout, self.networks = layout_of(self.layout, networks), networks
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
         self._kernels = kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype))
         if self._kernels:
-            self._chain = in_blocks(chain_of(module))
+            self._chain = in_blocks(chain)
+        self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
-        self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain_of(module))
+        self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)
         self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image
 
     @classmethod
@@ -152,19 +156,47 @@ class CudaEngine(Engine):
         return self.layout.clear_frozen_(by_weights)[0], by_images.view(images.shape)
 
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
-        return _ChainTraining(self, theta, sgd)
+        return ChainTraining(self, theta, sgd)
+
+    def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
+        """As many as fit into one chunk; one where a norm follows the batch, whose statistics each network keeps for itself."""
+        return 1 if self._whole_batches else max(1, self._images_per_chunk(theta, images, _FIRST_ORDER) // min(len(images), sgd.batch))
+
+    def train_side_by_side(
+        self,
+        thetas: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        generators: Sequence[torch.Generator],
+        augment: Augmentation | None = None,
+    ) -> None:
+        """As one network of as many times as many channels."""
+        if not (augment is None or isinstance(augment, DrawnAugmentation)):
+            super().train_side_by_side(thetas, images, labels, sgd, generators, augment)
+            return
+        theta = joined(thetas, self.layout)
+        training = ChainTraining(self._wider(len(thetas)), theta, sgd)
+        if augment is None:
+            training.run_side_by_side(images, labels, generators)
+        else:
+            training.run_augmented_side_by_side(images, labels, generators, augment)
+        thetas.copy_(parted(theta, self.layout, len(thetas)))
 
     @_rounding
     def add_loss_gradient(
         self, theta: Tensor, gradient: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None = None
     ) -> None:
-        """Add to `gradient` [P] that of the mean loss of a batch by the weights theta [P], norms being in training."""
+        """Add to `gradient` [P] that of the mean loss of a batch by the weights theta [P], norms being in training; of networks side by
+        side with labels [b, networks, ...]."""
         network, views = self._network(theta, training=True), self.layout.views(gradient[None])  # [1, *shape] each
         most = len(images) if self._whole_batches else self._images_per_chunk(theta, images, _FIRST_ORDER)
         for part in even_slices(len(images), most):
             passes = Passes(self._chain, network, images[part])
+            of_each = labels[part] if self.networks == 1 else labels[part].flatten(0, 1)
             some = None if distillation is None else distillation.at(part)
-            passes.back(_loss_cotangent(passes.y, labels[part], len(images), some), views, through=False)
+            cotangent = _loss_cotangent(passes.y.view(len(of_each), -1), of_each, len(images), some)
+            passes.back(cotangent.view(passes.y.shape), views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -251,93 +283,3 @@ def _loss_cotangent(logits: Tensor, labels: Tensor, count: int, distillation: Di
 def _joined(parts: list[Tensor]) -> Tensor:
     """Parts one after another, a single one without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-class _ChainTraining(Training):
-    """SGD by the same passes; where a norm follows the batch, the whole batch goes through at once.
-
-    All batches of a run are drawn beforehand, a block of epochs at a time, and lie on the device: a step reads where it is from there,
-    and is one graph for all full batches, one for the last of each epoch if it is smaller. Augmentation draws for each batch on the
-    host, and is done between steps that are launched kernel by kernel.
-    """
-
-    def __init__(self, engine: CudaEngine, theta: Tensor, sgd: Sgd) -> None:
-        super().__init__(engine.module, theta, sgd)
-        self._engine = engine
-
-    def run(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator,
-        augment: Augmentation | None = None,
-        distillation: Distillation | None = None,
-    ) -> None:
-        if augment is not None or not len(images):
-            super().run(images, labels, generator, augment, distillation)
-            return
-        self.velocity.zero_()
-        known = [] if distillation is None else [distillation.logits]
-        count, batch, epochs = len(images), min(self.sgd.batch, len(images)), self.sgd.epochs
-        block = max(1, min(epochs, _POSITIONS // count))
-        cursor = torch.zeros(1, dtype=torch.int64, device=images.device)
-        state = [self.theta, self.velocity, cursor, cursor.new_zeros(block, count)]
-        graphs, alike = self._engine.graphs, dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
-        name = ("train", alike, distillation and (distillation.groups, distillation.temperature))
-        place = graphs.place(name, [*state, images, labels, *known])
-        try:
-            for start in range(0, epochs, block):
-                orders = [torch.randperm(count, generator=generator) for _ in range(min(block, epochs - start))]
-                inside_cursor, inside_orders = place.tensors[2:4]
-                inside_cursor.zero_()
-                inside_orders[: len(orders)].copy_(to_device(torch.stack(orders), images.device))
-                for _ in orders:
-                    for first in range(0, count, batch):
-                        stop_point()
-                        length = min(batch, count - first)
-                        graphs.do(place, length, functools.partial(self._step_at_cursor, length, distillation))
-        finally:
-            place.unload(state[:2])
-        self.velocity.zero_()
-
-    def _step_at_cursor(
-        self,
-        length: int,
-        distillation: Distillation | None,
-        theta: Tensor,
-        velocity: Tensor,
-        cursor: Tensor,
-        orders: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        *known: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """A step with the next `length` images of the order [epochs, N], after which the cursor stands behind them."""
-        places = cursor + torch.arange(length, device=cursor.device)
-        index = orders.flatten().index_select(0, places)
-        some = None if distillation is None else dataclasses.replace(distillation, logits=known[0].index_select(0, index))
-        self._move(theta, velocity, images.index_select(0, index), labels.index_select(0, index), some)
-        cursor += length
-        return ()
-
-    def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        stop_point()
-        self._move(self.theta, self.velocity, images, labels, distillation)
-
-    @torch.no_grad()
-    def _move(self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        gradient = torch.zeros_like(theta)
-        self._engine.add_loss_gradient(theta, gradient, images, labels, distillation)
-        weights, gradients, velocities = (self._engine.trained_views(flat) for flat in (theta, gradient, velocity))
-        torch._fused_sgd_(  # velocity = momentum * velocity + gradient + weight_decay * weight, weight -= lr * velocity
-            weights,
-            gradients,
-            velocities if self.sgd.momentum else [],
-            weight_decay=self.sgd.weight_decay,
-            momentum=self.sgd.momentum,
-            lr=self.sgd.lr,
-            dampening=0.0,
-            nesterov=False,
-            maximize=False,
-            is_first_step=False,
-        )

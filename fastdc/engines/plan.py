@@ -34,8 +34,8 @@ class Convolution(NamedTuple):
 
 
 class Norm(NamedTuple):
-    """By mean and variance of each map ("instance"), of groups of channels ("group"), of an image ("layer"), or of a channel over images
-    ("batch"), frozen in buffers of these names, which training moves on by `momentum`."""
+    """By mean and variance of each map ("instance"), of groups of channels ("group"), of an image or its groups ("layer"), or of a channel
+    over images ("batch"), frozen in buffers of these names, which training moves on by `momentum`."""
 
     kind: str
     weight: str | None
@@ -71,12 +71,13 @@ class Flatten(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """Rows [N, inputs] to rows [N, outputs]."""
+    """Rows [N, inputs] to rows [N, outputs]; in groups, as a convolution is."""
 
     weight: str
     bias: str | None
     inputs: int
     outputs: int
+    groups: int = 1
 
 
 Step: TypeAlias = Convolution | Norm | Activation | Pooling | Flatten | Linear

@@ -25,6 +25,7 @@ from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
 from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
+from fastdc.engines.gather_normalise import near
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
 from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
@@ -90,7 +91,7 @@ class Condensation:
         )
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
-        self.sampler = ClassSampler(real.near(family.device), config.seed, device=family.device)
+        self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
         self.batches = BATCHES.make(recipe.batches, self.sampler)
         problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(), progress)
         self.match = MATCHES.make(recipe.match, problem)

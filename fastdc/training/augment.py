@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastdc.engines import Augmentation
+from fastdc.engines import Augmentation, DrawnAugmentation
 from fastdc.errors import UsageError, unknown_name
-from fastdc.parallel.devices import to_device
 from fastdc.training.operations import OPERATIONS
 
 MODES = ("batch", "image")
 _PAD, _SCALE, _ROTATION = 4, 0.2, 45.0  # of `crop_scale_or_rotate`: pixels; fraction of the size, per axis; degrees
+_MIXED_BY = 6  # numbers, CutMix
 
 
 def training_augmentation(operations: Sequence[str], mode: str, cutmix: float = 0.0) -> Augmentation | None:
@@ -50,7 +51,7 @@ def training_augmentation(operations: Sequence[str], mode: str, cutmix: float = 
 
 
 @dataclass(frozen=True)
-class TrainingAugmentation:
+class TrainingAugmentation(DrawnAugmentation):
     """What `training_augmentation` gives; it is called with images [N, channels, H, W], labels and a generator."""
 
     operations: tuple[str, ...]
@@ -66,15 +67,31 @@ class TrainingAugmentation:
         if isinstance(self.cutmix, bool) or not isinstance(self.cutmix, int | float) or not 0 <= self.cutmix <= 1:
             raise UsageError(f"cutmix is {self.cutmix!r}; expected a probability, 0 to 1.")
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A batch, changed; its labels are soft where it was mixed."""
-        count, _, height, width = images.shape
+    @property
+    def numbers_each(self) -> int:
+        """Those of the operations one after another, then those of CutMix."""
+        return sum(max(OPERATIONS[name].numbers for name in choice) for choice in self._choices()) + (_MIXED_BY if self.cutmix else 0)
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> tuple[tuple[tuple[str, ...], bool], Tensor]:
+        """The names of the operations and whether the batch is mixed; their numbers from left to right."""
+        names, numbers = [], [torch.zeros(count, 0)]
         for choice in self._choices():
-            operation = OPERATIONS[choice[int(torch.randint(len(choice), (), generator=generator))]]
-            images = operation.apply(images, to_device(operation.draw(count, height, width, generator), images.device))
-        if self.cutmix and float(torch.rand((), generator=generator)) < self.cutmix:
-            return cut_and_mixed(images, labels, generator)
-        return images, labels
+            names.append(choice[int(torch.randint(len(choice), (), generator=generator))])
+            numbers.append(OPERATIONS[names[-1]].draw(count, height, width, generator))
+        mixed = bool(self.cutmix) and float(torch.rand((), generator=generator)) < self.cutmix
+        if mixed:
+            numbers.append(drawn_cutmix(count, height, width, generator))
+        drawn = torch.cat([some.double() for some in numbers], 1)
+        return (tuple(names), mixed), F.pad(drawn, (0, self.numbers_each - drawn.shape[1]))
+
+    def apply(self, images: Tensor, labels: Tensor, kind: Any, numbers: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
+        """The operations, then CutMix."""
+        names, mixed = kind
+        start = 0
+        for operation in map(OPERATIONS.__getitem__, names):
+            images = operation.apply(images, numbers[:, start : start + operation.numbers])
+            start += operation.numbers
+        return cut_and_mixed(images, labels, numbers[:, start : start + _MIXED_BY], classes) if mixed else (images, labels)
 
     def _choices(self) -> list[list[str]]:
         """The names of which one is drawn, for each operation that comes one after another."""
@@ -83,7 +100,21 @@ class TrainingAugmentation:
         return [name.split("/") for name in (self.operations if self.mode == "image" else ["/".join(self.operations)])]
 
 
-def cut_and_mixed(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def drawn_cutmix(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """What CutMix draws for a batch, float64 [count, 6]: of each image the other one; of all the first and last row and column of the box,
+    those behind the last, and the share of the other image."""
+    others = torch.randperm(count, generator=generator)
+    side = math.sqrt(float(torch.rand((), generator=generator)))  # of the box, as a share of the image's
+    x, y = (int(torch.randint(size, (), generator=generator)) for size in (width, height))
+    across, down = int(width * side) // 2, int(height * side) // 2  # from the middle
+    top, bottom, left, right = max(y - down, 0), min(y + down, height), max(x - across, 0), min(x + across, width)
+    share = (bottom - top) * (right - left) / (height * width)
+    return torch.cat(
+        [others[:, None].double(), torch.tensor([[top, bottom, left, right, share]], dtype=torch.float64).expand(count, -1)], 1
+    )
+
+
+def cut_and_mixed(images: Tensor, labels: Tensor, numbers: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
     """CutMix (Yun et al., ICCV 2019): a box of each image is that of another image of the batch, and so is this share of its label.
 
     Of an image the box takes a share drawn evenly from 0..1, about a middle drawn anywhere; what of it lies outside is left out.
@@ -91,48 +122,52 @@ def cut_and_mixed(images: Tensor, labels: Tensor, generator: torch.Generator) ->
     Args:
         images: [N, channels, H, W].
         labels: int64 [N], or soft [N, k].
-        generator: decides the draws.
+        numbers: as `drawn_cutmix` gives them, on the device of the images.
+        classes: of how many classes labels are; None: as many as they name.
 
     Returns:
-        Images of the same shape, and soft labels of as many classes as the labels name, [N, k].
+        Images of the same shape, and soft labels [N, k].
     """
-    count, _, height, width = images.shape
-    others = to_device(torch.randperm(count, generator=generator), images.device)
-    side = math.sqrt(float(torch.rand((), generator=generator)))  # of the box, as a share of the image's
-    x, y = (int(torch.randint(size, (), generator=generator)) for size in (width, height))
-    across, down = int(width * side) // 2, int(height * side) // 2  # from the middle
-    rows, columns = slice(max(y - down, 0), min(y + down, height)), slice(max(x - across, 0), min(x + across, width))
-    mixed = images.clone()
-    mixed[..., rows, columns] = images[others][..., rows, columns]
-    share = (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)  # of the other image
-    known = (labels if labels.dim() == 2 else F.one_hot(labels)).to(images.dtype)
-    return mixed, (1 - share) * known + share * known[others]
+    others = numbers[:, 0].long()
+    top, bottom, left, right, share = numbers[0, 1:].unbind()
+    y, x = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+    box = ((y >= top) & (y < bottom))[:, None] & (x >= left) & (x < right)  # [H, W]
+    known = labels.to(images.dtype) if labels.dim() == 2 else _one_hot(labels, classes).to(images.dtype)
+    return torch.where(box, images[others], images), (1 - share) * known + share * known[others]
 
 
-def crop_scale_or_rotate(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _one_hot(labels: Tensor, classes: int | None) -> Tensor:
+    """Labels [N] as shares [N, classes]."""
+    return labels[:, None] == torch.arange(int(labels.max()) + 1 if classes is None else classes, device=labels.device)
+
+
+class CropScaleOrRotate(DrawnAugmentation):
     """The augmentation of the paper's MNIST evaluation (Zhao et al., ICLR 2021): each image is changed by one operation drawn for it, a
     crop after padding by 4 pixels, a scaling of height and width by 0.8 to 1.2 each, or a rotation by up to 45 degrees.
 
     What comes into view from outside takes the darkest value of the image.
-
-    Args:
-        images: [N, channels, H, W].
-        labels: of any kind.
-        generator: decides the draws.
-
-    Returns:
-        Images of the same shape, and the labels.
     """
-    count, _, height, width = images.shape
-    choice = torch.randint(3, (count,), generator=generator)
-    shift = torch.randint(-_PAD, _PAD + 1, (count, 2), generator=generator) * torch.tensor([2 / width, 2 / height])
-    scale = 1 + _SCALE * (2 * torch.rand(count, 2, generator=generator) - 1)
-    angle = math.radians(_ROTATION) * (2 * torch.rand(count, generator=generator) - 1)
-    matrix = torch.eye(2, 3).repeat(count, 1, 1)  # from output to input coordinates, [N, 2, 3]
-    matrix[choice == 0, :, 2] = shift[choice == 0]
-    matrix[choice == 1, [[0], [1]], [[0], [1]]] = (1 / scale[choice == 1]).T
-    rotation = torch.stack([angle.cos(), -angle.sin() * height / width, angle.sin() * width / height, angle.cos()], 1).view(-1, 2, 2)
-    matrix[choice == 2, :, :2] = rotation[choice == 2]
-    grid = F.affine_grid(matrix.to(images), list(images.shape), align_corners=False)
-    darkest = images.amin((1, 2, 3), keepdim=True)
-    return F.grid_sample(images - darkest, grid, align_corners=False) + darkest, labels
+
+    numbers_each = 6
+
+    def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> tuple[None, Tensor]:
+        """The matrix from output to input coordinates, [2, 3] of each image."""
+        choice = torch.randint(3, (count,), generator=generator)
+        shift = torch.randint(-_PAD, _PAD + 1, (count, 2), generator=generator) * torch.tensor([2 / width, 2 / height])
+        scale = 1 + _SCALE * (2 * torch.rand(count, 2, generator=generator) - 1)
+        angle = math.radians(_ROTATION) * (2 * torch.rand(count, generator=generator) - 1)
+        matrix = torch.eye(2, 3).repeat(count, 1, 1)  # [N, 2, 3]
+        matrix[choice == 0, :, 2] = shift[choice == 0]
+        matrix[choice == 1, [[0], [1]], [[0], [1]]] = (1 / scale[choice == 1]).T
+        rotation = torch.stack([angle.cos(), -angle.sin() * height / width, angle.sin() * width / height, angle.cos()], 1).view(-1, 2, 2)
+        matrix[choice == 2, :, :2] = rotation[choice == 2]
+        return None, matrix.flatten(1).double()
+
+    def apply(self, images: Tensor, labels: Tensor, kind: Any, numbers: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
+        """By interpolation; the labels stay."""
+        grid = F.affine_grid(numbers.view(-1, 2, 3).to(images.dtype), list(images.shape), align_corners=False)
+        darkest = images.amin((1, 2, 3), keepdim=True)
+        return F.grid_sample(images - darkest, grid, align_corners=False) + darkest, labels
+
+
+crop_scale_or_rotate = CropScaleOrRotate()

@@ -6,15 +6,15 @@ where the learning rate changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fastdc.data import ImageData
-from fastdc.engines import Distillation, Engine, Sgd
-from fastdc.engines.base import batches
+from fastdc.engines import Engine, Sgd
+from fastdc.engines.base import Batch, Fetch
 from fastdc.errors import RunError
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import to_device
@@ -24,48 +24,40 @@ from fastdc.runtime.stopping import stop_point
 _BLOCK = 1000  # images normalised at once to be classified
 
 
-class Batch(NamedTuple):
-    """What one step of SGD learns from."""
+def whole_batches(data: ImageData, theta: Tensor, positions: Tensor | None = None) -> Fetch:
+    """Gives images of `data`, those at `positions` [n] or all, in the dtype and on the device of `theta`."""
+    here = data.images.device
+    labels = to_device(data.labels, here)
+    chosen = None if positions is None else to_device(positions, here)
 
-    images: Tensor  # [b, channels, H, W], normalised
-    labels: Tensor  # [b], or soft [b, k]
-    distillation: Distillation | None = None
+    def batch(index: Tensor) -> Batch:
+        index = index if chosen is None else chosen[index]
+        return Batch(data.normalised(index, theta.dtype, theta.device), to_device(labels[index], theta.device))
 
-
-def whole_batches(data: ImageData, theta: Tensor) -> Callable[[Tensor], Batch]:
-    """Gives the images of `data` at positions [b], in the dtype and on the device of `theta`."""
-    return lambda index: Batch(data.normalised(index, theta.dtype, theta.device), to_device(data.labels[index], theta.device))
+    return Fetch(batch, here, data.image_size, data.num_classes)
 
 
 def train_by_batch(
-    engine: Engine,
-    family: NetworkFamily,
-    theta: Tensor,
-    count: int,
-    fetch: Callable[[Tensor], Batch],
-    phases: Sequence[Sgd],
-    seed: int,
-    stream: str,
+    engine: Engine, family: NetworkFamily, theta: Tensor, count: int, fetch: Fetch, phases: Sequence[Sgd], seed: int, stream: str
 ) -> Iterator[None]:
-    """Train `theta` [P] in place on `count` images; one item after each step.
+    """Train `theta` [P] in place on `count` images; one item after each step, the weights being up to date at the end of each epoch.
 
     Args:
         engine: who computes.
         family: what the network is one of.
         theta: weights, changed.
         count: images in the set.
-        fetch: gives the batch at positions [b].
+        fetch: makes the batches.
         phases: of SGD, one after the other.
         seed: decides the order of the images, and what dropout draws.
         stream: the name of this training among all that draw from `seed`.
     """
     order, step = make_generator(seed, f"{stream} order"), 0
     for phase in phases:
-        training = engine.training(theta, phase)
-        for index in batches(count, phase, order):
-            batch = fetch(index)
+        steps = engine.training(theta, phase).steps((torch.randperm(count, generator=order) for _ in range(phase.epochs)), fetch)
+        for _ in range(phase.epochs * math.ceil(count / phase.batch)):
             with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
-                training.step(batch.images, batch.labels, batch.distillation)
+                next(steps)
             step += 1
             yield
 

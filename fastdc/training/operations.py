@@ -25,8 +25,9 @@ Apply = Callable[[Tensor, Tensor], Tensor]
 
 
 class Operation(NamedTuple):
-    """What an operation draws, and what it does with it."""
+    """What an operation draws, how many numbers for each draw, and what it does with them."""
 
+    numbers: int
     draw: Draw
     apply: Apply
 
@@ -100,12 +101,12 @@ def _rotate(images: Tensor, numbers: Tensor) -> Tensor:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "color": Operation(_draw_color, _color),
-    "crop": Operation(_draw_crop, _crop),
-    "cutout": Operation(_draw_cutout, _cutout),
-    "flip": Operation(_draw_flip, _flip),
-    "scale": Operation(_draw_scale, _scale),
-    "rotate": Operation(_draw_rotate, _rotate),
+    "color": Operation(3, _draw_color, _color),
+    "crop": Operation(2, _draw_crop, _crop),
+    "cutout": Operation(4, _draw_cutout, _cutout),
+    "flip": Operation(1, _draw_flip, _flip),
+    "scale": Operation(2, _draw_scale, _scale),
+    "rotate": Operation(1, _draw_rotate, _rotate),
 }
 
 
@@ -119,6 +120,11 @@ def _unit(numbers: Tensor) -> Tensor:
 
 def _no_move(numbers: Tensor) -> Tensor:
     return torch.zeros(len(numbers), 2, 1, dtype=torch.float64, device=numbers.device)
+
+
+def _pair(x: int, y: int, device: torch.device) -> Tensor:
+    """Two numbers, float64 [2, 1], made on the device: nothing is copied there."""
+    return torch.stack([torch.full((1,), value, dtype=torch.float64, device=device) for value in (x, y)])
 
 
 def _taken(flat: Tensor, index: Tensor) -> Tensor:
@@ -136,15 +142,15 @@ def _resampled(images: Tensor, matrix: Tensor) -> Tensor:
         matrix: float64 [N or 1, 2, 3], from (x, y, 1) in the result to (x, y) in the image, in pixels about the middle.
     """
     height, width = images.shape[-2:]
-    sides = images.new_tensor([width, height], dtype=torch.float64)
+    sides = _pair(width, height, images.device)
     y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float64, device=images.device) for side in (height, width)), indexing="ij")
-    places = torch.stack([x.flatten(), y.flatten()]) - ((sides - 1) / 2)[:, None]  # [2, HW]
-    source = matrix[..., :2] @ places + matrix[..., 2:] + ((sides - 1) / 2)[:, None]  # [N or 1, 2, HW]
+    places = torch.stack([x.flatten(), y.flatten()]) - (sides - 1) / 2  # [2, HW]
+    source = matrix[..., :2] @ places + matrix[..., 2:] + (sides - 1) / 2  # [N or 1, 2, HW]
     corner = source.floor()
     flat, total = images.flatten(-2), None  # [N, channels, HW]
     for step in ((0, 0), (1, 0), (0, 1), (1, 1)):
-        at = corner + source.new_tensor(step)[:, None]
-        weight = (1 - (source - at).abs()).prod(1) * ((at >= 0) & (at < sides[:, None])).all(1)  # [N or 1, HW]
+        at = corner + _pair(*step, images.device)
+        weight = (1 - (source - at).abs()).prod(1) * ((at >= 0) & (at < sides)).all(1)  # [N or 1, HW]
         column, row = at.unbind(1)
         index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()  # [N or 1, HW]
         part = _taken(flat, index) * weight[:, None].to(images.dtype)

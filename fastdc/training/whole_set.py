@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from fastdc.data import ImageData
 from fastdc.data.sources.named import DEFAULT_ROOT
 from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
+from fastdc.engines.gather_normalise import near
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import ModelFactory
 from fastdc.models.network import NetworkFamily
 from fastdc.models.registry import describe
 from fastdc.options.checks import check_count
-from fastdc.parallel.devices import resolve_device
+from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.runs.content import finite, finite_number, finite_numbers, reading, tensor_like
 from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.progress import progress_bar
@@ -60,7 +61,7 @@ class WholeSetOptions:
     seed: int = 0
     """Decides initial weights and the order of batches."""
     engine: str = "auto"
-    """Who trains: auto, native, torch or reference."""
+    """Who trains: auto, native, cuda, torch or reference."""
     device: str = "auto"
     """Where: auto, cpu, cuda or cuda:N."""
     cache: str | Path | None = None
@@ -141,8 +142,9 @@ class _Training:
     """One training on the whole set, by whatever engine."""
 
     def __init__(self, real: ImageData, engine: Engine, family: NetworkFamily, options: WholeSetOptions) -> None:
-        self.real, self.engine, self.family, self.options = real, engine, family, options
+        self.engine, self.family, self.options = engine, family, options
         self.theta = engine.layout.flatten(engine.module)  # [P]
+        self.real = near(real, self.theta.device)
         self.losses: list[float] = []
         self.accuracies: list[float] = []
 
@@ -169,13 +171,13 @@ class _Training:
         """Whether each image is classified rightly, bool [N]; takes note of loss and accuracy."""
         if not torch.isfinite(self.theta).all():
             raise RunError(f"a weight of the network is not finite after epoch {epoch} on the whole set; choose another model or seed.")
-        right, loss = [], 0.0
+        right, losses = [], []
         for block, logits in logits_by_block(self.engine, self.theta, self.real):
-            labels = self.real.labels[block].to(self.theta.device)
-            right.append((logits.argmax(1) == labels).cpu())
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        result = torch.cat(right)
-        self.losses.append(loss / len(self.real))
+            labels = to_device(self.real.labels[block], self.theta.device)
+            right.append(logits.argmax(1) == labels)
+            losses.append(F.cross_entropy(logits, labels, reduction="sum"))
+        result = torch.cat(right).cpu()
+        self.losses.append(math.fsum(torch.stack(losses).tolist()) / len(self.real))
         self.accuracies.append(result.double().mean().item())
         bar.set_postfix(loss=f"{self.losses[-1]:.4g}", accuracy=f"{100 * self.accuracies[-1]:.1f}%", refresh=False)
         return result

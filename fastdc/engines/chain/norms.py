@@ -73,10 +73,7 @@ class NormPass(Pass):
 
     def _in_sets(self, x: Tensor) -> Tensor:
         """Maps as their sets: [N, sets, elements], or for a batch norm [N, channels, elements], whose sets go over all images."""
-        step = self.step
-        counts = {"instance": x.shape[1], "batch": x.shape[1], "group": step.groups}
-        count = counts[step.kind] if step.kind in counts else x[0].numel() // torch.Size(step.shape).numel()
-        return x.reshape(len(x), count, -1)
+        return x.reshape(len(x), self.step.groups if self.step.kind in ("group", "layer") else x.shape[1], -1)
 
     def _mean(self, sets: Tensor) -> Tensor:
         return sets.mean((0, 2) if self.step.kind == "batch" else 2, keepdim=True)

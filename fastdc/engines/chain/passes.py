@@ -13,7 +13,7 @@ from fastdc.engines.chain.class_convolution import ClassConvolutionPass, serves
 from fastdc.engines.chain.norm_act_pool import Block, BlockPass, Link
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
-from fastdc.engines.chain.products import ConvolutionPass, LinearPass
+from fastdc.engines.chain.products import ConvolutionPass, GroupedLinearPass, LinearPass
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, Step
 
 NOTHING: ByClass = {}
@@ -32,7 +32,7 @@ def _convolution(step: Convolution, network: Network, x: Tensor) -> Pass:
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
     Block: _block,
     Convolution: _convolution,
-    Linear: LinearPass,
+    Linear: lambda step, network, x: (LinearPass if step.groups == 1 else GroupedLinearPass)(step, network, x),
     Norm: NormPass,
     Activation: ActivationPass,
     Flatten: FlattenPass,

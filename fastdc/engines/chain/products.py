@@ -100,6 +100,34 @@ class LinearPass(_Product):
         return (gy.unflatten(0, (classes, -1)).mT @ x.unflatten(0, (classes, -1))).to(self.dtype)
 
 
+class GroupedLinearPass(_Product):
+    """Rows [N, groups * inputs] to rows [N, groups * outputs], each group by weights of its own."""
+
+    step: Linear
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.product_by_class(x, weight[None])
+
+    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
+        return self._rows(self._parts(x, len(weights)) @ weights.unflatten(1, (self.step.groups, -1)).mT)
+
+    def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
+        return self.transposed_by_class(gy, weight[None])
+
+    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
+        return self._rows(self._parts(gy, len(weights)) @ weights.unflatten(1, (self.step.groups, -1)))
+
+    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        return (self._parts(gy, classes).mT @ self._parts(x, classes)).flatten(1, 2).to(self.dtype)
+
+    def _parts(self, rows: Tensor, classes: int) -> Tensor:
+        """Of each class and group [G, groups, b, features]."""
+        return rows.view(classes, -1, self.step.groups, rows.shape[1] // self.step.groups).transpose(1, 2)
+
+    def _rows(self, parts: Tensor) -> Tensor:
+        return parts.transpose(1, 2).flatten(2).flatten(0, 1).to(self.dtype)
+
+
 class ConvolutionPass(_Product):
     """Maps [N, channels, H, W] to [N, features, H', W']; by class one class after another, each of which is a slice of the maps."""
 

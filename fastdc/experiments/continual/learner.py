@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import Distillation, Engine, Sgd, make_engine, resolve_engine
+from fastdc.engines.base import Batch, Fetch
 from fastdc.experiments.continual.growth import grow
 from fastdc.experiments.continual.stages import Stage
 from fastdc.models.network import NetworkFamily
 from fastdc.parallel.devices import resolve_device
 from fastdc.runtime.seeding import derive_seed
-from fastdc.training.by_batch import Batch, check_finite, train_by_batch
+from fastdc.training.by_batch import check_finite, train_by_batch
 from fastdc.training.schedule import paper_training
 
 _BLOCK = 1000  # images that the older network looks at at once
@@ -109,11 +110,12 @@ def _train(
 ) -> None:
     """Train theta on a training set; `old` holds the logits of its N + M images that are to be kept."""
 
-    def fetch(index: Tensor) -> Batch:
+    def batch(index: Tensor) -> Batch:
         index = index.sort().values  # real images first, as `_TrainingSet.fetch` gives them
         kept = dataclasses.replace(old, logits=old.logits[index].to(theta.device)) if old is not None else None
         return Batch(*training_set.fetch(index, theta), kept)
 
+    fetch = Fetch(batch, torch.device("cpu"), family.image_size, family.num_classes)
     for _ in train_by_batch(engine, family, theta, len(training_set), fetch, phases, seed, stream):
         pass
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from fastdc._evaluate import evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import make_engine
+from fastdc.engines.gather_normalise import near
 from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.search.training_plans import early_stopping_plan, whole_set_plan
 from fastdc.models.network import NetworkFamily
@@ -23,7 +21,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.runs.content import finite_number
 from fastdc.runtime.seeding import derive_seed
 from fastdc.runtime.stopping import stop_point
-from fastdc.training.by_batch import Batch, accuracy, train_by_batch, whole_batches
+from fastdc.training.by_batch import accuracy, train_by_batch, whole_batches
 
 EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
 
@@ -124,19 +122,15 @@ class TrialRunner:
         theta = engine.layout.flatten(module)
         early = early_stopping_plan(len(data), options.stopped_after, options.seed)
         plan = early if subject == EARLY_STOPPING else whole_set_plan(len(data), options.whole_set_epochs)
-        fetch = whole_batches(data, theta)
+        data = near(data, theta.device)
         for number, (positions, phases) in enumerate(plan):
-            stream, fetch_some = f"{subject} {number}", partial(_fetch_at, fetch, positions)
-            for _ in train_by_batch(engine, family, theta, len(positions), fetch_some, phases, options.seed, stream):
+            fetch, stream = whole_batches(data, theta, positions), f"{subject} {number}"
+            for _ in train_by_batch(engine, family, theta, len(positions), fetch, phases, options.seed, stream):
                 pass
         return accuracy(engine, theta, self.test)
 
     def _file(self, trial: Trial, subject: str) -> Path:
         return self.path(trial) / f"{plain_name(subject)}.json"
-
-
-def _fetch_at(fetch: Callable[[Tensor], Batch], positions: Tensor, index: Tensor) -> Batch:
-    return fetch(positions[index])
 
 
 def _as_outcome(content: Any) -> Outcome:

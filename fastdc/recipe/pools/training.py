@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastdc.engines import Augmentation, Sgd
+from fastdc.engines.base import Fetch
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.checks import check_count, check_share
 from fastdc.recipe.pools.base import Pool
@@ -96,14 +99,18 @@ class TrainingPool(Pool):
         options, seed, data, theta = self.options, self.problem.seed, self.problem.batches.sampler.data, state.theta
         assert theta is not None
         sgd = Sgd(1, self.problem.recipe.lr_model, options.momentum, options.weight_decay, options.batch)
-        training, fetch = self.problem.engine.training(theta, sgd), whole_batches(data, theta)
+        training = self.problem.engine.training(theta, sgd)
         if _VELOCITY in state.path:
             training.velocity.copy_(state.path[_VELOCITY])
         augment, generator = options.augment(), make_generator(seed, "training images", *state.moment)
         drawn = torch.randperm(len(data), generator=generator)[: options.images]
-        for number, index in enumerate(drawn.split(options.batch)):
-            batch = fetch(index)
-            images, labels = (batch.images, batch.labels) if augment is None else augment(batch.images, batch.labels, generator)
+        steps = training.steps([drawn], self._fetch, augment, generator)
+        for number in range(math.ceil(len(drawn) / options.batch)):
             with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment, number)):
-                training.step(images, labels)
+                next(steps)
         state.path[_VELOCITY] = training.velocity
+
+    @cached_property
+    def _fetch(self) -> Fetch:
+        """Makes batches of real images; always the same, so that steps that were captured serve again."""
+        return whole_batches(self.problem.batches.sampler.data, next(self.problem.engine.module.parameters()))
