@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastdc.metrics.backends.reasons import against_device, against_dtype
+from fastdc.metrics.layout import layout_of
 from fastdc.metrics.tiles import tiles_of
 from fastdc.parallel.threads import compute_threads
 from fastdc.runtime import compiled
@@ -31,14 +35,35 @@ def metrics() -> tuple[str, ...]:
 
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.metrics.operator`."""
-    distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))
-    cotangent = _empty(synthetic.shape, synthetic.dtype)
     tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
+    distance, cotangents = _of_parts([synthetic], [real], tiles, metric)
+    return distance, cotangents[0]
+
+
+def layerwise_distances(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
+    """The distance of two lists of gradients, and its cotangents, in one call; see `fastdc.metrics.operator`."""
+    tiles = _tiles_of_shapes(tuple(gradient.shape for gradient in synthetic))
+    a, b = ([gradient.reshape(1, -1) for gradient in gradients] for gradients in (synthetic, real))
+    distance, cotangents = _of_parts(a, b, tiles, metric)
+    return distance[0], [cotangent.view(gradient.shape) for cotangent, gradient in zip(cotangents, synthetic, strict=True)]
+
+
+@functools.lru_cache(maxsize=256)
+def _tiles_of_shapes(shapes: tuple[tuple[int, ...], ...]) -> Tensor:
+    layout = layout_of(shapes)
+    return tiles_of(layout.segments(), layout.size, torch.device("cpu"))
+
+
+def _of_parts(synthetic: Sequence[Tensor], real: Sequence[Tensor], tiles: Tensor, metric: str) -> tuple[Tensor, list[Tensor]]:
+    """The distance [C] of gradients that lie in parts [C, size] one after another, and its cotangent in the same parts."""
+    distance = torch.empty(len(synthetic[0]), dtype=torch.promote_types(synthetic[0].dtype, torch.float32))
+    cotangents = [_empty(part.shape, part.dtype) for part in synthetic]
+    arrays = [[_array(part) for part in parts] for parts in (synthetic, real, cotangents)]
     assert compiled.extension is not None
     compiled.extension.layerwise_distance(
-        _array(synthetic), _array(real), _array(tiles), metric, _array(distance), _array(cotangent), threads=compute_threads()
+        arrays[0], arrays[1], _array(tiles), metric, _array(distance), arrays[2], threads=compute_threads()
     )
-    return distance, cotangent
+    return distance, cotangents
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
