@@ -215,19 +215,19 @@ def _match_backward(ctx: Any, grad_distance: Tensor, _: Any) -> tuple[Any, ...]:
     return scaled[:count], scaled[count:] or [None] * count, None, None
 
 
-def _scaled_cotangents(ctx: Any, grad_distance: Tensor) -> list[Tensor]:
+def _scaled_cotangents(ctx: Any, grad: Tensor) -> list[Tensor]:
+    """The cotangents times the gradient by the distance; where that is one, which the host of a CPU sees, the cotangents themselves."""
     distance, *cotangents = ctx.saved_tensors
-    return [_scaled(cotangent, grad_distance, distance) for cotangent in cotangents]
-
-
-def _scaled(cotangent: Tensor, grad: Tensor, distance: Tensor) -> Tensor:
-    """The cotangent times the gradient by the distance; where that is one, which the host of a CPU sees, the cotangent itself."""
     if torch.is_grad_enabled():
-        return (grad * _FirstOrderOnly.apply(cotangent, distance)).to(cotangent.dtype)
+        cotangents = [_FirstOrderOnly.apply(cotangent, distance) for cotangent in cotangents]
+    elif _is_one(grad):
+        return cotangents
+    return [(grad * cotangent).to(cotangent.dtype) for cotangent in cotangents]
+
+
+def _is_one(grad: Tensor) -> bool:
     plain = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
-    if plain and not _within_transforms() and grad.item() == 1:
-        return cotangent
-    return (grad * cotangent).to(cotangent.dtype)
+    return plain and not _within_transforms() and grad.item() == 1
 
 
 torch.library.define(

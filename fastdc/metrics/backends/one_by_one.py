@@ -16,10 +16,14 @@ def one_by_one(
     def layerwise_distances(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
         """The distance of two lists of gradients, and its cotangents; see `fastdc.metrics.operator`."""
         results = [
-            layerwise_distance(a.reshape(1, -1), b.reshape(1, -1), (0, len(a), a.numel() // max(len(a), 1)), metric)
-            for a, b in zip(synthetic, real, strict=True)
+            layerwise_distance(a.reshape(1, -1), b.reshape(1, -1), _segments(a), metric) for a, b in zip(synthetic, real, strict=True)
         ]
         distances, cotangents = zip(*results, strict=True)
         return torch.cat(distances).sum(), [cotangent.view(a.shape) for cotangent, a in zip(cotangents, synthetic, strict=True)]
 
     return layerwise_distances
+
+
+def _segments(gradient: Tensor) -> tuple[int, ...]:
+    """Those of a gradient that lies alone; none where it has no rows."""
+    return (0, len(gradient), gradient.numel() // len(gradient)) if len(gradient) else ()
