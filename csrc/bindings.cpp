@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "bindings_convnet.h"
@@ -41,38 +42,69 @@ int64_t class_stride(const std::string& name, const py::array& array, const py::
     return array.strides(0) / item;
 }
 
-const Tile* tiles_in(const py::array& tiles, int64_t size) {
+using Arrays = std::vector<py::array>;
+
+void check_count(const std::string& name, const Arrays& arrays, size_t parts) {
+    if (arrays.size() == parts) return;
+    refuse(name, "a list of " + std::to_string(arrays.size()), "as many as synthetic has, " + std::to_string(parts));
+}
+
+std::vector<GradientPart> parts_in(const Arrays& synthetic, const Arrays& real, Arrays& cotangent) {
+    check_count("real", real, synthetic.size());
+    check_count("cotangent", cotangent, synthetic.size());
+    std::vector<GradientPart> parts;
+    int64_t end = 0;
+    for (size_t i = 0; i < synthetic.size(); ++i) {
+        const py::array& like = synthetic[i];
+        if (like.ndim() != 2) refuse("synthetic", describe(like), "shape [C, P]");
+        if (!like.dtype().equal(synthetic[0].dtype()) || like.shape(0) != synthetic[0].shape(0)) {
+            refuse("synthetic", describe(like), "dtype and classes of its first part, " + describe(synthetic[0]));
+        }
+        const int64_t synthetic_stride = class_stride("synthetic", like, like);
+        const int64_t real_stride = class_stride("real", real[i], like);
+        class_stride("cotangent", cotangent[i], like);
+        if (!(cotangent[i].flags() & py::array::c_style)) refuse("cotangent", "strided", "a contiguous array");
+        if (!cotangent[i].writeable()) refuse("cotangent", "read-only", "an array to write to");
+        parts.push_back({end, like.shape(1), like.data(), synthetic_stride, real[i].data(), real_stride,
+                         cotangent[i].mutable_data()});
+        end += like.shape(1);
+    }
+    return parts;
+}
+
+// A cut of the parts, one after another, with each tile in one of them.
+const Tile* tiles_in(const py::array& tiles, const std::vector<GradientPart>& parts) {
     if (tiles.ndim() != 2 || tiles.shape(1) != 3 || !tiles.dtype().equal(py::dtype::of<int64_t>()) ||
         !(tiles.flags() & py::array::c_style)) {
         refuse("tiles", describe(tiles), "contiguous int64 [T, 3]");
     }
     const auto* first = static_cast<const Tile*>(tiles.data());
+    const int64_t size = parts.back().first + parts.back().size;
+    auto part = parts.begin();
     int64_t end = 0;
     for (const Tile* tile = first; tile != first + tiles.shape(0); ++tile) {
+        while (part + 1 != parts.end() && end >= part->first + part->size) ++part;
+        const int64_t left = part->first + part->size - end;
         const bool sound = tile->offset == end && tile->rows >= 0 && tile->row_length >= 0 &&
-                           tile->row_length <= (size - end) / (tile->rows ? tile->rows : 1);
-        if (!sound)
+                           tile->row_length <= left / (tile->rows ? tile->rows : 1);
+        if (!sound) {
             refuse("tiles", "not a cut of the gradient",
-                   "tiles one after another that make up its " + std::to_string(size) + " elements");
+                   "tiles one after another, each in one part, that make up its " + std::to_string(size) + " elements");
+        }
         end += (tile->rows ? tile->rows : 1) * tile->row_length;
     }
     if (end != size) refuse("tiles", "of " + std::to_string(end) + " elements", std::to_string(size));
     return first;
 }
 
-void layerwise_distance_of(const py::array& synthetic, const py::array& real, const py::array& tiles,
-                           const std::string& metric, py::array& distance, py::array& cotangent, int threads) {
-    if (synthetic.ndim() != 2) refuse("synthetic", describe(synthetic), "shape [C, P]");
+void layerwise_distance_of(const Arrays& synthetic, const Arrays& real, const py::array& tiles,
+                           const std::string& metric, py::array& distance, Arrays& cotangent, int threads) {
+    if (synthetic.empty()) refuse("synthetic", "an empty list", "the parts of a gradient");
     DistanceArguments arguments{};
-    arguments.dtype = dtype_of("synthetic", synthetic);
+    arguments.dtype = dtype_of("synthetic", synthetic[0]);
+    arguments.parts = parts_in(synthetic, real, cotangent);
     arguments.metric = value_of(kMetrics, "metric", metric);
-    arguments.classes = synthetic.shape(0);
-    arguments.size = synthetic.shape(1);
-    arguments.synthetic_stride = class_stride("synthetic", synthetic, synthetic);
-    arguments.real_stride = class_stride("real", real, synthetic);
-    class_stride("cotangent", cotangent, synthetic);
-    if (!(cotangent.flags() & py::array::c_style)) refuse("cotangent", "strided", "a contiguous array");
-    if (!cotangent.writeable()) refuse("cotangent", "read-only", "an array to write to");
+    arguments.classes = synthetic[0].shape(0);
     if (!distance.writeable()) refuse("distance", "read-only", "an array to write to");
     const auto wide = arguments.dtype == Dtype::float64 ? py::dtype::of<double>() : py::dtype::of<float>();
     if (distance.ndim() != 1 || distance.shape(0) != arguments.classes || !distance.dtype().equal(wide) ||
@@ -81,12 +113,9 @@ void layerwise_distance_of(const py::array& synthetic, const py::array& real, co
                std::string(py::str(wide)) + " [" + std::to_string(arguments.classes) + "], contiguous");
     }
     if (threads < 1) refuse("threads", std::to_string(threads), "1 or more");
-    arguments.tiles = tiles_in(tiles, arguments.size);
+    arguments.tiles = tiles_in(tiles, arguments.parts);
     arguments.tile_count = tiles.shape(0);
-    arguments.synthetic = synthetic.data();
-    arguments.real = real.data();
     arguments.distance = distance.mutable_data();
-    arguments.cotangent = cotangent.mutable_data();
     do_long_work([&] { layerwise_distance(arguments, threads); });
 }
 
@@ -103,10 +132,11 @@ void use_instruction_set(const std::string& name) {
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled CPU code of fastdc.";
     module.attr("METRICS") = names_in(kMetrics);
-    module.def("layerwise_distance", &layerwise_distance_of, py::arg("synthetic").noconvert(),
-               py::arg("real").noconvert(), py::arg("tiles").noconvert(), py::arg("metric"),
-               py::arg("distance").noconvert(), py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),
-               "Writes distance [C] and cotangent [C, P] of the gradients synthetic and real [C, P].");
+    module.def(
+        "layerwise_distance", &layerwise_distance_of, py::arg("synthetic").noconvert(), py::arg("real").noconvert(),
+        py::arg("tiles").noconvert(), py::arg("metric"), py::arg("distance").noconvert(),
+        py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),
+        "Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts.");
     module.def("usable_instruction_sets", &usable_instruction_sets,
                "Instruction sets that this processor runs, the widest first.");
     module.def("select_instruction_set", &use_instruction_set, py::arg("name"),

@@ -16,16 +16,16 @@ POOLINGS: tuple[str, ...]
 MOST_BLOCKS: int
 
 def layerwise_distance(
-    synthetic: _Elements,
-    real: _Elements,
+    synthetic: Sequence[_Elements],
+    real: Sequence[_Elements],
     tiles: _Integers,
     metric: str,
     distance: _Floats,
-    cotangent: _Elements,
+    cotangent: Sequence[_Elements],
     *,
     threads: int,
 ) -> None:
-    """Writes distance [C] and cotangent [C, P] of the gradients synthetic and real [C, P], cut into tiles [T, 3]."""
+    """Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts, cut into tiles [T, 3]."""
 
 def usable_instruction_sets() -> list[str]:
     """Instruction sets that this processor runs, the widest first."""

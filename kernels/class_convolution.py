@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastdc.kernels.class_sums import add_class_sums
 from fastdc.kernels.launch import launch
+from torch import Tensor
 
 # Of maps; Triton before 3.5 has no product of float64.
 DTYPES = (torch.float32, torch.float64) if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 5) else (torch.float32,)

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastdc.kernels.launch import launch
+from torch import Tensor
 
 ROWS, BLOCK = 8, 128  # numbers of a step
 WARPS = 4

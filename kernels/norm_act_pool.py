@@ -29,9 +29,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
 from fastdc.kernels.launch import launch
+from torch import Tensor
 
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "swish")  # those that the kernels have code for
 POOLINGS = ("none", "avg", "max")  # windows of 2 by 2, one beside another

@@ -15,6 +15,7 @@ from helpers import needs_extension
 from fastdc import RunError, UsageError
 from fastdc.metrics import backends
 from fastdc.metrics.backends import BACKENDS, DTYPES, Backend, compute, cpp, cuda, resolve_backend, triton, unsupported_reasons
+from fastdc.metrics.backends.one_by_one import one_by_one
 from fastdc.metrics.layout import Parameter, ParameterLayout
 from fastdc.metrics.operator import layerwise_distance, match_loss
 from fastdc.runtime import compiled
@@ -318,6 +319,14 @@ def test_auto_goes_on_without_a_backend_whose_first_launch_fails(failing: list[E
     assert unsupported_reasons("cpp", "meta", torch.float32) == []
 
 
+def test_auto_goes_on_with_lists_where_the_first_launch_fails(failing: list[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpp, "layerwise_distances", one_by_one(cpp.layerwise_distance))
+    failing.append(RuntimeError("PassManager failed"))
+    torch.testing.assert_close(match_loss([torch.ones(2, 3)], [-torch.ones(2, 3)]), torch.tensor(4.0))
+    with pytest.raises(UsageError, match=r"backend 'cpp' cannot serve .* it failed with RuntimeError: PassManager failed"):
+        match_loss([torch.ones(2, 3)], [-torch.ones(2, 3)], backend="cpp")
+
+
 def test_a_backend_that_was_named_raises(failing: list[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     failing.append(RuntimeError("PassManager failed"))
     expected = "backend 'cpp' cannot go on with float32 on cpu: it failed with RuntimeError: PassManager failed; choose another one"
@@ -355,7 +364,7 @@ def test_auto_takes_a_kernel_on_a_gpu() -> None:
 def test_every_backend_takes_what_it_is_given(name: str) -> None:
     """The calls are by place: a backend that expects something else there is seen only where it can run."""
     assert BACKENDS[name].MEANT_FOR in ("cpu", "cuda", "")
-    for function in ("unsupported_reasons", "metrics", "layerwise_distance"):
+    for function in ("unsupported_reasons", "metrics", "layerwise_distance", "layerwise_distances"):
         expected = inspect.signature(getattr(Backend, function))
         assert list(inspect.signature(getattr(BACKENDS[name], function)).parameters) == [
             each for each in expected.parameters if each != "self"
@@ -373,7 +382,7 @@ HOLD: dict[str, Any] = {
 @needs_extension
 @pytest.mark.parametrize("hold", HOLD.values(), ids=HOLD)
 def test_a_result_that_is_held_in_any_way_is_left_alone_by_later_calls(hold: Any) -> None:
-    ones, layout = torch.ones(3, 50), ParameterLayout((Parameter("weight", 0, (5, 10)),))
+    ones, layout = torch.ones(3, 50_000), ParameterLayout((Parameter("weight", 0, (5, 10_000)),))  # large enough to be kept
     held = hold(layerwise_distance(ones, -ones, layout, "mse", "cpp")[1])
     for number in range(4, 7):
         layerwise_distance(number * ones, ones, layout, "mse", "cpp")

@@ -37,8 +37,10 @@ def arguments(dtype: Any = np.float32) -> dict[str, Any]:
 
 
 def call(**changes: Any) -> dict[str, Any]:
+    """A gradient that lies in one part, or in those of a list."""
     given = {**arguments(), **changes}
-    compiled.extension.layerwise_distance(**given)
+    parts = {name: given[name] if isinstance(given[name], list) else [given[name]] for name in ("synthetic", "real", "cotangent")}
+    compiled.extension.layerwise_distance(**{**given, **parts})
     return given
 
 
@@ -76,6 +78,10 @@ REFUSED: dict[str, tuple[str, Any]] = {
     "synthetic backwards": ("synthetic", f(CLASSES, SIZE)[:, ::-1]),
     "synthetic with one element repeated": ("synthetic", np.broadcast_to(f(CLASSES, 1), (CLASSES, SIZE))),
     "synthetic at half an element": ("synthetic", np.ndarray((CLASSES, SIZE), np.float32, bytearray(200), 0, (50, 4))),
+    "synthetic of no part": ("synthetic", []),
+    "real of more parts": ("real", [f(CLASSES, SIZE)] * 2),
+    "real of no part": ("real", []),
+    "cotangent of more parts": ("cotangent", [f(CLASSES, SIZE)] * 2),
     "real of other shape": ("real", f(CLASSES, SIZE + 1)),
     "real of fewer classes": ("real", f(CLASSES - 1, SIZE)),
     "real of one dimension": ("real", f(CLASSES * SIZE)),
@@ -138,14 +144,51 @@ REFUSED: dict[str, tuple[str, Any]] = {
 def test_what_does_not_fit_is_refused_by_name_and_nothing_is_written(name: str, value: Any) -> None:
     given = {**arguments(), name: value}
     with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*"):
-        compiled.extension.layerwise_distance(**given)
+        call(**given)
     for output in ("distance", "cotangent"):
         assert name == output or np.isnan(given[output]).all()
 
 
+def in_parts(array: np.ndarray, *sizes: int) -> list[np.ndarray]:
+    return [part.copy() for part in np.split(array, np.cumsum(sizes)[:-1], axis=1)]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("sizes", [(SIZE,), (1, 10, 1), (0, 1, 0, 11), (6, 5, 1, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_a_gradient_in_parts_gives_the_same_bits_as_in_one(dtype: Any, sizes: tuple[int, ...], metric: str) -> None:
+    cut = tiles((0, 0, 1), (1, 1, 5), (6, 1, 5), (11, 0, 1))
+    whole = call(**{**arguments(dtype), "tiles": cut, "metric": metric})
+    sides = {name: in_parts(whole[name], *sizes) for name in ("synthetic", "real")}
+    got = call(
+        **{**arguments(dtype), **sides, "cotangent": in_parts(np.ones_like(whole["cotangent"]), *sizes), "tiles": cut, "metric": metric}
+    )
+    np.testing.assert_array_equal(got["distance"], whole["distance"])
+    np.testing.assert_array_equal(np.concatenate(got["cotangent"], 1), whole["cotangent"])
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("synthetic", [f(CLASSES, 6), f(CLASSES, 6, dtype=np.float64)]),
+        ("synthetic", [f(CLASSES, 6), f(CLASSES + 1, 6)]),
+        ("synthetic", [f(CLASSES, 6), f(6)]),
+        ("real", [f(CLASSES, 5), f(CLASSES, 7)]),
+        ("cotangent", [f(CLASSES, 6), read_only(f(CLASSES, 6))]),
+        ("tiles", tiles((0, 1, 5), (5, 1, 7))),
+        ("tiles", tiles((0, 1, 12))),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_by_name(name: str, parts: Any) -> None:
+    halves = {side: in_parts(arguments()[side], 6, 6) for side in ("synthetic", "real", "cotangent")}
+    call(**halves, tiles=tiles((0, 1, 6), (6, 0, 6)))
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*"):
+        call(**{**halves, "tiles": tiles((0, 1, 6), (6, 0, 6)), name: parts})
+
+
 def test_rows_without_end_of_nothing_are_counted_and_not_walked() -> None:
     script = "import test_cpp_bindings as t; g = t.arguments(); g['tiles'] = t.tiles((0, t.BIG, 0), (0, 1, 12)); "
-    done = run_apart(script + "t.compiled.extension.layerwise_distance(**g); print(g['distance'] >= t.BIG)", timeout=20)
+    done = run_apart(script + "t.call(**g); print(g['distance'] >= t.BIG)", timeout=20)
     assert "False" not in done.stdout + done.stderr
     assert "True" in done.stdout
 

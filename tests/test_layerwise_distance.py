@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tolerances import DISTANCE, DISTANCE_BY_REFERENCE, DISTANCE_INTERPRETED, FLOAT32_ENGINES, FLOAT64_CLOSED_FORM, FLOAT64_ENGINES
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 import fastdc
 from fastdc.engines.reference import plain_distance
@@ -568,6 +569,42 @@ def test_match_loss_copies_no_gradient(metric: str) -> None:
     for gradient, other in zip(synthetic[::2], real[::2], strict=True):
         leaf = gradient.detach().requires_grad_()
         assert relative(gradient.grad, torch.autograd.grad(plain_distance([leaf], [other], metric), leaf)[0]) <= FLOAT32_ENGINES
+
+
+@pytest.mark.parametrize("metric", [name for name, definition in METRICS.items() if not definition.joined])
+def test_match_loss_takes_gradients_however_they_lie(arm: Arm, metric: str) -> None:
+    torch.manual_seed(0)
+    shapes = ((3, 0), (2, 3, 2, 2), (0, 4), (1, 7))
+    sides = [
+        on(arm, *(torch.randn(shape, dtype=torch.float64) for shape in shapes), torch.randn(6, 5, dtype=torch.float64).t())
+        for _ in range(2)
+    ]
+    leaves = [gradient.requires_grad_() for gradient in sides[0]]
+    found, expected = fastdc.match_loss(*sides, metric=metric, backend=arm.backend), plain_distance(*sides, metric)
+    assert relative(found, expected) <= FLOAT64_CLOSED_FORM
+    for gradient, right in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        assert gradient.shape == right.shape
+        assert relative(gradient, right) <= FLOAT64_CLOSED_FORM
+
+
+def test_match_losses_of_several_classes_are_differentiated_at_once() -> None:
+    for seed in range(2):  # the second time in the memory of the first
+        torch.manual_seed(seed)
+        leaves, real = ([torch.randn(60, 300, dtype=torch.float64) for _ in range(4)] for _ in range(2))
+        sides = [[[side[i], side[i + 1]] for i in (0, 2)] for side in ([leaf.requires_grad_() for leaf in leaves], real)]
+        found, expected = (
+            torch.autograd.grad(sum(distance(*each) for each in zip(*sides, strict=True)), leaves)
+            for distance in (fastdc.match_loss, functools.partial(plain_distance, metric="layerwise_cosine"))
+        )
+        for gradient, right in zip(found, expected, strict=True):
+            assert relative(gradient, right) <= FLOAT64_CLOSED_FORM
+
+
+def test_match_loss_of_fake_gradients_has_the_shapes_of_true_ones() -> None:
+    with FakeTensorMode():
+        synthetic, real = ([torch.ones(4, 3, requires_grad=True)], [torch.ones(4, 3)])
+        loss = fastdc.match_loss(synthetic, real)
+        assert torch.autograd.grad(loss, synthetic)[0].shape == (4, 3)
 
 
 def test_match_loss_is_scaled_by_what_comes_after_it() -> None:

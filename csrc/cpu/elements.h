@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #define FASTDC_INLINE inline __attribute__((always_inline))
 
 namespace fastdc {
@@ -92,10 +96,18 @@ FASTDC_INLINE Doubles load(const double* from) {
     return result;
 }
 
+FASTDC_INLINE DoubleRegister widen_register(FloatRegister value) {
+#if defined(__AVX512F__)
+    // Of __builtin_convertvector GCC makes two conversions of halves, and shuffles.
+    return _mm512_maskz_cvtps_pd(0xff, value);
+#else
+    return __builtin_convertvector(value, DoubleRegister);
+#endif
+}
+
 FASTDC_INLINE Doubles load(const float* from) {
     Doubles result;
-    FASTDC_EACH_REGISTER result.part[r] =
-        __builtin_convertvector(read<FloatRegister>(from + r * kRegister), DoubleRegister);
+    FASTDC_EACH_REGISTER result.part[r] = widen_register(read<FloatRegister>(from + r * kRegister));
     return result;
 }
 

@@ -3,12 +3,15 @@
 //     distance[c]      = sum over the rows of class c                          [C]
 //     cotangent[c, :]  = d distance[c] / d synthetic[c, :], 0 outside rows     [C, P]
 //
+// A gradient may lie in several parts, such as one for each parameter; P counts their elements one part after another.
+//
 // A row is read twice: once from memory for its sums, once from the cache for its cotangent; metric cosine, one row per
 // class, reads memory twice. Work is cut into (class, tile) pairs that threads take in any order; each pair's sum goes
 // to a place of its own and the sums are added in the order of tiles.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "cpu/instruction_set.h"
 #include "row_distance.h"
@@ -17,24 +20,30 @@ namespace fastdc {
 
 enum class Dtype : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
 
-// offset, rows, row_length; without rows: row_length elements that lie in no row.
+// offset in P, rows, row_length; without rows: row_length elements that lie in no row.
 struct Tile {
     int64_t offset;
     int64_t rows;
     int64_t row_length;
 };
 
-struct DistanceArguments {
-    const void* synthetic;     // [C, P], element stride 1
+// Elements first to first + size of P.
+struct GradientPart {
+    int64_t first;
+    int64_t size;
+    const void* synthetic;     // [C, size], element stride 1
     int64_t synthetic_stride;  // elements from class to class
-    const void* real;          // [C, P], element stride 1
+    const void* real;          // [C, size], element stride 1
     int64_t real_stride;
-    void* distance;   // [C] double for float64, else float
-    void* cotangent;  // [C, P] contiguous
-    const Tile* tiles;
+    void* cotangent;  // [C, size] contiguous
+};
+
+struct DistanceArguments {
+    std::vector<GradientPart> parts;  // in the order of P
+    void* distance;                   // [C] double for float64, else float
+    const Tile* tiles;                // each in one part
     int64_t tile_count;
     int64_t classes;
-    int64_t size;  // P
     Dtype dtype;
     Metric metric;
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -143,6 +144,15 @@ class ParameterLayout:
     def _check(self, flat: Tensor) -> None:
         if flat.shape[-1] != self.size:
             raise UsageError(f"a flat vector has {flat.shape[-1]} elements; this layout has {self.size}.")
+
+
+def layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
+    """The layout of parameters of these shapes, one after another."""
+    parameters, offset = [], 0
+    for i, shape in enumerate(shapes):
+        parameters.append(Parameter(str(i), offset, shape))
+        offset += parameters[-1].size
+    return ParameterLayout(tuple(parameters))
 
 
 def fewest_dimensions(rows: str) -> int:

@@ -6,17 +6,17 @@ and shift of norms count zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fastdc.errors import UsageError
-from fastdc.metrics.backends import DTYPES, compute, compute_each
+from fastdc.metrics.backends import DTYPES, compute, compute_lists
 from fastdc.metrics.definitions import Metric, definition_of
-from fastdc.metrics.layout import Parameter, ParameterLayout, fewest_dimensions
+from fastdc.metrics.layout import ParameterLayout, fewest_dimensions, layout_of
 
 
 def layerwise_distance(
@@ -89,44 +89,49 @@ def match_loss(
         0.0
     """
     chosen = Metric.of(metric)
-    if any(gradient is None for gradient in (*synthetic_gradients, *real_gradients)):
-        raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
-    shapes = [[tuple(gradient.shape) for gradient in gradients] for gradients in (synthetic_gradients, real_gradients)]
-    if shapes[0] != shapes[1]:
-        raise UsageError(f"the lists of gradients have shapes {shapes[0]} and {shapes[1]}; expected the same ones.")
     least = fewest_dimensions(chosen.rows)
-    seen = [shape for shape in shapes[0] if len(shape) >= least]
-    if not seen:
+    _check_lists(synthetic_gradients, real_gradients, least, metric)
+    synthetic, real = ([g for g in gradients if g.dim() >= least] for gradients in (synthetic_gradients, real_gradients))
+    if definition_of(chosen.name).joined or _within_transforms():
+        a, b = (torch.cat([g.reshape(-1) for g in gradients])[None] for gradients in (synthetic, real))  # [1, P] each
+        return layerwise_distance(a, b, layout_of(_shapes_of(synthetic)), metric, backend)[0].sum()
+    if not torch.compiler.is_compiling():
+        _refuse_forward_mode(*synthetic, *real)
+        if _are_plain(*synthetic, *real):
+            return _match_plain(synthetic, real, chosen.name, backend)
+    distance: Tensor = _match_op(synthetic, real, chosen.name, backend)[0]
+    return distance
+
+
+def _check_lists(synthetic: Sequence[Tensor], real: Sequence[Tensor], least: int, metric: str) -> None:
+    if any(gradient is None for gradient in (*synthetic, *real)):
+        raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
+    if [a.shape for a in synthetic] != [b.shape for b in real]:
+        raise UsageError(f"the lists of gradients have shapes {_shapes_of(synthetic)} and {_shapes_of(real)}; expected the same ones.")
+    if all(gradient.dim() < least for gradient in synthetic):
         raise UsageError(
-            f"the gradients have shapes {shapes[0]}; expected at least one of {least} dimensions or more, such as a weight's, "
+            f"the gradients have shapes {_shapes_of(synthetic)}; expected at least one of {least} dimensions or more, such as a weight's, "
             f"for {metric!r} to look at."
         )
-    kinds = sorted({f"{gradient.dtype} on {gradient.device}" for gradient in (*synthetic_gradients, *real_gradients)})
+    kinds = {(gradient.dtype, gradient.device) for gradient in (*synthetic, *real)}
     if len(kinds) > 1:
-        raise UsageError(f"the gradients are {', '.join(kinds)}; bring them to one dtype and device.")
-    looked_at = [[g for g in gradients if g.dim() >= least] for gradients in (synthetic_gradients, real_gradients)]
-    if definition_of(chosen.name).joined or _within_transforms():
-        synthetic, real = (torch.cat([g.reshape(-1) for g in gradients])[None] for gradients in looked_at)  # [1, P] each
-        return layerwise_distance(synthetic, real, _layout_of(seen), metric, backend)[0].sum()
-    if looked_at[0][0].dtype not in DTYPES:
-        raise UsageError(f"synthetic is {looked_at[0][0].dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")
-    if not torch.compiler.is_compiling():
-        _refuse_forward_mode(*looked_at[0], *looked_at[1])
-    distance: Tensor = _match_op(*looked_at, chosen.name, backend)[0]
-    return distance
+        found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+        raise UsageError(f"the gradients are {found}; bring them to one dtype and device.")
+    _check_dtype("synthetic", synthetic[0])
+
+
+def _shapes_of(gradients: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    return [tuple(gradient.shape) for gradient in gradients]
+
+
+def _are_plain(*gradients: Tensor) -> bool:
+    """Whether they are tensors and nothing else, and no mode looks at what is computed from them."""
+    return torch._C._len_torch_dispatch_stack() == 0 and {*map(type, gradients)} <= {Tensor, nn.Parameter}
 
 
 def _within_transforms() -> bool:
     """Within torch.func's transforms, which do not take operators on lists."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _layout_of(shapes: Sequence[tuple[int, ...]]) -> ParameterLayout:
-    parameters: list[Parameter] = []
-    for shape in shapes:
-        last = parameters[-1] if parameters else None
-        parameters.append(Parameter(str(len(parameters)), last.offset + last.size if last else 0, shape))
-    return ParameterLayout(tuple(parameters))
 
 
 # Defined by its schema: torch.library.custom_op would import torch._dynamo, 150 MiB of it, at the first call.
@@ -181,14 +186,8 @@ def _batched(
 
 
 def _compute_match(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> tuple[Tensor, list[Tensor]]:
-    """Parameter by parameter, where each lies."""
-    pairs = [(_as_row(a), _as_row(b), (0, len(a), a.numel() // max(len(a), 1))) for a, b in zip(synthetic, real, strict=True)]
-    distances, cotangents = zip(*compute_each(backend, pairs, metric), strict=True)
-    return torch.cat(distances).sum(), [cotangent.view(a.shape) for cotangent, a in zip(cotangents, synthetic, strict=True)]
-
-
-def _as_row(gradient: Tensor) -> Tensor:
-    return gradient.detach().resolve_neg().reshape(1, -1)
+    a, b = ([gradient.detach().resolve_neg() for gradient in gradients] for gradients in (synthetic, real))
+    return compute_lists(backend, a, b, metric)
 
 
 def _match_shapes(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> tuple[Tensor, list[Tensor]]:
@@ -197,32 +196,38 @@ def _match_shapes(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: s
 
 
 def _save_matched(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    synthetic, real, *rest = inputs
+    ctx.mark_non_differentiable(*output[1])
+    _save_for_both(ctx, _match_op, inputs, output)
+
+
+def _save_for_both(ctx: Any, match: Callable[..., Any], inputs: tuple[Any, ...], output: tuple[Tensor, Sequence[Tensor]]) -> None:
+    synthetic, real, metric, backend = inputs
     distance, cotangents = output
-    ctx.mark_non_differentiable(*cotangents)
-    metric, _ = rest
     by_real = any(gradient.requires_grad for gradient in real)
     if by_real and not definition_of(metric).symmetric:
         raise UsageError(f"the derivative of {metric!r} by the real gradient was asked for, and the metric is not symmetric; detach it.")
     # The derivative by the second gradient is that by the first one with the two exchanged.
-    ctx.save_for_backward(distance, *cotangents, *(_match_op(real, synthetic, *rest)[1] if by_real else []))
+    ctx.save_for_backward(distance, *cotangents, *(match(real, synthetic, metric, backend)[1] if by_real else []))
 
 
 def _match_backward(ctx: Any, grad_distance: Tensor, _: Any) -> tuple[Any, ...]:
-    distance, *cotangents = ctx.saved_tensors
-    count = len(ctx.needs_input_grad[0])
-    scaled = [_scaled(cotangent, grad_distance, distance) for cotangent in cotangents]
+    scaled, count = _scaled_cotangents(ctx, grad_distance), len(ctx.needs_input_grad[0])
     return scaled[:count], scaled[count:] or [None] * count, None, None
 
 
-def _scaled(cotangent: Tensor, grad: Tensor, distance: Tensor) -> Tensor:
-    """The cotangent times the gradient by the distance; where that is one, which the host of a CPU sees, the cotangent itself."""
+def _scaled_cotangents(ctx: Any, grad: Tensor) -> list[Tensor]:
+    """The cotangents times the gradient by the distance; where that is one, which the host of a CPU sees, the cotangents themselves."""
+    distance, *cotangents = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return (grad * _FirstOrderOnly.apply(cotangent, distance)).to(cotangent.dtype)
+        cotangents = [_FirstOrderOnly.apply(cotangent, distance) for cotangent in cotangents]
+    elif _is_one(grad):
+        return cotangents
+    return [(grad * cotangent).to(cotangent.dtype) for cotangent in cotangents]
+
+
+def _is_one(grad: Tensor) -> bool:
     plain = type(grad) is Tensor and grad.device.type == "cpu" and not torch.compiler.is_compiling()
-    if plain and not _within_transforms() and grad.item() == 1:
-        return cotangent
-    return (grad * cotangent).to(cotangent.dtype)
+    return plain and not _within_transforms() and grad.item() == 1
 
 
 torch.library.define(
@@ -234,6 +239,31 @@ _match_op = torch.ops.fastdc.match_gradients.default
 torch.library.impl("fastdc::match_gradients", "CompositeExplicitAutograd", _compute_match)
 torch.library.register_fake("fastdc::match_gradients", _match_shapes)
 torch.library.register_autograd("fastdc::match_gradients", _match_backward, setup_context=_save_matched)
+
+
+def _match_plain(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> Tensor:
+    """The operator's distance without the operator: what leads to it in eager mode takes as long as its work for a small network."""
+    if not torch.is_grad_enabled():
+        return _compute_match(synthetic, real, metric, backend)[0]
+    distance: Tensor = _MatchPlain.apply(metric, backend, *synthetic, *real)
+    return distance
+
+
+class _MatchPlain(torch.autograd.Function):
+    """Metric, backend, the synthetic gradients, the real ones -> the distance."""
+
+    @staticmethod
+    def forward(ctx: Any, metric: str, backend: str, *gradients: Tensor) -> Tensor:
+        sides = gradients[: len(gradients) // 2], gradients[len(gradients) // 2 :]
+        output = _compute_match(*sides, metric, backend)
+        _save_for_both(ctx, _compute_match, (*sides, metric, backend), output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad_distance: Tensor) -> tuple[Any, ...]:
+        scaled = _scaled_cotangents(ctx, grad_distance)
+        return None, None, *scaled, *[None] * (len(ctx.needs_input_grad) - 2 - len(scaled))
+
 
 torch.library.impl("fastdc::layerwise_distance", "CompositeExplicitAutograd", _compute)
 torch.library.register_fake("fastdc::layerwise_distance", _shapes)
@@ -277,8 +307,7 @@ def _check_pair(synthetic: Tensor, real: Tensor, layout: ParameterLayout) -> Non
     for name, value in (("synthetic", synthetic), ("real", real)):
         if value.dim() != 2 or value.shape[-1] != layout.size:
             raise UsageError(f"{name} has shape {list(value.shape)}; expected [C, {layout.size}], one gradient per class.")
-        if value.dtype not in DTYPES:
-            raise UsageError(f"{name} is {value.dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")
+        _check_dtype(name, value)
     for kind, given, expected in (
         ("shape", list(real.shape), list(synthetic.shape)),
         ("dtype", real.dtype, synthetic.dtype),
@@ -286,3 +315,8 @@ def _check_pair(synthetic: Tensor, real: Tensor, layout: ParameterLayout) -> Non
     ):
         if given != expected:
             raise UsageError(f"real has {kind} {given}; expected that of synthetic, {expected}.")
+
+
+def _check_dtype(name: str, value: Tensor) -> None:
+    if value.dtype not in DTYPES:
+        raise UsageError(f"{name} is {value.dtype}; expected one of {', '.join(str(dtype) for dtype in DTYPES)}.")

@@ -13,7 +13,7 @@ import torch
 
 from fastdc.runtime.stopping import check_at_stop_points, stop_point
 
-_MOST_THREADS = 64
+_MOST_THREADS = max(64, os.cpu_count() or 1)  # counted once: it takes the system longer than a small kernel
 _LOOK_SECONDS = 0.1  # between two stop points of a thread that waits for others
 
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ def one_thread_each(count: int) -> Iterator[ThreadPoolExecutor]:
 
 def compute_threads() -> int:
     """How many threads compiled code is to take: torch's, but not more than a machine can be expected to start."""
-    return min(torch.get_num_threads(), max(_MOST_THREADS, os.cpu_count() or 1))
+    return min(torch.get_num_threads(), _MOST_THREADS)
 
 
 def result_of(future: Future[Result]) -> Result:

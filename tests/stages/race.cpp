@@ -67,8 +67,8 @@ double work(int threads) {
     class_gradients<float>(plan, theta.data(), by_class, labels.data(), record.data(), gradients.data(), threads);
     const Tile tiles[] = {{0, 1, size / 2}, {size / 2, 0, size - size / 2}};
     const std::vector<float> real = numbers(kClasses * size, 0.4);
-    layerwise_distance({gradients.data(), size, real.data(), size, distance.data(), cotangent.data(), tiles, 2,
-                        kClasses, size, Dtype::float32, Metric::layerwise_cosine},
+    const GradientPart whole = {0, size, gradients.data(), size, real.data(), size, cotangent.data()};
+    layerwise_distance({{whole}, distance.data(), tiles, 2, kClasses, Dtype::float32, Metric::layerwise_cosine},
                        threads);
     image_gradients<float>(plan, theta.data(), by_class, labels.data(), cotangent.data(), record.data(), moved.data(),
                            threads);

@@ -6,6 +6,7 @@ A backend is a module:
     unsupported_reasons(device, dtype)                        every reason why it cannot serve; empty: it can
     metrics()                                                 the names of those that it has code for; asked where it can serve
     layerwise_distance(synthetic, real, segments, metric)     [C, P], [C, P], ints, name -> [C], [C, P]
+    layerwise_distances(synthetic, real, metric)              the same for lists of tensors, every one with rows: -> [], cotangents
 
 Gradients come checked, with the elements of a class side by side; segments are the offset, rows and row_length of each
 parameter that the distance looks at, one after another (`ParameterLayout.segments`). The distance is float64 for float64, else float32; the
@@ -19,8 +20,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from fastdc.metrics.backends import cpp, cuda, reference, triton
 from fastdc.metrics.backends.reasons import DTYPES
 from fastdc.metrics.definitions import definition_of
 
-__all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "compute_each", "resolve_backend", "unsupported_reasons"]
+__all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "compute_lists", "resolve_backend", "unsupported_reasons"]
 
 
 class Backend(Protocol):
@@ -47,9 +48,14 @@ class Backend(Protocol):
     def layerwise_distance(self, synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
         """The distance [C] of gradients [C, P], and its cotangent [C, P]."""
 
+    def layerwise_distances(self, synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
+        """The distance [] of lists of gradients, one tensor [rows, ...] per parameter, and its cotangents."""
+
 
 # From the fastest to the plainest: the order in which `auto` asks.
 BACKENDS: dict[str, Backend] = {"cpp": cpp, "triton": triton, "cuda": cuda, "reference": reference}
+
+Result = TypeVar("Result")
 
 _served: set[tuple[str, torch.device]] = set()
 _failures: dict[tuple[str, torch.device], str] = {}  # of first launches: a reason against that backend on that device from then on
@@ -94,24 +100,26 @@ def resolve_backend(name: str, device: torch.device | str, dtype: torch.dtype, m
 
 
 def compute(name: str, synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
-    """The distance and its cotangent by the backend `name`; as `compute_each`, of one pair of gradients."""
-    return compute_each(name, [(synthetic, real, segments)], metric)[0]
-
-
-def compute_each(name: str, pairs: Sequence[tuple[Tensor, Tensor, tuple[int, ...]]], metric: str) -> list[tuple[Tensor, Tensor]]:
-    """The distance and its cotangent of each pair of gradients with its segments, all of one dtype and device, by the backend `name`; for
-    "auto", by the next one where the first launch of one fails.
+    """The distance and its cotangent by the backend `name`; for "auto", by the next one where the first launch of one fails.
 
     Raises:
         UsageError: an unknown metric, or as `resolve_backend`.
         RunError: the backend failed, and no other may take its place: it was named, or has served on this device before.
     """
+    return _served_by(name, synthetic, metric, lambda backend: backend.layerwise_distance(synthetic, real, segments, metric))
+
+
+def compute_lists(name: str, synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
+    """As `compute`, of lists of gradients with one tensor per parameter."""
+    return _served_by(name, synthetic[0], metric, lambda backend: backend.layerwise_distances(synthetic, real, metric))
+
+
+def _served_by(name: str, synthetic: Tensor, metric: str, work: Callable[[Backend], Result]) -> Result:
     definition_of(metric)
-    synthetic = pairs[0][0]
     chosen = resolve_backend(name, synthetic.device, synthetic.dtype, metric)
     who = (chosen, synthetic.device)
     try:
-        results = [BACKENDS[chosen].layerwise_distance(*pair, metric) for pair in pairs]
+        result = work(BACKENDS[chosen])
     except (UsageError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # whatever a compiler, a driver or a library brings about
@@ -124,9 +132,9 @@ def compute_each(name: str, pairs: Sequence[tuple[Tensor, Tensor, tuple[int, ...
                 "choose another one with backend=, or for a whole process with FASTDC_BACKEND."
             ) from error
         _failures[who] = failure
-        return compute_each(name, pairs, metric)
+        return _served_by(name, synthetic, metric, work)
     _served.add(who)
-    return results
+    return result
 
 
 def _wanted(name: str) -> tuple[str, str]:

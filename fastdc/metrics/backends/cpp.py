@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections import deque
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastdc.metrics.backends.reasons import against_device, against_dtype
+from fastdc.metrics.layout import layout_of
 from fastdc.metrics.tiles import tiles_of
 from fastdc.parallel.threads import compute_threads
 from fastdc.runtime import compiled
 
 MEANT_FOR = "cpu"
 
+_LEAST_KEPT = 128 << 10  # bytes: smaller memory the allocator keeps itself
 _MOST_KEPT = 64 << 20  # bytes of memory that are held on to
-_kept: dict[int, torch.UntypedStorage] = {}  # one of each size in bytes
+_kept: dict[int, deque[torch.UntypedStorage]] = {}  # by size in bytes, those that were given out longest ago first
 
 
 def unsupported_reasons(device: torch.device, dtype: torch.dtype) -> list[str]:
@@ -31,31 +37,62 @@ def metrics() -> tuple[str, ...]:
 
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.metrics.operator`."""
-    distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))
     cotangent = _empty(synthetic.shape, synthetic.dtype)
-    tiles = tiles_of(segments, synthetic.shape[1], synthetic.device)
+    a, b, out = ([_array(tensor)] for tensor in (synthetic, real, cotangent))
+    return _distance(a, b, out, tiles_of(segments, synthetic.shape[1], synthetic.device), metric), cotangent
+
+
+def layerwise_distances(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
+    """The distance of two lists of gradients, and its cotangents, in one call; see `fastdc.metrics.operator`."""
+    cotangents = [_empty(gradient.shape, gradient.dtype) for gradient in synthetic]
+    a, b, out = ([_array(tensor).reshape(1, -1) for tensor in tensors] for tensors in (synthetic, real, cotangents))
+    return _distance(a, b, out, _tiles_of_shapes(tuple(gradient.shape for gradient in synthetic)), metric)[0], cotangents
+
+
+@functools.lru_cache(maxsize=256)
+def _tiles_of_shapes(shapes: tuple[tuple[int, ...], ...]) -> Tensor:
+    layout = layout_of(shapes)
+    return tiles_of(layout.segments(), layout.size, torch.device("cpu"))
+
+
+def _distance(
+    synthetic: Sequence[np.ndarray], real: Sequence[np.ndarray], cotangent: Sequence[np.ndarray], tiles: Tensor, metric: str
+) -> Tensor:
+    """The distance [C] of gradients that lie in parts [C, size] one after another; writes the cotangent into such parts."""
+    distance = torch.empty(len(synthetic[0]), dtype=torch.float64 if synthetic[0].dtype == np.float64 else torch.float32)
     assert compiled.extension is not None
-    compiled.extension.layerwise_distance(
-        _array(synthetic), _array(real), _array(tiles), metric, _array(distance), _array(cotangent), threads=compute_threads()
-    )
-    return distance, cotangent
+    compiled.extension.layerwise_distance(synthetic, real, _array(tiles), metric, _array(distance), cotangent, threads=compute_threads())
+    return distance
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """A tensor of any content, in the memory of the last one of its size where nobody holds that any more.
+    """A tensor of any content; a large one in the memory of an earlier one of its size that nobody holds any more.
 
     The system maps large memory anew each time it is allocated, page by page, which takes longer than the kernel does.
     """
     wanted = shape.numel() * dtype.itemsize
-    kept = _kept.pop(wanted, None)  # in one step: no other thread can take it as well
-    if kept is None or torch._C._storage_Use_Count(kept._cdata) > 1:
-        kept = torch.empty(shape, dtype=dtype).untyped_storage()
-    result = torch.empty(0, dtype=dtype).set_(kept, 0, shape)  # type: ignore[call-overload]
-    _kept[wanted] = kept  # only now that the result holds it, so that no other thread finds it free
-    for size in list(_kept):  # the oldest first
-        if sum(list(_kept)) > _MOST_KEPT:
-            _kept.pop(size, None)
+    if wanted < _LEAST_KEPT:
+        return torch.empty(shape, dtype=dtype)
+    storage = _unheld(wanted) or torch.empty(shape, dtype=dtype).untyped_storage()
+    result = torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    _kept.setdefault(wanted, deque()).append(storage)  # only now that the result holds it, so that no other thread finds it free
+    if sum(size * len(kept) for size, kept in list(_kept.items())) > _MOST_KEPT:
+        _kept.clear()
     return result
+
+
+def _unheld(wanted: int) -> torch.UntypedStorage | None:
+    """Memory of that many bytes that is kept and that nobody holds; taken out, so that no other thread can have it as well."""
+    kept = _kept.get(wanted, deque())
+    for _ in range(len(kept)):
+        try:
+            storage = kept.popleft()
+        except IndexError:  # other threads have taken the rest
+            return None
+        if torch._C._storage_Use_Count(storage._cdata) == 1:
+            return storage
+        kept.append(storage)
+    return None
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastdc.errors import RunError
+from fastdc.metrics.backends.one_by_one import one_by_one
 from fastdc.metrics.backends.reasons import against_device, against_dtype
 from fastdc.metrics.tiles import tiles_of
 from fastdc.parallel.devices import is_capturing
@@ -90,6 +91,9 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     if error is not None:
         raise RunError(f"the CUDA kernel of the layer-wise distance could not be launched on {device}: {error.decode()}.")
     return distance, cotangent
+
+
+layerwise_distances = one_by_one(layerwise_distance)
 
 
 def launches() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastdc.metrics.backends.one_by_one import one_by_one
 from fastdc.metrics.definitions import METRICS, definition_of
 
 MEANT_FOR = ""  # any device: whatever else cannot serve
@@ -40,3 +41,6 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
         distance = distance + definition.distance(a, b)
         cotangent[:, offset:end] = definition.cotangent(a, b).flatten(1).to(cotangent.dtype)
     return distance, cotangent
+
+
+layerwise_distances = one_by_one(layerwise_distance)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastdc.metrics.backends.one_by_one import one_by_one
 from fastdc.metrics.backends.reasons import against_device, against_dtype
 from fastdc.metrics.tiles import tiles_of
 
@@ -51,6 +52,9 @@ def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...
     # Triton launches on the current device, which need not be the gradients'.
     with torch.cuda.device(synthetic.device) if synthetic.is_cuda else contextlib.nullcontext():
         return kernel.layerwise_distance(synthetic, real, tiles, metric)
+
+
+layerwise_distances = one_by_one(layerwise_distance)
 
 
 @functools.cache
