@@ -106,16 +106,16 @@ class GroupedLinearPass(_Product):
     step: Linear
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return self.product_by_class(x, weight[None])
+        return self._products(x, weight[None], transposed=False)
 
-    def product_by_class(self, x: Tensor, weights: Tensor) -> Tensor:
-        return self._rows(self._parts(x, len(weights)) @ weights.unflatten(1, (self.step.groups, -1)).mT)
+    def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        y += self._products(x, weights, transposed=False)
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
-        return self.transposed_by_class(gy, weight[None])
+        return self._products(gy, weight[None], transposed=True)
 
-    def transposed_by_class(self, gy: Tensor, weights: Tensor) -> Tensor:
-        return self._rows(self._parts(gy, len(weights)) @ weights.unflatten(1, (self.step.groups, -1)))
+    def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        gx += self._products(gy, weights, transposed=True)
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
         return (self._parts(gy, classes).mT @ self._parts(x, classes)).flatten(1, 2).to(self.dtype)
@@ -124,7 +124,9 @@ class GroupedLinearPass(_Product):
         """Of each class and group [G, groups, b, features]."""
         return rows.view(classes, -1, self.step.groups, rows.shape[1] // self.step.groups).transpose(1, 2)
 
-    def _rows(self, parts: Tensor) -> Tensor:
+    def _products(self, rows: Tensor, weights: Tensor, *, transposed: bool) -> Tensor:
+        matrices = weights.unflatten(1, (self.step.groups, -1))  # [G, groups, outputs, inputs]
+        parts = self._parts(rows, len(weights)) @ (matrices if transposed else matrices.mT)
         return parts.transpose(1, 2).flatten(2).flatten(0, 1).to(self.dtype)
 
 
