@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from fastdc.callbacks import Event, IterationDone
 from fastdc.data import ImageData
-from fastdc.engines import Engine, TorchEngine, make_engine
+from fastdc.engines import ENGINES, Engine, TorchEngine, make_engine, resolve_engine
 from fastdc.models import build
 from fastdc.models.parts import ACTIVATIONS, NORMS, POOLINGS
 from fastdc.runtime import compiled
@@ -38,6 +38,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 # Networks and engines
+
+AUTO = ENGINES[resolve_engine("auto", build("mlp:width=8", 1, 10, (8, 8)))]
+"""The engine that small networks are computed by on the CPU where none is named."""
 
 VARIANTS = [
     "mlp:width=16",

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 import tqdm
-from helpers import stop_at
+from helpers import AUTO, stop_at
 from tolerances import KEPT_AS_FLOAT32
 
 import fastdc
 from fastdc.callbacks import CheckpointWritten, Ended, Evaluated, Event, IterationDone, Started, TensorBoard
 from fastdc.condensed import CondensedDataset
+from fastdc.engines import Engine
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.runs import progress
@@ -44,7 +45,7 @@ def test_started_holds_the_configuration_with_every_number_resolved() -> None:
     events, _ = events_of(iterations=1, matching_steps=None, model_epochs=None, seed=5, device="cpu")
     options = {**SMALL, "iterations": 1, "matching_steps": 1, "model_epochs": 1}  # the paper's numbers at one image per class
     assert isinstance(events[0], Started)
-    assert events[0] == Started(resolved(CondenseConfig(**options, seed=5, engine="torch", device="cpu")), iteration=0)
+    assert events[0] == Started(resolved(CondenseConfig(**options, seed=5, engine=AUTO.name, device="cpu")), iteration=0)
     assert [field.name for field in dataclasses.fields(CondenseConfig) if getattr(events[0].config, field.name) is None] == ["budget"]
 
 
@@ -56,16 +57,14 @@ def test_iterations_are_numbered_from_one_with_their_mean_loss_and_time() -> Non
 
 
 def test_the_loss_of_an_iteration_is_the_mean_over_its_steps_of_the_distance_summed_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastdc.engines import TorchEngine
+    original, sums = AUTO.match, []
 
-    original, sums = TorchEngine.match, []
-
-    def match(self: TorchEngine, *args: Any) -> Any:
+    def match(self: Engine, *args: Any) -> Any:
         distance, gradient = original(self, *args)
         sums.append(distance.sum().item())
         return distance, gradient
 
-    monkeypatch.setattr(TorchEngine, "match", match)
+    monkeypatch.setattr(AUTO, "match", match)
     events, _ = events_of(iterations=2)
     done = [event for event in events if isinstance(event, IterationDone)]
     assert [event.loss for event in done] == pytest.approx([(sums[0] + sums[1]) / 2, (sums[2] + sums[3]) / 2])

@@ -102,7 +102,7 @@ def strided(*, batch: bool) -> nn.Module:
         *(nn.Conv2d(20, 9, 1), nn.GroupNorm(9, 9), nn.ReLU(), nn.AvgPool2d(2)),
         *(nn.Conv2d(9, 16, 3, 2, 0, bias=False), nn.GroupNorm(2, 16), nn.ReLU()),
         *(nn.Conv2d(16, 12, (2, 3), padding=2), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), nn.Linear(12 * 6, 30, bias=False), nn.BatchNorm1d(30) if batch else nn.Identity(), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(12 * 6, 30, bias=False), nn.ReLU()),
         *(nn.Linear(30, 16), nn.LayerNorm(16), nn.LeakyReLU(0.01), nn.Linear(16, 3)),
     )
 
@@ -142,11 +142,18 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+ROWS_OF_A_BATCH: dict[str, Callable[[], nn.Module]] = {
+    "a batch norm of rows": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 12, 5, 3), nn.ReLU(), nn.Flatten(), nn.Linear(768, 30, bias=False), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 3))
+    )
+}
+
+
 @needs_extension
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [*CHAINS, *ROWS_OF_A_BATCH])
 def test_a_chain_is_served_by_the_native_engine_whoever_wrote_it(name: str) -> None:
     torch.manual_seed(0)
-    module = CHAINS[name]().double()
+    module = {**CHAINS, **ROWS_OF_A_BATCH}[name]().double()
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d | nn.BatchNorm1d):
             part.running_mean.uniform_(-0.5, 0.5)

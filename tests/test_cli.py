@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import AUTO
 from PIL import Image
 
 import fastdc
@@ -162,7 +163,7 @@ def test_images_learned_with_batch_norm_are_tested_with_instance_norm(
 def test_condense_saves_its_resolved_configuration_metrics_and_a_picture(finished: Path) -> None:
     config = json.loads((finished / "config.json").read_text())["config"]
     assert {key: config[key] for key in OPTIONS if key in config} == {k: v for k, v in OPTIONS.items() if k not in ("networks", "epochs")}
-    assert (config["dataset"], config["ipc"], config["seed"], config["engine"]) == ("digits", 1, 3, "torch")
+    assert (config["dataset"], config["ipc"], config["seed"], config["engine"]) == ("digits", 1, 3, AUTO.name)
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [(line["event"], line["iteration"]) for line in lines] == [("iteration", 1), ("iteration", 2)]
     assert Image.open(finished / "condensed.png").format == "PNG"
@@ -741,17 +742,17 @@ def test_a_fault_of_fastdc_itself_is_two_lines_too(capsys: pytest.CaptureFixture
 # Signals
 
 
-WATCHED = """
+WATCHED = f"""
 import signal, sys
 from pathlib import Path
 from fastdc import cli
-from fastdc.engines import TorchEngine
+from fastdc.engines import {AUTO.__name__} as Auto
 
 def train(*arguments):
     Path("training").touch()
     original(*arguments)
 
-original, TorchEngine.train = TorchEngine.train, train
+original, Auto.train = Auto.train, train
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a parent in the background has switched off
 cli.run()
 """

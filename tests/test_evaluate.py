@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Dropping, DroppingByFunction, Linear, needs_extension
+from helpers import AUTO, Dropping, DroppingByFunction, Linear, needs_extension
 from tolerances import AUGMENTED_IMAGES, AUGMENTED_POSITIONS
 from torch import Tensor
 
@@ -23,7 +23,7 @@ import fastdc
 from fastdc import Evaluation, evaluate
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
-from fastdc.engines import CudaEngine, Sgd, TorchEngine
+from fastdc.engines import CudaEngine, Sgd
 from fastdc.errors import DataError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -226,7 +226,7 @@ def phases(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sgd, Any]]:
     def train(self: Any, theta: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, generator: Any, augment: Any = None) -> None:
         asked.append((sgd, augment))
 
-    monkeypatch.setattr(TorchEngine, "train", train)
+    monkeypatch.setattr(AUTO, "train", train)
     return asked
 
 
@@ -367,9 +367,9 @@ def test_mnist_augmentation_reaches_the_training_and_is_reproducible(condensed: 
 def test_a_network_is_tested_once_after_its_last_epoch(condensed: CondensedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in ("train", "logits"):
-        original = getattr(TorchEngine, name)
+        original = getattr(AUTO, name)
         monkeypatch.setattr(
-            TorchEngine, name, lambda *args, name=name, original=original, **options: calls.append(name) or original(*args, **options)
+            AUTO, name, lambda *args, name=name, original=original, **options: calls.append(name) or original(*args, **options)
         )
     torch.set_num_threads(1)
     evaluate(condensed, "digits", networks=2, **QUICK)
