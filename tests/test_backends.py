@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from helpers import needs_extension
+from torch import Tensor
 
 from fastdc import RunError, UsageError
 from fastdc.metrics import backends
@@ -371,10 +372,17 @@ def test_every_backend_takes_what_it_is_given(name: str) -> None:
         ]
 
 
+def mapped_again(x: Tensor) -> Tensor:
+    """The same memory as another process has it to which a tensor was sent."""
+    handle = x.untyped_storage()._share_filename_cpu_()
+    return torch.empty(0, dtype=x.dtype).set_(torch.UntypedStorage._new_shared_filename_cpu(*handle), 0, x.shape)
+
+
 HOLD: dict[str, Any] = {
     "itself": lambda x: x,
     "a view": lambda x: x[1:],
     "an array": lambda x: x.numpy(),
+    "another process": mapped_again,
     "its storage": lambda x: torch.empty(0, dtype=x.dtype).set_(x.untyped_storage(), 0, x.shape),
 }
 

@@ -89,9 +89,10 @@ def _unheld(wanted: int) -> torch.UntypedStorage | None:
             storage = kept.popleft()
         except IndexError:  # other threads have taken the rest
             return None
-        if torch._C._storage_Use_Count(storage._cdata) == 1:
+        if torch._C._storage_Use_Count(storage._cdata) > 1:
+            kept.append(storage)
+        elif not storage.is_shared():  # with another process, which may hold it
             return storage
-        kept.append(storage)
     return None
 
 
