@@ -86,7 +86,7 @@ def bench_synthetic_side(compared: Any, shape: str, ipc: int) -> None:
     [
         *((shape, "convnet", ipc) for shape in SHAPES for ipc in (1, 10, 50)),
         *(("28x28 grey", f"convnet:width={width}", 10) for width in (32, 64)),
-        ("28x28 grey", "vgg11", 1),
+        *(("28x28 grey", model, 1) for model in ("mlp", "lenet", "alexnet", "vgg11")),
     ],
 )
 def bench_whole_step(compared: Any, shape: str, model: str, ipc: int) -> None:
