@@ -16,6 +16,7 @@ from fastdc.coresets.features import network_features
 from fastdc.coresets.herding import match_mean
 from fastdc.coresets.k_center import farthest_first
 from fastdc.data import ImageData
+from fastdc.engines import make_engine
 from fastdc.models import build
 
 CLASSES, EACH, FEATURES = 10, 6000, 2048
@@ -65,8 +66,9 @@ def bench_choice(timed: Any, benchmark: Any, name: str, ipc: int) -> None:
 def bench_features(timed: Any) -> None:
     data, module = images(), build("convnet", 1, CLASSES, (28, 28)).eval()
     index = torch.arange(1000)
-    assert network_features(module, data, index).shape == (1000, FEATURES)
-    timed("features of 1,000 images, default network", lambda: network_features(module, data, index))
+    engine = make_engine("auto", module)
+    assert network_features(engine, data, index).shape == (1000, FEATURES)
+    timed("features of 1,000 images, default network", lambda: network_features(engine, data, index))
 
 
 def bench_memory_of_a_choice_is_far_below_the_features_of_the_set(record: Callable[..., None]) -> None:

@@ -24,7 +24,7 @@ from fastdc.coresets.features import network_features
 from fastdc.coresets.herding import match_mean
 from fastdc.coresets.k_center import farthest_first
 from fastdc.data import ImageData
-from fastdc.engines import ENGINES, NativeEngine, ReferenceEngine, TorchEngine
+from fastdc.engines import ENGINES, NativeEngine, ReferenceEngine, TorchEngine, make_engine
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import build
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -400,7 +400,7 @@ def test_features_are_what_the_last_linear_layer_reads(
     index = torch.randperm(len(few), generator=torch.Generator().manual_seed(0))[:31]
     with torch.no_grad():
         expected = body(module, few.normalised(index))
-    found = network_features(module, few, index)
+    found = network_features(make_engine("auto", module), few, index)
     assert (found.shape, found.dtype) == (expected.shape, torch.float32)
     torch.testing.assert_close(found, expected)
     assert not any(part._forward_pre_hooks for part in module.modules())
@@ -408,7 +408,7 @@ def test_features_are_what_the_last_linear_layer_reads(
 
 def test_the_default_network_has_2048_features() -> None:
     grey = ImageData.of(torch.arange(4 * 784).remainder(256).to(torch.uint8).view(4, 1, 28, 28), torch.tensor([0, 1, 0, 1]))
-    assert network_features(build("convnet", 1, 2, (28, 28)), grey, torch.arange(3)).shape == (3, 2048)
+    assert network_features(make_engine("auto", build("convnet", 1, 2, (28, 28))), grey, torch.arange(3)).shape == (3, 2048)
 
 
 class Convolving(nn.Module):
@@ -429,7 +429,7 @@ class Twofold(Linear):
         return self.linear(images.flatten(1)) + self.linear(images.flip(3).flatten(1))
 
 
-@pytest.mark.parametrize(("model", "match"), [(Convolving, "Convolving has no nn.Linear"), (Twofold, "does not read one row for each")])
+@pytest.mark.parametrize(("model", "match"), [(Convolving, "Convolving calls no nn.Linear"), (Twofold, "does not read one row for each")])
 @pytest.mark.parametrize("name", ["herding", "k_center"])
 def test_a_network_without_features_gets_a_sentence(few: ImageData, name: str, model: Any, match: str) -> None:
     with pytest.raises(UsageError, match=f"{match}.*use features='pixels'"):

@@ -6,19 +6,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import ImageData, as_image_data
+from fastdc.engines import Engine, make_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.runs.progress import progress_bar
+from fastdc.runtime.isolation import isolated
 from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 FEATURES = ("network", "pixels")
 BLOCK = 64  # rows of features that are widened to float64 at once: a MiB at 2,048 features, which stays in the cache
-_IMAGES = 64  # that go through the network at once
+_IMAGES = 512  # that go through the network at once
 
 # Features [n, F] of one class and a count -> positions [count] of different rows, in the order in which they are chosen
 Pick = Callable[[Tensor, int], Tensor]
@@ -49,10 +51,11 @@ def choose_by_features(
     real = as_image_data(data)
     numbers = check_ipc(real, ipc)
     network = train_on_whole_set(real, options) if features == "network" else None
+    engine = make_engine(options.engine, network.module) if network is not None else None
     positions = []
     with progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
         for members, count in zip(real.class_members, numbers, strict=True):
-            rows = network_features(network.module, real, members) if network is not None else pixel_features(real, members).to(where)
+            rows = network_features(engine, real, members) if engine is not None else pixel_features(real, members).to(where)
             positions.append(members[pick(rows, count).cpu()])
             bar.update()
     return chosen_images(real, positions, coreset=coreset, seed=options.seed, options={"features": features}, network=network)
@@ -63,30 +66,20 @@ def pixel_features(real: ImageData, index: Tensor) -> Tensor:
     return real.normalised(index).flatten(1)
 
 
-def network_features(module: nn.Module, real: ImageData, index: Tensor) -> Tensor:
-    """What the last nn.Linear of a network reads for the images at `index` [n], float32 [n, F] on the network's device.
+@isolated()
+def network_features(engine: Engine, real: ImageData, index: Tensor) -> Tensor:
+    """What the last nn.Linear of an engine's network reads for the images at `index` [n], float32 [n, F] on the network's device.
 
     Raises:
-        UsageError: a network without nn.Linear, or whose last one does not read one row for each image.
+        UsageError: a network that calls no nn.Linear, or whose last one does not read one row for each image.
     """
-    linear = next((part for part in reversed(list(module.modules())) if isinstance(part, nn.Linear)), None)
-    if linear is None:
-        raise UsageError(f"{type(module).__name__} has no nn.Linear whose input could be the features; use features='pixels'.")
-    weight, read, rows = next(module.parameters()), [], []
-    handle = linear.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    theta = engine.layout.flatten(engine.module)
     try:
-        with torch.no_grad():
-            for part in index.split(_IMAGES):
-                read.clear()
-                module(real.normalised(part, weight.dtype, weight.device))
-                if len(read) != 1 or len(read[0]) != len(part):
-                    raise UsageError(
-                        f"the last nn.Linear of {type(module).__name__} does not read one row for each image; use features='pixels'."
-                    )
-                rows.append(read[0].flatten(1).float())
-    finally:
-        handle.remove()
-    return torch.cat(rows)
+        return torch.cat(
+            [engine.features(theta, real.normalised(part, theta.dtype, theta.device)).float() for part in index.split(_IMAGES)]
+        )
+    except UsageError as why:
+        raise UsageError(f"{str(why).removesuffix('.')}, or use features='pixels'.") from None
 
 
 def mean_of(features: Tensor, block: int = BLOCK) -> Tensor:

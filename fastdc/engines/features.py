@@ -14,9 +14,9 @@ def features_of(module: nn.Module, weights: dict[str, Tensor], images: Tensor) -
     Raises:
         UsageError: a module that calls no nn.Linear, or whose last one does not read one row for each image.
     """
-    read: list[Tensor] = []
+    read: list[tuple[nn.Module, Tensor]] = []
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    handles = [part.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])) for part in layers]
+    handles = [part.register_forward_pre_hook(lambda part, inputs: read.append((part, inputs[0]))) for part in layers]
     try:
         functional_call(module, weights, (images,))
     finally:
@@ -24,6 +24,7 @@ def features_of(module: nn.Module, weights: dict[str, Tensor], images: Tensor) -
             handle.remove()
     if not read:
         raise UsageError(f"{type(module).__name__} calls no nn.Linear, whose input would be the features; choose a network that does.")
-    if len(read[-1]) != len(images):
+    last, rows = read[-1]
+    if len(rows) != len(images) or sum(part is last for part, _ in read) > 1:
         raise UsageError(f"the last nn.Linear of {type(module).__name__} does not read one row for each image; choose another network.")
-    return read[-1].flatten(1)
+    return rows.flatten(1)
