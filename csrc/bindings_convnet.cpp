@@ -99,8 +99,9 @@ int64_t place_of_norm(Norm norm, int64_t parameters, const char* name, const Pla
     return place_if_any(parameters, name, begin, size);
 }
 
+constexpr int64_t kLargest = 1 << 16;  // of sizes: channels, sides of maps and kernels, strides, classes
+
 void check_sizes(const ConvNetPlan& plan) {
-    constexpr int64_t kLargest = 1 << 16;
     check_range("channels", plan.channels, 1, kLargest);
     check_range("height", plan.height, 1, kLargest);
     check_range("width", plan.width, 1, kLargest);
@@ -461,6 +462,7 @@ void bind_convnet(py::module_& module) {
     module.attr("ACTIVATIONS") = names_in(kActivations);
     module.attr("POOLINGS") = names_in(kPoolings);
     module.attr("MOST_BLOCKS") = kMostBlocks;
+    module.attr("LARGEST_SIZE") = kLargest;
     const auto array = [](const char* name) { return py::arg(name).noconvert(); };
     const auto array_or_none = [](const char* name) { return py::arg(name).noconvert() = py::none(); };
     py::class_<Layers>(module, "Layers",

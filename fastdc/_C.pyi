@@ -14,6 +14,7 @@ NORMS: tuple[str, ...]
 ACTIVATIONS: tuple[str, ...]
 POOLINGS: tuple[str, ...]
 MOST_BLOCKS: int
+LARGEST_SIZE: int
 
 def layerwise_distance(
     synthetic: Sequence[_Elements],

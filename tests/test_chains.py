@@ -15,7 +15,7 @@ from tolerances import NATIVE_FLOAT64
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.engines import NativeEngine, ReferenceEngine, Sgd, make_engine, resolve_engine
+from fastdc.engines import Engine, NativeEngine, ReferenceEngine, Sgd, make_engine, resolve_engine
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, chain_of
 from fastdc.errors import UsageError
 from fastdc.models import build
@@ -380,3 +380,35 @@ def test_images_of_another_size_are_refused_by_what_the_network_reads() -> None:
     theta = layers.layout.flatten(layers.module)
     with pytest.raises(UsageError, match="expected another size"):
         layers.logits(theta, torch.zeros(2, 1, 29, 29))  # which pooling would make as large at the end
+
+
+@needs_extension
+def test_what_parts_of_unequal_size_leave_has_room() -> None:
+    """Of 221 images of a class one part takes 110 in groups that need more room than those of 111."""
+    torch.manual_seed(0)
+    engine = NativeEngine(nn.Sequential(nn.Conv2d(1, 8, (1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)))
+    theta, classes = engine.layout.flatten(engine.module), torch.arange(8) % 3
+    images, real = torch.randn(8, 221, 1, 1, 6), torch.randn(8, len(theta))
+    found = engine.match(theta, images, real, "layerwise_cosine", classes)
+    for value, alone in zip(found, Engine.match(engine, theta, images, real, "layerwise_cosine", classes), strict=True):
+        assert torch.equal(value, alone)
+
+
+@needs_extension
+def test_sizes_that_the_compiled_code_does_not_serve_are_left_to_torch() -> None:
+    hidden, classes = ((nn.Linear(3, a), nn.ReLU(), nn.Linear(a, b)) for a, b in ((70_000, 2), (8, 70_000)))
+    stride = (nn.Conv2d(3, 8, 3, 70_000, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    for layers in ((nn.Flatten(), *hidden), (nn.Flatten(), *classes), stride):
+        module = nn.Sequential(*layers)
+        assert "a layer has a size of 70000; it serves up to 65536" in NativeEngine.unsupported_reasons(module)
+        assert resolve_engine("auto", module) == "torch"
+
+
+@needs_extension
+@pytest.mark.parametrize("size", [(1, 1), (0, 0), (70_000, 1)])
+def test_images_of_which_nothing_is_left_are_refused_with_a_sentence(size: tuple[int, int]) -> None:
+    first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, padding=1)
+    module = nn.Sequential(first, nn.ReLU(), nn.AvgPool2d(2), second, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    engine = NativeEngine(module)
+    with pytest.raises(UsageError, match="expected another size, for which the network was made"):
+        engine.logits(engine.layout.flatten(module), torch.zeros(2, 3, *size))

@@ -106,7 +106,10 @@ void over_images(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const
 template <class T>
 int64_t place_in_record(const ConvNetPlan& plan, int64_t parts, int64_t each, int64_t task) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    return kernel.packed_size(plan) + task * kernel.record_size(plan, (each + parts - 1) / parts);
+    // Of two sizes of parts the smaller may leave more, as it is cut into other groups.
+    const int64_t smaller = kernel.record_size(plan, each / parts);
+    const int64_t larger = kernel.record_size(plan, (each + parts - 1) / parts);
+    return kernel.packed_size(plan) + task * std::max(smaller, larger);
 }
 
 }  // namespace

@@ -26,7 +26,8 @@ constexpr int64_t kMostPlaneBytes = 4 << 20;       // of the transformed maps of
 constexpr int64_t kMostMapBytes = 1 << 20;         // of its maps, where small ones ask for more images
 constexpr int64_t kEnoughRows = 4 * kRowsMax;      // of a product
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
-constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded
+constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded,
+constexpr int64_t kMostSharedMapBytes = 64 << 20;  // as it does by that of their maps
 
 // Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
 template <class T>
@@ -199,7 +200,8 @@ inline int64_t most_together(const ConvNetPlan& plan, const Shapes& shapes) {
         maps += map_size(shapes.block[l]) * size;
     }
     const int64_t fit = planes ? kMostPlaneBytes / planes : kMostSharing;
-    const int64_t sharing = least_of(weights / kWeightBytesPerImage, kMostSharing);
+    const int64_t sharing =
+        least_of(least_of(weights / kWeightBytesPerImage, kMostSharing), kMostSharedMapBytes / maps);
     const int64_t of_rows = least_of(least_of(kEnoughRows / fewest, fit), kMostMapBytes / maps);
     return most_of(most_of(1, least_of(fit, kMostImages)), most_of(sharing, of_rows));
 }

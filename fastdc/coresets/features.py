@@ -20,7 +20,7 @@ from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
 FEATURES = ("network", "pixels")
 BLOCK = 64  # rows of features that are widened to float64 at once: a MiB at 2,048 features, which stays in the cache
-_IMAGES = 512  # that go through the network at once
+_IMAGES = 256  # that go through the network at once
 
 # Features [n, F] of one class and a count -> positions [count] of different rows, in the order in which they are chosen
 Pick = Callable[[Tensor, int], Tensor]

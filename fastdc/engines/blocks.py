@@ -71,18 +71,28 @@ class Blocks:
         first = self.blocks[0].layer
         return first.channels if isinstance(first, Convolution) else None
 
+    def sizes(self) -> Iterator[int]:
+        """All that its layers have of sizes."""
+        yield self.linear.outputs
+        for block in self.blocks:
+            yield block.features
+            if isinstance(block.layer, Convolution):
+                yield from (block.layer.channels, *block.layer.kernel, *block.layer.stride)
+
     def takes(self, channels: int, height: int, width: int) -> bool:
         """Whether images of this size fit its layers."""
         if self.channels not in (None, channels):
             return False
         reads = list(self.reads(channels, height, width))
+        if min(side for read in reads for side in read) < 1:
+            return False
         for block, read in zip(self.blocks, reads, strict=False):
             size = _convolved(block.layer, read)
             if min(size) < 1 or (isinstance(block.layer, Linear) and block.layer.inputs != read.size):
                 return False
             if block.norm is not None and block.norm.shape not in ((), (block.features, *size)):
                 return False
-        return self.linear.inputs == reads[-1].size > 0
+        return self.linear.inputs == reads[-1].size
 
     def reads(self, channels: int, height: int, width: int) -> Iterator[Read]:
         """What each block, and the last layer, reads of images of this size."""

@@ -16,7 +16,11 @@ def features_of(module: nn.Module, weights: dict[str, Tensor], images: Tensor) -
     """
     read: list[tuple[nn.Module, Tensor]] = []
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    handles = [part.register_forward_pre_hook(lambda part, inputs: read.append((part, inputs[0]))) for part in layers]
+
+    def look(part: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        read.append((part, inputs[0] if inputs else named["input"]))
+
+    handles = [part.register_forward_pre_hook(look, with_kwargs=True) for part in layers]
     try:
         functional_call(module, weights, (images,))
     finally:

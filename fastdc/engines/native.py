@@ -186,7 +186,8 @@ class NativeEngine(Engine):
         expected = self._blocks.channels
         if expected not in (None, channels):
             raise UsageError(f"images are {list(images.shape)}; expected {expected} channels, for which the network was made.")
-        if not self._blocks.takes(channels, height, width):
+        assert compiled.extension is not None
+        if not self._blocks.takes(channels, height, width) or max(channels, height, width) > compiled.extension.LARGEST_SIZE:
             raise UsageError(
                 f"images are {list(images.shape)}; expected another size, for which the network was made: its linear layer reads "
                 f"{self._blocks.linear.inputs} numbers."
@@ -215,8 +216,10 @@ class NativeEngine(Engine):
                     bias=places.get(layer.bias),
                     gamma=None if norm is None else places.get(norm.weight),
                     beta=None if norm is None else places.get(norm.bias),
-                    mean=None if mean is None else _array(widened(self.module.get_buffer(mean), features)),
-                    variance=None if variance is None else _array(widened(self.module.get_buffer(variance), features, 1.0)),
+                    mean=None if mean is None else _array(widened(self.module.get_buffer(mean).to(images.dtype), features)),
+                    variance=None
+                    if variance is None
+                    else _array(widened(self.module.get_buffer(variance).to(images.dtype), features, 1.0)),
                 )
             )
         return compiled.extension.ConvNet(
@@ -263,6 +266,8 @@ def _lacking(network: Blocks) -> list[str]:
         return reasons
     if len(network.blocks) > extension.MOST_BLOCKS:
         reasons.append(f"the network has more than {extension.MOST_BLOCKS} blocks")
+    if (largest := max(network.sizes())) > extension.LARGEST_SIZE:
+        reasons.append(f"a layer has a size of {largest}; it serves up to {extension.LARGEST_SIZE}")
     names = [
         ("norm", extension.NORMS, [block.norm_name for block in network.blocks]),
         ("activation", extension.ACTIVATIONS, [block.activation.name for block in network.blocks]),
