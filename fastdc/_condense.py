@@ -27,6 +27,7 @@ from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
+from fastdc.parallel.world import world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
@@ -187,9 +188,11 @@ def condense(
         some = torch.randn(2, real.channels, *real.image_size, generator=torch.Generator().manual_seed(0)).to(where)
         check_learnable(network, some, twice=times == 2)
     config = dataclasses.replace(config, engine=engine, device=str(where), ipc=one_or_each(numbers), formation=formation)
-    with open_run(out) if out is not None else contextlib.nullcontext() as run:
+    here = world()
+    with here.together(), contextlib.ExitStack() as stack:
+        run = here.led(lambda: stack.enter_context(open_run(out)) if out is not None else None)
         if budget is not None and iterations is None:
-            known = run.recorded("iterations") if run is not None else None
+            known = here.first(lambda: run.recorded("iterations") if run is not None else None)
             planned = known if type(known) is int and known > 0 else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
         return Condensation(config, real, family, run, callbacks, progress).result(protocol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.parallel.threads import compute_threads, one_thread_each, result_of
+from fastdc.parallel.world import world
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
@@ -102,13 +104,16 @@ def evaluate(
     trained: Protocol = PROTOCOLS.make(spec, data.name)
     epochs = trained.epochs if epochs is None else epochs
     trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0), precision), precision, seed, trained, epochs)
-    with progress_bar(networks, "evaluating", "network", shown=progress) as bar:
-        accuracies = []
-        for accuracy in trial.accuracies(networks):
+    here = world()
+    mine = here.share(networks)
+    with here.together(), progress_bar(len(mine), "evaluating", "network", shown=progress and here.leads) as bar:
+        accuracies: list[float] = []
+        for accuracy in trial.accuracies(mine):
             accuracies.append(accuracy)
             bar.update()
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
-    return Evaluation(tuple(accuracies), spec, epochs, precision)
+        of_all = tuple(itertools.chain.from_iterable(here.gathered(accuracies)))
+    return Evaluation(of_all, spec, epochs, precision)
 
 
 def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
@@ -142,21 +147,22 @@ class _Trial:
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
 
-    def accuracies(self, networks: int) -> Iterator[float]:
-        """The accuracy of networks 0, 1, ... in this order."""
+    def accuracies(self, numbers: range) -> Iterator[float]:
+        """The accuracy of the networks of these numbers, in their order."""
+        networks = len(numbers)
         if networks > 1:
             engine = self._engine(0)
             at_once = engine.most_side_by_side(engine.layout.flatten(engine.module), self._examples()[0], self.phases[0])
             if at_once > 1:
                 for some in even_slices(networks, at_once):
-                    yield from self._side_by_side(engine, range(networks)[some])
+                    yield from self._side_by_side(engine, numbers[some])
                 return
-        workers = min(networks, compute_threads()) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
+        workers = max(1, min(networks, compute_threads())) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
         if workers == 1:
-            yield from map(self.accuracy, range(networks))
+            yield from map(self.accuracy, numbers)
             return
         with one_thread_each(workers) as pool:
-            yield from map(result_of, [pool.submit(self.accuracy, index) for index in range(networks)])
+            yield from map(result_of, [pool.submit(self.accuracy, index) for index in numbers])
 
     def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[float]:
         """Train these networks side by side, and test one after another."""

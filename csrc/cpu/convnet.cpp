@@ -39,13 +39,17 @@ const ConvNetKernels<T>& kernels() {
 }
 
 constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
+constexpr int64_t kFewestParts = 2;     // where there are enough of them
 constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
 constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
 constexpr int64_t kMostForward = 32;    // images that one task takes forward
 constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
 
+// Of each of `groups` runs of images. A class is cut as if all classes of the network were there, so that it has the
+// same bits whatever others come with it.
 int64_t parts_of(int64_t groups, int64_t each) {
-    const int64_t wanted = std::min(kMostParts, (kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups));
+    const int64_t wanted =
+        std::clamp((kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups), kFewestParts, kMostParts);
     return std::max<int64_t>(1, std::min(wanted, each / kFewestImages));
 }
 
@@ -116,7 +120,7 @@ int64_t place_in_record(const ConvNetPlan& plan, int64_t parts, int64_t each, in
 
 template <class T>
 int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each) {
-    const int64_t parts = parts_of(classes, each);
+    const int64_t parts = parts_of(plan.classes, each);
     return place_in_record<T>(plan, parts, each, classes * parts);
 }
 
@@ -124,7 +128,8 @@ template <class T>
 void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t classes = data.classes, each = data.each, parts = parts_of(classes, each), size = plan.parameters;
+    const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each),
+                  size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan);
     T* shared = shared_buffer().at_least<T>((record ? 0 : packed_size) + (parts > 1 ? classes * parts * size : 0));
     T* packed = record ? record : shared;
@@ -151,7 +156,7 @@ template <class T>
 void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      const T* cotangent, T* record, T* out, int threads) {
     const ConvNetKernels<T>& kernel = kernels<T>();
-    const int64_t classes = data.classes, each = data.each, parts = parts_of(classes, each);
+    const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each);
     const int64_t pieces = kernel.pack_pieces(plan), packed_size = kernel.packed_size(plan);
     // Classes whose cotangents are packed together, where several parts share one; else each task packs its own.
     const int64_t together = parts > 1 ? std::min(classes, (threads + parts - 1) / parts) : 0;

@@ -188,6 +188,8 @@ class Engine(ABC):
     """The kind of device on which `auto` takes it, where it can serve; None: any."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     """How it can round the products of float32 numbers, names of `engines.chain.precision.PRECISIONS`."""
+    classes_apart: ClassVar[bool] = False
+    """Whether what it finds for a class has the same bits whatever other classes it is given with it."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()

@@ -39,6 +39,7 @@ class NativeEngine(Engine):
 
     name: ClassVar[str] = "native"
     chosen_on: ClassVar[str | None] = "cpu"
+    classes_apart: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module)

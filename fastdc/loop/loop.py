@@ -33,6 +33,7 @@ from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, Iterat
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, check_fits, memory_share
+from fastdc.parallel.world import world
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
 from fastdc.recipe.formation import fitted_formation
 from fastdc.recipe.groups import class_groups
@@ -76,7 +77,8 @@ class Condensation:
         progress: bool,
     ) -> None:
         self.config, self.real, self.family, self.run = config, real, family, run
-        self.callbacks, self.progress = callbacks, progress
+        self.world = world()
+        self.callbacks, self.progress = callbacks if self.world.leads else (), progress and self.world.leads
         self.recipe = recipe = recipe_of(config)
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
@@ -93,12 +95,12 @@ class Condensation:
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
         self.batches = BATCHES.make(recipe.batches, self.sampler)
-        problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(), progress)
+        whole = MATCHES.entry(recipe.match).needs_all_classes
+        mine = range(real.num_classes) if whole else self.world.share(real.num_classes)
+        problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(mine), self.progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
-        everything = ClassGroup.of(range(real.num_classes), family.device)
-        self.groups = [everything] if self.match.needs_all_classes else problem.groups
-        self.by_class = torch.cat([group.classes for group in self.groups]).argsort()  # [C], from the order of groups
+        self.groups = [ClassGroup.of(mine, family.device)] if whole else problem.groups
         self.labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
         self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
         places = torch.arange(len(self.labels), device=family.device).split(self.ipc)
@@ -113,18 +115,15 @@ class Condensation:
     def result(self, protocol: str) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one; the provenance says by which protocol to evaluate the images."""
         state, run, total = self.state, self.run, self.recipe.iterations
-        if run is not None:
-            config = {"dataset": self.real.name, **as_plain(self.config)}
-            origin = {"fingerprint": self.real.fingerprint, **versions()}
-            grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
-            run.check_config(config, origin, grows)
-            run.restore(lambda path: load_checkpoint(path, state, self.engine.layout.size))  # before anything is written
-            run.record_config(config, origin, grows)
+        self.world.check_same({"dataset": self.real.name, "fingerprint": self.real.fingerprint, **as_plain(self.config), **versions()})
+        self.world.led(self._restore)
+        state.copy_from_first(self.world)
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
-        stop = StopRequest()
+        kept = self.world.first(lambda: run is not None)
+        stop = StopRequest(GRACE if self.world.size == 1 else math.inf)  # all end after the same step
         with (
-            stop.listening() if run is not None else contextlib.nullcontext(),
+            stop.listening() if kept else contextlib.nullcontext(),
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
             self.iteration_began = time.monotonic()
@@ -135,18 +134,34 @@ class Condensation:
                     self.outcomes.append(self._matching_step())
                 seconds = time.monotonic() - began
                 self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
-                signum = stop.signum  # read once: whoever is stopped has his checkpoint
-                if run is not None and (run.checkpoint_due or signum is not None or state.iteration == total):
+                due, signum = self._asked(run, stop)
+                if kept and (due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
-                    self._save(run)
-                if run is not None and signum is not None:
-                    raise self._interrupted(run, signum)
+                    self._save()
+                if kept and signum is not None:
+                    raise self._interrupted(signum)
         return self._finish(protocol)
+
+    def _restore(self) -> None:
+        """Read the checkpoint of a run that is kept, and write its configuration."""
+        run, state = self.run, self.state
+        if run is not None:
+            config = {"dataset": self.real.name, **as_plain(self.config)}
+            origin = {"fingerprint": self.real.fingerprint, **versions()}
+            grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
+            run.check_config(config, origin, grows)
+            run.restore(lambda path: load_checkpoint(path, state, self.engine.layout.size))  # before anything is written
+            run.record_config(config, origin, grows)
+
+    def _asked(self, run: RunFolder | None, stop: StopRequest) -> tuple[bool, int | None]:
+        """Whether a checkpoint is due, and the signal that any process has been sent; read once, so that all have one answer."""
+        asked = self.world.gathered((run is not None and run.checkpoint_due, stop.signum))
+        return any(due for due, _ in asked), next((signum for _, signum in asked if signum is not None), None)
 
     @contextlib.contextmanager
     def _kept_from_interruptions(self, run: RunFolder | None, bar: Any) -> Iterator[None]:
         """Write a checkpoint of the steps before, where the one within this context is interrupted."""
-        if run is None:
+        if run is None or self.world.size > 1:
             yield
             return
         self._look_at_outcomes(bar, 0)
@@ -155,12 +170,13 @@ class Condensation:
             yield
         except Interrupted as stop:
             self.state = before
-            self._save(run)
-            raise self._interrupted(run, stop.signum) from None
+            self._save()
+            raise self._interrupted(stop.signum) from None
 
-    def _interrupted(self, run: RunFolder, signum: int) -> Interrupted:
+    def _interrupted(self, signum: int) -> Interrupted:
         done = f"{self.state.iteration} of {self.recipe.iterations} iterations"
-        return Interrupted(f"stopped after {done}; the same call again continues from {run.path}.", signum)
+        place = self.run.path if self.run is not None else "the last checkpoint"
+        return Interrupted(f"stopped after {done}; the same call again continues from {place}.", signum)
 
     def take_step(self) -> None:
         """One step, and a wait for its numbers."""
@@ -174,13 +190,12 @@ class Condensation:
             self.match.begin(state)
         self._freeze_statistics()
         self.batches.prepare(state, self.engine, self.recipe.batch_real)
-        parts = [self._move(group, place) for group, place in zip(self.groups, self.places, strict=True)]
-        losses = torch.cat(parts)[self.by_class] if parts[0].dim() else torch.stack(parts).sum()  # [C] or []
+        losses, good = self._move_all()
         iteration, step = state.iteration + 1, state.step + 1
-        whole = torch.isfinite(state.stored.flatten(1)).all(1)  # [S]
-        good = torch.isfinite(losses) & torch.cat([whole[place].all(1) for place in self.places])[self.by_class]  # [C]
         checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
         if step < self.steps:
+            if self.pool.trains(self.pool.options):
+                self._gather(state.stored)
             self.pool.advance(state, self.formation.decode(state.stored[None])[0], self.image_labels)
             state.step = step
             if state.theta is not None:
@@ -191,6 +206,20 @@ class Condensation:
         finite = torch.cat([good, *(torch.isfinite(value).all()[None] for value in checked.values())])
         numbers = torch.cat([losses.sum().double()[None], finite.double()])
         return _Outcome(iteration, step, losses.dim() > 0, tuple(checked), HostCopy(numbers))
+
+    def _move_all(self) -> tuple[Tensor, Tensor]:
+        """Move what is stored of the classes of this process; the losses [C] of all, or a scalar, and whether those and what is stored of
+        each class are finite [C]."""
+        found = torch.zeros(self.real.num_classes, 2, dtype=torch.float64, device=self.family.device)  # loss, whether all is finite
+        for group, place in zip(self.groups, self.places, strict=True):
+            losses = self._move(group, place)
+            whole = torch.isfinite(self.state.stored[place].flatten(1)).all(1)
+            found[group.classes, 0] = losses.double()
+            found[group.classes, 1] = (torch.isfinite(losses) & whole).double()
+        if not self.match.needs_all_classes:
+            self.world.spread(found)
+        by_class = not self.groups or losses.dim() > 0
+        return found[:, 0] if by_class else found[0, 0], found[:, 1]
 
     def _move(self, group: ClassGroup, place: Tensor) -> Tensor:
         """Move what is stored of some classes, at `place` [G, ipc]; the losses [G] that this makes small, or a scalar."""
@@ -206,12 +235,15 @@ class Condensation:
             whole[place] = part
         return losses
 
-    def _groups(self) -> list[ClassGroup]:
-        """All classes, as many at once as memory allows for their real images and gradients."""
+    def _groups(self, mine: range) -> list[ClassGroup]:
+        """Some classes, as many at once as memory allows for their real images and gradients; where several processes share them, and
+        their number would change the bits, one by one."""
         batch, images, size = self.recipe.batch_real, self.real.channels * math.prod(self.real.image_size), self.engine.layout.size
         most = (memory_share(self.family.device, _GROUP_MEMORY) << 20) // (_BYTES * (batch * images + _GRADIENTS * size))
         counts = self.real.class_counts.clamp(max=batch).tolist()
-        return class_groups(counts, max(1, most), self.family.device, self.ipc)
+        if self.world.size > 1 and not self.engine.classes_apart:
+            most = 1
+        return class_groups(counts, max(1, most), self.family.device, self.ipc, mine)
 
     def _freeze_statistics(self) -> None:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
@@ -243,11 +275,23 @@ class Condensation:
             self.run.log({"event": "iteration", **dataclasses.asdict(event)})
         self._tell(event)
 
-    def _save(self, run: RunFolder) -> None:
-        run.save(lambda path, length: save_checkpoint(path, self.state, length))
-        self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
+    def _save(self) -> None:
+        self._gather(self.state.stored, *self.state.moments.values())
+        self.world.led(self._write)
+
+    def _write(self) -> None:
+        if (run := self.run) is not None:
+            run.save(lambda path, length: save_checkpoint(path, self.state, length))
+            self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
+
+    def _gather(self, *tensors: Tensor) -> None:
+        """Bring together what each process has of its own classes [S, ...]."""
+        if not self.match.needs_all_classes:
+            for tensor in tensors:
+                self.world.spread(tensor, self.ipc)
 
     def _finish(self, protocol: str) -> CondensedDataset:
+        self._gather(self.state.stored)
         condensed = CondensedDataset(
             self.state.stored,
             self.labels,

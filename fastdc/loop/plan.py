@@ -32,13 +32,12 @@ def planned_iterations(config: CondenseConfig, real: ImageData, family: NetworkF
     POOLS.make(trial.recipe.pool, trial.pool.problem).prepare()  # what it keeps on disk is there by now
     ready = time.monotonic()
     before += ready - again
-    steps = 0
-    while steps < _TRIAL_STEPS or time.monotonic() - ready < _TRIAL_SHARE * seconds:
+    steps, here = 0, trial.world
+    while steps < _TRIAL_STEPS or here.first(lambda: time.monotonic() - ready < _TRIAL_SHARE * seconds):
         trial.take_step()
         steps += 1
     now = time.monotonic()
-    left = (end - now - before) * (1 - _RESERVE)
-    iteration = (now - ready) / steps * trial.steps
+    left, iteration = here.first(lambda: ((end - now - before) * (1 - _RESERVE), (now - ready) / steps * trial.steps))
     if left < iteration:
         raise UsageError(
             f"the budget is too short: one iteration of {trial.steps} steps takes {iteration:.2g} s, and {max(left, 0):.2g} s are left "

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from fastdc.errors import FastdcError, RunError
+from fastdc.parallel.world import apart
 from fastdc.runs.files import write_error
 
 _POLL_SECONDS = 0.5  # between two looks at jobs that others have taken
@@ -88,7 +89,8 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: di
     except OSError as error:
         raise write_error(folder, error) from None
     try:
-        do(job)
+        with apart():
+            do(job)
     except FastdcError as error:
         failures[job] = str(error)
     finally:

@@ -30,9 +30,9 @@ class ClassGroup:
 
 
 def class_groups(
-    counts: Sequence[int], most: int, device: torch.device | str = "cpu", ipc: Sequence[int] | None = None
+    counts: Sequence[int], most: int, device: torch.device | str = "cpu", ipc: Sequence[int] | None = None, numbers: Sequence[int] | None = None
 ) -> list[ClassGroup]:
-    """All classes, as groups of at most `most`.
+    """Classes as groups of at most `most`.
 
     Of neighbours that give equally many real images, those are together that have equally many learned ones, side by side or not.
 
@@ -41,6 +41,7 @@ def class_groups(
         most: classes of a group.
         device: where their numbers go.
         ipc: the learned images of each class; None: as many of each.
+        numbers: the classes; None: all.
 
     >>> [group.numbers for group in class_groups([8, 8, 8, 5, 8], 2)]
     [(0, 1), (2,), (3,), (4,)]
@@ -48,7 +49,7 @@ def class_groups(
     [(0, 2), (4,), (1, 3)]
     """
     groups = []
-    for _, neighbours in groupby(range(len(counts)), key=lambda number: counts[number]):
+    for _, neighbours in groupby(range(len(counts)) if numbers is None else numbers, key=lambda number: counts[number]):
         alike: dict[int, list[int]] = {}
         for number in neighbours:
             alike.setdefault(ipc[number] if ipc is not None else 0, []).append(number)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from fastdc.parallel.world import World
 
 
 @dataclass
@@ -25,6 +28,20 @@ class State:
     losses: float = 0.0
     path: dict[str, Tensor] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
+
+    def copy_from_first(self, world: World) -> None:
+        """Take what the first of several processes has."""
+        if world.size == 1:
+            return
+        self.iteration, self.step, self.losses = world.first(lambda: (self.iteration, self.step, self.losses))
+        shapes = world.first(lambda: {name: (value.shape, value.dtype) for name, value in self.path.items()})
+        weights = world.first(lambda: None if self.theta is None else self.theta.shape)
+        if not world.leads:
+            self.path = {name: torch.empty(shape, dtype=dtype, device=self.stored.device) for name, (shape, dtype) in shapes.items()}
+            self.theta = None if weights is None else self.stored.new_empty(weights)
+        world.from_first([self.stored, *self.moments.values(), *self.path.values(), *self.learned.values()])
+        if self.theta is not None:
+            world.from_first([self.theta])
 
     @property
     def moment(self) -> tuple[int, int]:

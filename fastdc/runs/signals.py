@@ -17,10 +17,15 @@ GRACE = 0.25  # seconds that work may go on after a signal
 
 
 class StopRequest:
-    """Whether SIGINT or SIGTERM has arrived; a second one acts at once, as it would without fastdc."""
+    """Whether SIGINT or SIGTERM has arrived; a second one acts at once, as it would without fastdc.
 
-    def __init__(self) -> None:
+    Args:
+        grace: seconds that work may go on after it.
+    """
+
+    def __init__(self, grace: float = GRACE) -> None:
         self.signum: int | None = None
+        self._grace = grace
         self._end = math.inf
 
     @contextlib.contextmanager
@@ -36,7 +41,7 @@ class StopRequest:
         before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
         def note(signum: int, frame: FrameType | None) -> None:
-            self.signum, self._end = signum, time.monotonic() + GRACE
+            self.signum, self._end = signum, time.monotonic() + self._grace
             for number, handler in before.items():
                 signal.signal(number, handler)
 

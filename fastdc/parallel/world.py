@@ -1,0 +1,260 @@
+"""Several processes that work on one run, by torch.distributed: who does what, what reaches all, and what ends them when one is lost.
+
+A launcher such as torchrun starts them and says who they are. Every one calls the same functions in the same order. What passes between
+them goes by one operation, the broadcast of a tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastdc.errors import FastdcError, RunError, UsageError
+from fastdc.runs.content import in_a_line
+
+SILENT = 20.0  # seconds without a sign of life after which a process counts as lost,
+LEFT = 4.0  # or fewer, where a connection to one is closed
+_BEAT = 1.0  # seconds between two signs of life
+_LONGEST = timedelta(days=1)  # that processes which live are waited for
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets
+
+Value = TypeVar("Value")
+
+
+class World:
+    """The processes of one run; one alone is a world too, in which nothing is sent.
+
+    Args:
+        rank: of this process, 0 to size - 1.
+        size: how many there are.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+        self.sent = 0
+        """Bytes that this process has sent or received."""
+        self._task, self._tasks = 0, itertools.count(1)
+        self._life: _Life | None = None
+        self._group: Any = None
+        if size > 1:
+            self._life = _Life(rank, size)
+            self._group = dist.new_group(backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_LONGEST)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, count: int, rank: int | None = None) -> range:
+        """The part of `count` things in a row that a process has; None: this one."""
+        rank = self.rank if rank is None else rank
+        return range(count * rank // self.size, count * (rank + 1) // self.size)
+
+    def spread(self, rows: Tensor, counts: Sequence[int] | None = None) -> None:
+        """Put what each process has of its own things in place at all others.
+
+        Args:
+            rows: of all things in a row, changed in place.
+            counts: rows of each thing; None: one.
+        """
+        if self.size == 1:
+            return
+        ends = [0, *itertools.accumulate(counts if counts is not None else [1] * len(rows))]
+        shares = [self.share(len(ends) - 1, rank) for rank in range(self.size)]
+        self._broadcast([(rows[ends[share.start] : ends[share.stop]], rank) for rank, share in enumerate(shares)])
+
+    def gathered(self, value: Value) -> list[Value]:
+        """What each process gives, by rank."""
+        return [value] if self.size == 1 else [self._sent_by(rank, value) for rank in range(self.size)]
+
+    def first(self, make: Callable[[], Value]) -> Value:
+        """What the first process makes, at all of them; an error of its is raised by all."""
+        made = self.led(make)
+        return made if self.size == 1 else self._sent_by(0, made)  # type: ignore[return-value]
+
+    def led(self, make: Callable[[], Value]) -> Value | None:
+        """What the first process makes, for itself; None at the others. An error of its is raised by all."""
+        if self.size == 1:
+            return make()
+        made, error = None, None
+        if self.leads:
+            try:
+                made = make()
+            except FastdcError as raised:
+                error = raised
+        if (found := self._sent_by(0, error)) is not None:
+            raise found
+        return made
+
+    def from_first(self, tensors: Sequence[Tensor]) -> None:
+        """Put the content of the first process's tensors into those of all."""
+        if self.size > 1:
+            self._broadcast([(tensor, 0) for tensor in tensors])
+
+    def check_same(self, facts: dict[str, Any]) -> None:
+        """Raise a UsageError at every process where one has other facts than the first."""
+        all_facts = self.gathered(facts)
+        for rank, found in enumerate(all_facts):
+            differing = [name for name in facts if found.get(name) != all_facts[0].get(name)]
+            if differing:
+                here = {name: [in_a_line(repr(given.get(name)), 80) for given in (found, all_facts[0])] for name in differing}
+                text = ", ".join(f"{name} ({there}, not {first})" for name, (there, first) in here.items())
+                raise UsageError(f"process {rank} differs from process 0 in {text}; start all with the same code, data and options.")
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """While this context is open, all work on one thing; whoever leaves it by an error tells the others, who then end as well."""
+        self._task = next(self._tasks)
+        try:
+            yield
+        except BaseException as error:
+            if self._life is not None:
+                self._life.leave(self._task, f"{error}" if isinstance(error, FastdcError) else f"{type(error).__name__}: {error}")
+            raise
+
+    def _sent_by(self, rank: int, value: Value) -> Value:
+        content = bytearray(pickle.dumps(value)) if rank == self.rank else bytearray()
+        length = torch.tensor([len(content)], device="cpu")
+        self._broadcast([(length, rank)])
+        raw = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(int(length), dtype=torch.uint8, device="cpu")
+        self._broadcast([(raw, rank)])
+        result: Value = pickle.loads(raw.numpy().tobytes())
+        return result
+
+    def _broadcast(self, parts: Sequence[tuple[Tensor, int]]) -> None:
+        """Send each tensor from the process of that rank to all."""
+        assert self._life is not None
+        try:
+            works = []
+            for tensor, rank in parts:
+                if tensor.numel():
+                    self.sent += tensor.nbytes
+                    works.append(dist.broadcast(tensor, rank, group=self._group, async_op=True))
+            for work in works:
+                self._wait(work)
+        except RuntimeError as error:
+            if isinstance(error, FastdcError):
+                raise
+            raise self._life.lost(self._task, LEFT, str(error)) from None
+
+    def _wait(self, work: Any) -> None:
+        """Wait as long as all processes show that they live."""
+        assert self._life is not None
+        while not work.is_completed():
+            try:
+                work.wait(timedelta(seconds=_BEAT))
+            except RuntimeError:
+                if work.is_completed():
+                    raise
+                self._life.check(self._task, SILENT)
+        work.wait()
+
+
+class _Life:
+    """Signs of life of all processes, in the store by which they met; and why one has left."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        self._rank, self._size = rank, size
+        self._store = dist.PrefixStore("fastdc", dist.distributed_c10d._get_default_store())
+        self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of each process, and when it was new
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _beat(self) -> None:
+        for count in itertools.count():
+            with contextlib.suppress(RuntimeError):  # the store has ended, and this process will learn of it
+                self._store.set(f"alive {self._rank}", str(count))
+            time.sleep(_BEAT)
+
+    def leave(self, task: int, why: str) -> None:
+        """Tell the others that this process leaves a task."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"left {task} {self._rank}", why)
+
+    def check(self, task: int, silent: float) -> None:
+        """Raise a RunError where a process has left the task, or has given no sign for so many seconds."""
+        others = [rank for rank in range(self._size) if rank != self._rank]
+        try:
+            for rank in others:
+                if self._store.check([key := f"left {task} {rank}"]):
+                    raise RunError(f"process {rank} has left: {in_a_line(self._store.get(key).decode(), 500)}")
+            for rank in others:
+                self._look(rank, silent)
+        except RuntimeError as error:
+            if isinstance(error, FastdcError):
+                raise
+            raise RunError("process 0, where all meet, has ended; the same command again continues from the last checkpoint.") from None
+
+    def _look(self, rank: int, silent: float) -> None:
+        now, key = time.monotonic(), f"alive {rank}"
+        sign = self._store.get(key) if self._store.check([key]) else b""
+        if rank not in self._seen or self._seen[rank][0] != sign:
+            self._seen[rank] = sign, now
+        elif now - self._seen[rank][1] > silent:
+            raise RunError(
+                f"process {rank} has given no sign of life for {now - self._seen[rank][1]:.0f} s: it has ended, is stopped or cannot be "
+                "reached; the same command again continues from the last checkpoint."
+            )
+
+    def lost(self, task: int, silent: float, why: str) -> RunError:
+        """The error for a connection that was closed; says which process has ended, where that is found."""
+        end = time.monotonic() + 3 * silent
+        self._seen.clear()
+        while time.monotonic() < end:
+            try:
+                self.check(task, silent)
+            except RunError as error:
+                return error
+            time.sleep(_BEAT / 4)
+        return RunError(f"the connection to another process has failed ({in_a_line(why)}); the same command again continues.")
+
+
+_alone = World()
+_world: World | None = None
+_apart = threading.local()
+
+
+def world() -> World:
+    """The processes that work together: those of an initialised process group of torch.distributed; else this one alone."""
+    global _world
+    if getattr(_apart, "is_so", False) or not (dist.is_available() and dist.is_initialized()):
+        return _alone
+    if _world is None or _world.size != dist.get_world_size():
+        _world = World(dist.get_rank(), dist.get_world_size())
+    return _world
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """While this context is open, this thread works for itself alone."""
+    before, _apart.is_so = getattr(_apart, "is_so", False), True
+    try:
+        yield
+    finally:
+        _apart.is_so = before
+
+
+@contextlib.contextmanager
+def launched() -> Iterator[None]:
+    """Join the process group that a launcher has described, as torchrun does, for as long as this context is open; else do nothing."""
+    if not all(name in os.environ for name in _LAUNCHED) or dist.is_initialized():
+        yield
+        return
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
