@@ -157,8 +157,9 @@ class _Trial:
                 for some in even_slices(networks, at_once):
                     yield from self._side_by_side(engine, numbers[some])
                 return
-        workers = max(1, min(networks, compute_threads())) if self.family.device.type == "cpu" and not self.family.draws_while_trained else 1
-        if workers == 1:
+        side_by_side = self.family.device.type == "cpu" and not self.family.draws_while_trained
+        workers = min(networks, compute_threads()) if side_by_side else 1
+        if workers <= 1:
             yield from map(self.accuracy, numbers)
             return
         with one_thread_each(workers) as pool:

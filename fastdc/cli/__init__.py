@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Protocol, TextIO
+from typing import ClassVar, Protocol, TextIO
 
 from fastdc.cli.arguments import parse
 from fastdc.cli.condense import Condense
@@ -23,11 +24,14 @@ from fastdc.cli.selfcheck import Selfcheck
 from fastdc.cli.show import Show
 from fastdc.cli.table import Table
 from fastdc.errors import FastdcError, Interrupted, UsageError
+from fastdc.parallel.world import apart, launched, world
 
 _DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
 
 
 class _Command(Protocol):
+    shared: ClassVar[bool]
+
     @property
     def debug(self) -> bool: ...
 
@@ -55,9 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(COMMANDS, given, _DESCRIPTION)
         debug = command.debug
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), launched(), _among_processes():
             warnings.showwarning = _show_warning
-            command.run()
+            if command.shared:
+                command.run()
+            elif world().leads:
+                with apart():
+                    command.run()
     except KeyboardInterrupt as stop:
         text = str(stop) or "stopped; the same command again continues from the last checkpoint."
         print(f"fastdc: {text}", file=sys.stderr)
@@ -84,6 +92,15 @@ def run() -> None:
     if code > 128:
         os._exit(code)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _among_processes() -> Iterator[None]:
+    """Of several processes let the first alone speak, errors aside."""
+    with contextlib.ExitStack() as stack:
+        if not world().leads:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+        yield
 
 
 def _show_warning(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tyro
 
@@ -25,6 +25,9 @@ Command = TypeVar("Command")
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """The options of every command."""
+
+    shared: ClassVar[bool] = False
+    """Whether all processes of a launcher take part; else the first alone does what is asked for."""
 
     quiet: bool = False
     """Show no progress bar."""
@@ -60,6 +63,8 @@ class DatasetOptions(Common):
 @dataclass(frozen=True, kw_only=True)
 class ExperimentOptions(ComputeOptions):
     """The options of commands that do many jobs and report what they come to."""
+
+    shared: ClassVar[bool] = True
 
     scale: str = "laptop"
     """How much of the paper's protocol to spend: tiny, laptop or paper. Options whose default is the scale's change a part of it."""

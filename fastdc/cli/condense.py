@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
@@ -14,6 +15,7 @@ from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
 from fastdc.options.ipc import least_to_most
+from fastdc.parallel.world import world
 from fastdc.runs.files import write_atomically
 
 
@@ -23,6 +25,8 @@ class Condense(CondenseConfig, DatasetOptions):
 
     The same command again continues an interrupted run.
     """
+
+    shared: ClassVar[bool] = True
 
     dataset: str = "digits"
     """The dataset to condense."""
@@ -51,7 +55,8 @@ class Condense(CondenseConfig, DatasetOptions):
         check_count("epochs", self.epochs, optional=True)
         train, test = load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
-        callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard else []
+        leads = world().leads
+        callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard and leads else []
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
         evaluation = EvaluationOptions.of(self)
         resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
@@ -65,5 +70,6 @@ class Condense(CondenseConfig, DatasetOptions):
         found = evaluate_all(subjects, test, evaluation, self.quiet, callbacks)
         results = {subject: as_json(found[subject], images) for subject, images in subjects.items()}
         content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": results}
-        write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+        if leads:
+            write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")

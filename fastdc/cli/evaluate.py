@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import tyro
 
@@ -13,6 +14,8 @@ from fastdc.cli.shared import EvaluationOptions, baseline_images, check_baseline
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ComputeOptions):
     """Train fresh networks on condensed images alone, and test them on real images."""
+
+    shared: ClassVar[bool] = True
 
     condensed: tyro.conf.Positional[str]
     """The file of a condensed dataset, the folder of a run; or a file that another program wrote (.pt, .npz), or a folder of pictures by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,6 +12,7 @@ from fastdc.cli.arguments import Common
 from fastdc.engines import ENGINES
 from fastdc.metrics.backends import BACKENDS, unsupported_reasons
 from fastdc.models import build
+from fastdc.parallel.world import world
 from fastdc.runtime.compiled import BUILD
 from fastdc.runtime.versions import version_of
 
@@ -27,6 +29,7 @@ def report() -> str:
         ("devices", ", ".join(["cpu", *devices]) + ("" if devices else " (no CUDA device)")),
         ("processor", torch.backends.cpu.get_cpu_capability()),
         ("threads", str(torch.get_num_threads())),
+        *((f"process {rank}", what) for rank, what in enumerate(world().gathered(_this_process())) if world().size > 1),
     ]
     for name, engine in ENGINES.items():
         reasons = engine.unsupported_reasons(build("convnet", 1, 10, (28, 28)))
@@ -40,9 +43,17 @@ def report() -> str:
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines)
 
 
+def _this_process() -> str:
+    """Where one of several processes runs, and on what."""
+    device = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    return f"{platform.node()}, {device}, {torch.get_num_threads()} threads, fastdc {version_of('fastdc-torch')}, torch {torch.__version__}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Info(Common):
     """Print versions, devices, threads, engines and backends, and for each that cannot be used the reason."""
+
+    shared: ClassVar[bool] = True
 
     def run(self) -> None:
         """Print the report."""

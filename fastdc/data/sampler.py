@@ -57,8 +57,11 @@ class ClassSampler:
     def images(self, positions: Sequence[Tensor]) -> Tensor:
         """The normalised images [G, B, channels, H, W] at `positions`, equally many [B] for each class."""
         index = torch.stack(list(positions))  # [G, B]
-        images = self.data.normalised(index.flatten(), self.dtype, self.device)
-        return images.unflatten(0, index.shape)
+        return self.images_at(index.flatten()).unflatten(0, index.shape)
+
+    def images_at(self, index: Tensor) -> Tensor:
+        """The normalised images [N, channels, H, W] at positions [N]."""
+        return self.data.normalised(index, self.dtype, self.device)
 
     @staticmethod
     def _some(members: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data import ImageData
+from fastdc.data.part import PartOfImages
 from fastdc.engines.chain.norm_act_pool import kernels_can_serve
 from fastdc.parallel.devices import free_memory, to_device
 
@@ -57,6 +58,8 @@ class DeviceImages(ImageData):
 
 def near(data: ImageData, device: torch.device) -> ImageData:
     """A set with its images on a CUDA device, where they take no more than a share of its free memory; else as it is."""
+    if isinstance(data, PartOfImages) and data.held is not None:
+        return dataclasses.replace(data, held=near(data.held, device))
     if device.type != "cuda" or data.images.nbytes > _SHARE_OF_DEVICE * free_memory(device):
         return data
     kept = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}

@@ -23,6 +23,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.kmeans import kmeans
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
+from fastdc.data.part import part_of
 from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.engines.gather_normalise import near
@@ -93,10 +94,13 @@ class Condensation:
         )
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
-        self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
-        self.batches = BATCHES.make(recipe.batches, self.sampler)
         whole = MATCHES.entry(recipe.match).needs_all_classes
         mine = range(real.num_classes) if whole else self.world.share(real.num_classes)
+        start = self._initial_images()
+        if len(mine) < real.num_classes and not POOLS.entry(recipe.pool).needs_whole_set(POOLS.options(recipe.pool)):
+            self.real = real = part_of(real, mine)
+        self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
+        self.batches = BATCHES.make(recipe.batches, self.sampler)
         problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(mine), self.progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
@@ -105,7 +109,7 @@ class Condensation:
         self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
         places = torch.arange(len(self.labels), device=family.device).split(self.ipc)
         self.places = [torch.stack([places[number] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
-        stored = self.formation.encode(self._initial_images()[None])[0]  # [S, ...]
+        stored = self.formation.encode(start[None])[0]  # [S, ...]
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
         self.outcomes: deque[_Outcome] = deque()
@@ -121,7 +125,7 @@ class Condensation:
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
         kept = self.world.first(lambda: run is not None)
-        stop = StopRequest(GRACE if self.world.size == 1 else math.inf)  # all end after the same step
+        stop = StopRequest(ends_work=self.world.size == 1)  # of several all end after the same step
         with (
             stop.listening() if kept else contextlib.nullcontext(),
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
@@ -249,10 +253,11 @@ class Condensation:
         """Take the statistics of batch norms, for the passes of a matching step, from real images."""
         if batch_norms(self.engine.module):
             assert self.state.theta is not None
-            classes = range(self.real.num_classes)
-            each = max(1, min(_STATISTICS_IMAGES, _STATISTICS_IMAGES_IN_ALL // len(classes)))
-            index = torch.cat(self.sampler.indices(classes, each, "statistics", *self.state.moment))
-            images = self.sampler.data.normalised(index, self.sampler.dtype, self.sampler.device)
+            each = max(1, min(_STATISTICS_IMAGES, _STATISTICS_IMAGES_IN_ALL // self.real.num_classes))
+            mine = self.world.share(self.real.num_classes)
+            index = self.sampler.indices(mine, each, "statistics", *self.state.moment)
+            images = self.sampler.images_at(torch.cat(index)) if index else self.state.stored.new_empty(0, *self.real.images.shape[1:])
+            images = self.world.joined(images, self.real.class_counts.clamp(max=each).tolist())
             self.engine.freeze_statistics(self.state.theta, images)
 
     def _look_at_outcomes(self, bar: Any, unread: int) -> None:

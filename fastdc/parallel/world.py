@@ -68,11 +68,24 @@ class World:
             rows: of all things in a row, changed in place.
             counts: rows of each thing; None: one.
         """
+        if self.size > 1:
+            parts = self._parts(counts if counts is not None else [1] * len(rows))
+            self._broadcast([(rows[part], rank) for rank, part in enumerate(parts)])
+
+    def joined(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of all things, of which each process gives those of its own; `counts` as `spread` has them."""
         if self.size == 1:
-            return
-        ends = [0, *itertools.accumulate(counts if counts is not None else [1] * len(rows))]
-        shares = [self.share(len(ends) - 1, rank) for rank in range(self.size)]
-        self._broadcast([(rows[ends[share.start] : ends[share.stop]], rank) for rank, share in enumerate(shares)])
+            return rows
+        whole = rows.new_empty(sum(counts), *rows.shape[1:])
+        whole[self._parts(counts)[self.rank]] = rows
+        self.spread(whole, counts)
+        return whole
+
+    def _parts(self, counts: Sequence[int]) -> list[slice]:
+        """Where the rows of the things of each process lie."""
+        ends = [0, *itertools.accumulate(counts)]
+        shares = [self.share(len(counts), rank) for rank in range(self.size)]
+        return [slice(ends[share.start], ends[share.stop]) for share in shares]
 
     def gathered(self, value: Value) -> list[Value]:
         """What each process gives, by rank."""
@@ -166,27 +179,27 @@ class _Life:
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
-        self._store = dist.PrefixStore("fastdc", dist.distributed_c10d._get_default_store())
+        self._store = dist.distributed_c10d._get_default_store()
         self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of each process, and when it was new
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _beat(self) -> None:
         for count in itertools.count():
             with contextlib.suppress(RuntimeError):  # the store has ended, and this process will learn of it
-                self._store.set(f"alive {self._rank}", str(count))
+                self._store.set(_alive(self._rank), str(count))
             time.sleep(_BEAT)
 
     def leave(self, task: int, why: str) -> None:
         """Tell the others that this process leaves a task."""
         with contextlib.suppress(RuntimeError):
-            self._store.set(f"left {task} {self._rank}", why)
+            self._store.set(_left(task, self._rank), why)
 
     def check(self, task: int, silent: float) -> None:
         """Raise a RunError where a process has left the task, or has given no sign for so many seconds."""
         others = [rank for rank in range(self._size) if rank != self._rank]
         try:
             for rank in others:
-                if self._store.check([key := f"left {task} {rank}"]):
+                if self._store.check([key := _left(task, rank)]):
                     raise RunError(f"process {rank} has left: {in_a_line(self._store.get(key).decode(), 500)}")
             for rank in others:
                 self._look(rank, silent)
@@ -196,7 +209,7 @@ class _Life:
             raise RunError("process 0, where all meet, has ended; the same command again continues from the last checkpoint.") from None
 
     def _look(self, rank: int, silent: float) -> None:
-        now, key = time.monotonic(), f"alive {rank}"
+        now, key = time.monotonic(), _alive(rank)
         sign = self._store.get(key) if self._store.check([key]) else b""
         if rank not in self._seen or self._seen[rank][0] != sign:
             self._seen[rank] = sign, now
@@ -217,6 +230,16 @@ class _Life:
                 return error
             time.sleep(_BEAT / 4)
         return RunError(f"the connection to another process has failed ({in_a_line(why)}); the same command again continues.")
+
+
+def _alive(rank: int) -> str:
+    """The key of a process's signs of life."""
+    return f"fastdc, alive {rank}"
+
+
+def _left(task: int, rank: int) -> str:
+    """The key of why a process has left a task."""
+    return f"fastdc, left {task} {rank}"
 
 
 _alone = World()

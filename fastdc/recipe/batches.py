@@ -14,6 +14,7 @@ from fastdc.data.k_means import medoids
 from fastdc.engines import Engine
 from fastdc.options.checks import check_count
 from fastdc.options.registry import NoOptions, Registry
+from fastdc.parallel.world import world
 from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.state import State
 from fastdc.runtime.seeding import make_generator
@@ -71,10 +72,12 @@ class Representatives(Batches):
 
     def prepare(self, state: State, engine: Engine, count: int) -> None:
         """Seek them where it is time."""
+        counts = self.sampler.data.class_counts.clamp(max=count).tolist()
         if state.step % self.options.every == 0:
-            positions = [self._of_class(number, state, engine, count) for number in range(self.sampler.data.num_classes)]
-            state.path[_POSITIONS] = torch.cat(positions)
-        self._positions = state.path[_POSITIONS].split(self.sampler.data.class_counts.clamp(max=count).tolist())
+            here = world()  # of several processes each seeks those of its own classes
+            found = [self._of_class(number, state, engine, count) for number in here.share(self.sampler.data.num_classes)]
+            state.path[_POSITIONS] = here.joined(torch.cat(found) if found else torch.empty(0, dtype=torch.int64), counts)
+        self._positions = state.path[_POSITIONS].split(counts)
 
     def draw(self, group: ClassGroup, count: int, *when: int) -> Tensor:
         """Those that the last `prepare` left."""

@@ -30,7 +30,11 @@ class ClassGroup:
 
 
 def class_groups(
-    counts: Sequence[int], most: int, device: torch.device | str = "cpu", ipc: Sequence[int] | None = None, numbers: Sequence[int] | None = None
+    counts: Sequence[int],
+    most: int,
+    device: torch.device | str = "cpu",
+    ipc: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[ClassGroup]:
     """Classes as groups of at most `most`.
 

@@ -20,12 +20,12 @@ class StopRequest:
     """Whether SIGINT or SIGTERM has arrived; a second one acts at once, as it would without fastdc.
 
     Args:
-        grace: seconds that work may go on after it.
+        ends_work: whether work that goes on after it is ended, a moment later.
     """
 
-    def __init__(self, grace: float = GRACE) -> None:
+    def __init__(self, ends_work: bool = True) -> None:
         self.signum: int | None = None
-        self._grace = grace
+        self._ends_work = ends_work
         self._end = math.inf
 
     @contextlib.contextmanager
@@ -41,7 +41,7 @@ class StopRequest:
         before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
         def note(signum: int, frame: FrameType | None) -> None:
-            self.signum, self._end = signum, time.monotonic() + self._grace
+            self.signum, self._end = signum, time.monotonic() + GRACE
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -55,5 +55,5 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _check(self) -> None:
-        if self.signum is not None and time.monotonic() > self._end:
+        if self._ends_work and self.signum is not None and time.monotonic() > self._end:
             raise Interrupted("stopped; the same call again continues from the last checkpoint.", self.signum)

@@ -30,6 +30,11 @@ class Pool(ABC):
         """Whether networks are trained on the images between two steps, for `model_epochs`."""
         return False
 
+    @classmethod
+    def needs_whole_set(cls, options: Any) -> bool:
+        """Whether its networks learn from real images of all classes, so that a process must hold more of them than it matches."""
+        return False
+
     def prepare(self) -> None:  # noqa: B027  nothing to do is the rule
         """Make what networks are taken from, which is made when it is needed otherwise; so that a planned run knows its time."""
 

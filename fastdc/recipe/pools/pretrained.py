@@ -86,6 +86,11 @@ class Pretrained(TrainingPool):
         super().__init__(problem, options)
         self._networks: dict[int, tuple[Tensor, Tensor]] = {}  # trained and first weights [P] of each
 
+    @classmethod
+    def needs_whole_set(cls, options: TrainingOptions) -> bool:
+        """They have been trained on it."""
+        return True
+
     def prepare(self) -> None:
         """Train all networks."""
         for number in range(self.options.networks):

@@ -76,6 +76,11 @@ class TrainingPool(Pool):
         """Where they are trained on the images."""
         return options.train == "synthetic"
 
+    @classmethod
+    def needs_whole_set(cls, options: TrainingOptions) -> bool:
+        """Where they are trained on real images."""
+        return options.train == "real"
+
     def advance(self, state: State, images: Tensor, labels: Tensor) -> None:
         """Train as the options say."""
         if self.options.train == "synthetic":

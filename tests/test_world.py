@@ -1,0 +1,213 @@
+"""Runs that several processes share: the same bits for any number of them, and an end with a sentence where one is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import ROOT, noise_data
+from processes import Processes, together
+
+import fastdc
+from fastdc.data.part import part_of
+from fastdc.parallel.world import world
+from fastdc.runs.files import load_tensors
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
+)
+
+SMALL: dict[str, Any] = {"iterations": 3, "model": "convnet:width=8", "batch_real": 24, "progress": False}
+# Beside the methods: images to start from, of real ones; statistics of a batch norm; networks trained on real images; a set that one
+# process alone needs whole; engines whose bits depend on how many classes they are given, which go class by class in a group of one.
+RUNS: dict[str, dict[str, Any]] = {
+    "dc": {"method": "dc"},
+    "idc": {"method": "idc", "init": "kmeans"},
+    "dm": {"method": "dm"},
+    "dream": {"method": "dream:sample=30", "matching_steps": 2},
+    "dd": {"method": "dd:unroll=2"},
+    "batch norm": {"method": "dc", "model": "convnet:width=8,norm=batch"},
+    "pretrained": {"method": "dc", "pool": "pretrained:networks=1,epochs=1", "model": "mlp:width=8"},
+    "ipc by class": {"method": "dc", "ipc": [1, 2, 3, 1, 2, 3, 1, 2, 3, 1]},
+}
+
+
+def learned(options: dict[str, Any]) -> torch.Tensor:
+    torch.set_num_threads(1)
+    return fastdc.condense("digits", **{"ipc": 2, **SMALL, **options}).stored
+
+
+def all_learned(runs: dict[str, dict[str, Any]]) -> list[torch.Tensor]:
+    return [learned(options) for options in runs.values()]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_processes_learns_the_same_bits(size: int) -> None:
+    expected = all_learned(RUNS)
+    for found in together(size, all_learned, RUNS):
+        for name, one, other in zip(RUNS, found, expected, strict=True):
+            assert torch.equal(one, other), name
+
+
+def test_by_any_engine() -> None:
+    runs = {engine: {"engine": engine, "method": "dm", "model": "mlp:width=8"} for engine in ("torch", "reference")}
+    (expected, _), (found, _, _) = together(2, all_learned, runs), together(3, all_learned, runs)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_more_processes_than_classes() -> None:
+    data = noise_data([9, 9])
+    for found in together(3, _of_noise, data):
+        assert torch.equal(found, _of_noise(data))
+
+
+def _of_noise(data: fastdc.ImageData) -> torch.Tensor:
+    return fastdc.condense(data, 1, **SMALL).stored
+
+
+def _evaluated() -> tuple[float, ...]:
+    torch.set_num_threads(1)
+    images = fastdc.coresets.random("digits", 1)
+    return fastdc.evaluate(images, "digits", model="mlp:width=8", networks=3, epochs=2, progress=False).accuracies
+
+
+def test_networks_of_an_evaluation_are_shared_out() -> None:
+    for found in together(2, _evaluated):
+        assert found == _evaluated()
+    assert together(4, _evaluated)[3] == _evaluated()  # one has none to train
+
+
+def _budget(folder: Path) -> int:
+    made = fastdc.condense("digits", 1, budget="5s", out=folder, **{**SMALL, "iterations": None})
+    iterations: int = made.provenance["config"]["iterations"]
+    return iterations
+
+
+def test_all_plan_the_same_iterations(tmp_path: Path) -> None:
+    found = together(2, _budget, tmp_path)
+    assert found[0] == found[1] >= 1
+
+
+def _differing() -> None:
+    fastdc.condense("digits", 1, **{**SMALL, "lr_images": 0.1 * (1 + world().rank)})
+
+
+def test_other_options_are_refused_at_all() -> None:
+    for text in Processes(3, _differing).results():
+        assert "process 1 differs from process 0 in lr_images (0.2, not 0.1)" in text
+
+
+def _kept(folder: Path) -> torch.Tensor:
+    return learned({"out": folder, "iterations": 12})
+
+
+def _in_use(folder: Path) -> None:
+    if world().rank == 0:
+        folder.write_text("a file")
+    fastdc.condense("digits", 1, out=folder, **SMALL)
+
+
+def test_what_the_first_cannot_do_is_said_by_all(tmp_path: Path) -> None:
+    first, second = Processes(2, _in_use, tmp_path / "run").results()
+    assert "is a file" in first
+    assert second == first
+
+
+def test_whoever_leaves_a_run_ends_the_others(tmp_path: Path) -> None:
+    first, second = Processes(2, _fails_within, tmp_path / "run").results()
+    assert second == "ValueError: of its own"
+    assert "process 1 has left: ValueError: of its own" in first
+
+
+def _fails_within(folder: Path) -> torch.Tensor:
+    from fastdc.recipe.match.gradients import GradientMatching
+
+    if world().rank == 1:
+        GradientMatching.compare = _raise  # type: ignore[method-assign]
+    return _kept(folder)
+
+
+def _raise(*_: object) -> Any:
+    raise ValueError("of its own")
+
+
+def test_a_process_that_is_killed_ends_the_others_and_any_number_goes_on(tmp_path: Path) -> None:
+    expected, chance = _kept(tmp_path / "whole"), random.Random(0)
+    for number in range(20):
+        folder, size = tmp_path / str(number), 2 + number % 2
+        running, lost = Processes(size, _kept, folder), chance.randrange(size)
+        _wait_for(folder / "checkpoint.safetensors")
+        time.sleep(0.3 * chance.random())
+        running.signal(lost, signal.SIGKILL)
+        for rank, text in enumerate(running.results(30)):
+            if rank != lost and isinstance(text, str):
+                assert f"process {lost} has given no sign of life" in text
+        for found in together(1 + (number + size) % 3, _kept, folder):
+            assert torch.equal(found, expected)
+    assert load_tensors(folder / "checkpoint.safetensors", "checkpoint")[0]["stored"].equal(expected)
+
+
+def _wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_a_process_that_is_stopped_ends_the_others(tmp_path: Path) -> None:
+    running = Processes(2, _kept, tmp_path / "run")
+    _wait_for(tmp_path / "run" / "checkpoint.safetensors")
+    running.signal(1, signal.SIGSTOP)
+    text = running.result(0, timeout=30)
+    running.signal(1, signal.SIGKILL)
+    assert "process 1 has given no sign of life" in text
+
+
+def test_a_signal_to_one_writes_a_checkpoint_at_all(tmp_path: Path) -> None:
+    running = Processes(2, _kept, tmp_path / "run")
+    _wait_for(tmp_path / "run" / "checkpoint.safetensors")
+    running.signal(1, signal.SIGTERM)
+    for text in running.results(30):
+        assert "Interrupted: stopped after" in text
+    assert torch.equal(together(3, _kept, tmp_path / "run")[2], _kept(tmp_path / "whole"))
+
+
+def _torchrun(*arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_on_two_machines(tmp_path: Path) -> None:
+    """Two addresses of this one, each with a launcher of its own."""
+    options = "condense --dataset digits --ipc 2 --iterations 3 --model convnet:width=8 --batch-real 24 --networks 2 --epochs 2".split()
+    machines = [
+        _torchrun(
+            *("--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.2", "--master-port=29471"),
+            *(f"--local-addr=127.0.0.{2 + rank}", "-m", "fastdc", *options, "--out", str(tmp_path / "run")),
+        )
+        for rank in range(2)
+    ]
+    (first, errors), (second, _) = (machine.communicate(timeout=120) for machine in machines)
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    assert "written to" in first
+    assert second == ""  # the first alone speaks
+    assert fastdc.CondensedDataset.load(tmp_path / "run" / "condensed.safetensors").stored.equal(learned(RUNS["dc"]))
+
+
+def test_a_part_of_a_set_gives_what_the_whole_gives() -> None:
+    whole = noise_data([5, 4, 3])
+    part = part_of(whole, [0, 2])
+    index = torch.cat([whole.class_members[2], whole.class_members[0]])
+    assert torch.equal(part.normalised(index), whole.normalised(index))
+    assert (len(part), part.fingerprint, part.image_size) == (len(whole), whole.fingerprint, whole.image_size)
+    with pytest.raises(IndexError):
+        part.normalised(whole.class_members[1])
