@@ -1,4 +1,5 @@
-"""Several processes that share a run, as a launcher starts them; forked from one that has imported fastdc, so that they start at once."""
+"""Several processes that share a run, as a launcher starts them; forked from one that has imported what they need, so that it takes no
+time."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from fastdc.parallel import world
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["fastdc", "processes"])
+_context.set_forkserver_preload(["fastdc", "processes", "sklearn.datasets", "torch._dynamo"])
 
 
 class Processes:

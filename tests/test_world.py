@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -30,12 +31,12 @@ SMALL: dict[str, Any] = {"iterations": 3, "model": "convnet:width=8", "batch_rea
 # process alone needs whole; engines whose bits depend on how many classes they are given, which go class by class in a group of one.
 RUNS: dict[str, dict[str, Any]] = {
     "dc": {"method": "dc"},
-    "idc": {"method": "idc", "init": "kmeans"},
+    "idc": {"method": "idc", "init": "kmeans", "matching_steps": 2},
     "dm": {"method": "dm"},
     "dream": {"method": "dream:sample=30", "matching_steps": 2},
     "dd": {"method": "dd:unroll=2"},
     "batch norm": {"method": "dc", "model": "convnet:width=8,norm=batch"},
-    "pretrained": {"method": "dc", "pool": "pretrained:networks=1,epochs=1", "model": "mlp:width=8"},
+    "pretrained": {"method": "dc", "pool": "pretrained:networks=3,epochs=1", "model": "mlp:width=8"},
     "ipc by class": {"method": "dc", "ipc": [1, 2, 3, 1, 2, 3, 1, 2, 3, 1]},
 }
 
@@ -107,7 +108,7 @@ def test_other_options_are_refused_at_all() -> None:
 
 
 def _kept(folder: Path) -> torch.Tensor:
-    return learned({"out": folder, "iterations": 12})
+    return learned({"out": folder, "iterations": 24})
 
 
 def _in_use(folder: Path) -> None:
@@ -188,11 +189,11 @@ def _torchrun(*arguments: str) -> subprocess.Popen[str]:
 
 def test_the_command_on_two_machines(tmp_path: Path) -> None:
     """Two addresses of this one, each with a launcher of its own."""
-    options = "condense --dataset digits --ipc 2 --iterations 3 --model convnet:width=8 --batch-real 24 --networks 2 --epochs 2".split()
+    options = shlex.split("--dataset digits --ipc 2 --iterations 3 --model convnet:width=8 --batch-real 24 --networks 2 --epochs 2")
     machines = [
         _torchrun(
             *("--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.2", "--master-port=29471"),
-            *(f"--local-addr=127.0.0.{2 + rank}", "-m", "fastdc", *options, "--out", str(tmp_path / "run")),
+            *(f"--local-addr=127.0.0.{2 + rank}", "-m", "fastdc", "condense", *options, "--out", str(tmp_path / "run")),
         )
         for rank in range(2)
     ]

@@ -243,18 +243,18 @@ def _left(task: int, rank: int) -> str:
 
 
 _alone = World()
-_world: World | None = None
+_worlds: dict[Any, World] = {}  # by process group
 _apart = threading.local()
 
 
 def world() -> World:
     """The processes that work together: those of an initialised process group of torch.distributed; else this one alone."""
-    global _world
     if getattr(_apart, "is_so", False) or not (dist.is_available() and dist.is_initialized()):
         return _alone
-    if _world is None or _world.size != dist.get_world_size():
-        _world = World(dist.get_rank(), dist.get_world_size())
-    return _world
+    group = dist.group.WORLD
+    if group not in _worlds:
+        _worlds[group] = World(dist.get_rank(), dist.get_world_size())
+    return _worlds[group]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from fastdc.errors import unknown_name
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import to_device
+from fastdc.parallel.world import world
 from fastdc.recipe.pools.training import TrainingOptions, TrainingPool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.state import State
@@ -102,7 +103,17 @@ class Pretrained(TrainingPool):
         number = int(torch.randint(self.options.networks, (), generator=generator))
         return CHANGES[self.options.change](*self._trained(number), self.problem.engine.layout, generator)
 
+    def _train_together(self) -> None:
+        """Train all networks, each by one of the processes that there are."""
+        here, count = world(), self.options.networks
+        found = [torch.stack(self._made(number)) for number in here.share(count)]  # each [2, P]
+        like = torch.empty(0, 2, self.problem.engine.layout.size, device=self.problem.family.device)
+        both = here.joined(torch.stack(found) if found else like, [1] * count)
+        self._networks = {number: (trained, first) for number, (trained, first) in enumerate(both)}
+
     def _trained(self, number: int) -> tuple[Tensor, Tensor]:
+        if world().size > 1 and not self._networks:
+            self._train_together()
         if number not in self._networks:
             self._networks[number] = self._made(number)
         return self._networks[number]

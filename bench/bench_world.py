@@ -1,0 +1,94 @@
+"""A run that several processes share: seconds of a matching step beside one process with as many threads, bytes that pass between them,
+and the memory that each of them holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RUN = """
+import json, re, sys, time, torch, fastdc
+from fastdc.callbacks import IterationDone
+from fastdc.parallel.world import launched, world
+
+def resident(what):
+    with open("/proc/self/status") as status:
+        return int(re.search(what + r":\\s+(\\d+) kB", status.read())[1]) / 1024
+
+data, options, warm = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+moments, bytes_then = [time.monotonic()], []
+
+def note(event):
+    if isinstance(event, IterationDone):
+        moments.append(time.monotonic())
+        bytes_then.append(world().sent)
+
+with launched():
+    fastdc.condense(data, progress=False, callbacks=[note], **options)
+    held, peak = world().gathered(resident("VmRSS")), world().gathered(resident("VmHWM"))
+    if world().leads:
+        steps = [after - before for before, after in zip(moments[1 + warm:], moments[2 + warm:])]
+        passed = (bytes_then[-1] - bytes_then[warm]) / max(1, len(steps))
+        print(json.dumps({"seconds": steps, "bytes": passed, "held_mib": held, "peak_mib": peak}))
+"""
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+
+
+def run(processes: int, threads: int, data: str, warm: int = 1, **options: Any) -> dict[str, Any]:
+    """What a run says of itself: of each iteration after the first `warm` its seconds, the bytes that pass in one; the memory in MiB that
+    each process holds at its end, and its peak."""
+    launcher = LAUNCHER + (f"--nproc-per-node={processes}",) if processes > 1 else (sys.executable,)
+    script = Path(os.environ.get("TMPDIR", "/tmp")) / f"fastdc_bench_world_{os.getpid()}.py"
+    script.write_text(RUN)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    try:
+        command = [*launcher, str(script), data, json.dumps(options), str(warm)]
+        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    finally:
+        script.unlink()
+    result: dict[str, Any] = json.loads(next(line for line in found.splitlines() if line.startswith("{")))
+    return result
+
+
+def noise(path: Path, classes: int, each: int, side: int, channels: int = 3) -> str:
+    """A set of noise in a file, by the name that it is loaded by."""
+    random = np.random.default_rng(0)
+    images = random.integers(256, size=(classes * each, side, side, channels), dtype=np.uint8)
+    labels = np.arange(classes * each) % classes
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:classes], y_test=labels[:classes])
+    return f"npz:{path}"
+
+
+def bench_step(record: Callable[..., None], tmp_path: Path) -> None:
+    """One process of two threads, and two of one, in turn."""
+    data = noise(tmp_path / "noise.npz", 10, 300, 32)
+    cases: dict[str, dict[str, Any]] = {
+        "dc, ipc 1": {"ipc": 1, "iterations": 8},
+        "dc, ipc 10, no training": {"ipc": 10, "iterations": 5, "matching_steps": 1},
+        "dc, ipc 10": {"ipc": 10, "iterations": 2, "matching_steps": 3, "model_epochs": 50},
+        "dm, ipc 10": {"ipc": 10, "iterations": 8, "method": "dm"},
+    }
+    for name, options in cases.items():
+        ways = {(1, 2): [], (2, 1): []}  # type: dict[tuple[int, int], list[dict[str, Any]]]
+        for _ in range(3):
+            for way, found in ways.items():
+                found.append(run(*way, data, **options))
+        for (processes, threads), found in ways.items():
+            seconds = statistics.median(statistics.median(one["seconds"]) for one in found)
+            record("iteration", name=name, processes=processes, threads=threads, seconds=seconds, bytes=found[0]["bytes"])
+
+
+def bench_memory_of_a_share(record: Callable[..., None], tmp_path: Path) -> None:
+    """A thousand classes of 64 x 64 at 10 images per class: what a process holds at the end, alone and as one of two."""
+    data = noise(tmp_path / "noise.npz", 1000, 300, 64)
+    for processes in (1, 2):
+        found = run(processes, 2 // processes, data, warm=0, ipc=10, method="dm", model="convnet:width=32", iterations=2, batch_real=32)
+        record("memory", processes=processes, held_mib=found["held_mib"], peak_mib=found["peak_mib"])
