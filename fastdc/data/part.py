@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data.image_data import ImageData
+from fastdc.data.storage import empty_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +50,10 @@ class PartOfImages(ImageData):
 
 def part_of(whole: ImageData, classes: Iterable[int]) -> PartOfImages:
     """The images of some classes, copied, with all that is known of the whole."""
-    chosen = torch.isin(whole.labels, torch.tensor(list(classes)))
+    positions = torch.isin(whole.labels, torch.tensor(list(classes))).nonzero()[:, 0]
     known = {each.name: getattr(whole, each.name) for each in dataclasses.fields(ImageData)}
-    held = ImageData(**known | {"images": whole.images[chosen], "labels": whole.labels[chosen]}) if chosen.any() else None
+    images = empty_pixels((len(positions), *whole.images.shape[1:]))
+    torch.index_select(whole.images, 0, positions, out=images)
+    held = ImageData(**known | {"images": images, "labels": whole.labels[positions]}) if len(positions) else None
     none = whole.images[:0].clone()
-    return PartOfImages(**known | {"images": none}, held=held, positions=chosen.nonzero()[:, 0], of_whole=whole.fingerprint)
+    return PartOfImages(**known | {"images": none}, held=held, positions=positions, of_whole=whole.fingerprint)
