@@ -26,12 +26,15 @@ from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
 LEVEL_GIVEN = "-O" in os.environ.get("CFLAGS", "")  # as for a build with sanitizers: it stands
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
 INSTRUCTION_SETS = {
     # For old processors: not worth the time that -O3 takes to compile.
     "baseline": ["-msse4.2", "-mpopcnt", *([] if LEVEL_GIVEN else ["-O2"])],
     "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+    "avx512": AVX512,
+    "avx512_bfloat16": [*AVX512, "-mavx512bf16", "-DFASTDC_BFLOAT16"],  # products are rounded: csrc/cpu/operands.h
 }
+ROUNDED = {"avx512_bfloat16": "convnet_kernel"}  # which has products
 FLAGS = [
     "-std=c++17",
     *([] if LEVEL_GIVEN else ["-O3"]),
@@ -70,9 +73,9 @@ class BuildKernels(build_ext):
     def build_extension(self, extension: Extension) -> None:
         command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
         self.report["compiler"] = _first_line([command[0], "--version"])
-        targets = ["baseline", "avx2", "avx512"] if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
-        self.report.update(flags=" ".join(FLAGS), **{"instruction sets": " ".join(targets)})
         native = platform.machine() in ("x86_64", "AMD64")
+        targets = list(INSTRUCTION_SETS) if native else ["baseline"]
+        self.report.update(flags=" ".join(FLAGS), **{"instruction sets": " ".join(targets)})
         options = {"include_dirs": extension.include_dirs, "depends": extension.depends}
 
         def compile_one(job: tuple[str, list[str], str]) -> list[str]:
@@ -83,7 +86,7 @@ class BuildKernels(build_ext):
         kernels = sorted((CSRC / "cpu").glob("*_kernel.cpp"), key=lambda path: -path.stat().st_size)  # the longest first
         jobs = []
         for source in kernels:
-            for target in reversed(targets):
+            for target in reversed([each for each in targets if ROUNDED.get(each, source.stem) == source.stem]):
                 flags = [*FLAGS, *(INSTRUCTION_SETS[target] if native else []), f"-DFASTDC_INSTRUCTION_SET={target}"]
                 jobs.append((target, flags, str(source)))
         jobs += [("plain", plain, source) for source in extension.sources[1:]]

@@ -408,16 +408,33 @@ def gpu_fashion_mnist() -> str:
     return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
 
 
-def precision() -> str:
+def precision(file: str, further: Iterable[Sequence[str]] = ()) -> str:
     """Errors of gradients by two activations, and accuracies over the seeds."""
     lines = []
-    for name in dict.fromkeys(row["precision"] for row in rows_of("precision")):
-        swish, relu = (row_of("precision", what="error", precision=name, activation=activation) for activation in ("swish", "relu"))
+    for name in dict.fromkeys(row["precision"] for row in rows_of(file, what="error")):
+        swish, relu = (row_of(file, what="error", precision=name, activation=activation) for activation in ("swish", "relu"))
         errors = [f"{swish[key]:.0e} / {relu[key]:.0e}" for key in ("class_gradients", "distance", "image_gradients")]
-        found = [row["mean"] for row in rows_of("precision", what="accuracy", precision=name)]
+        found = [row["mean"] for row in rows_of(file, what="accuracy", precision=name)]
         lines.append([f"`{name}`", *errors, f"{statistics.mean(found):.1f} ({', '.join(f'{value:.1f}' for value in found)})"])
     head = ["", "class gradients", "distances", "image gradients", "accuracy, % (by seed)"]
-    return markdown(head, lines) + source("precision")
+    return markdown(head, [*lines, *further]) + source(file)
+
+
+def native_precision() -> str:
+    """The same of the native engine, beside torch's autocast."""
+    swish, relu = (row_of("native_precision", what="autocast", activation=each)["class_gradients"] for each in ("swish", "relu"))
+    return precision("native_precision", [["torch's autocast to bfloat16", f"{swish:.0e} / {relu:.0e}", "", "", ""]])
+
+
+def native_precision_times() -> str:
+    """What rounding saves the native engine: milliseconds, and how many times as fast."""
+    lines = []
+    for name in dict.fromkeys(row["network"] for row in rows_of("native_precision", what="time")):
+        found = [row_of("native_precision", what="time", network=name, ipc=ipc) for ipc in (None, 1, 10)]
+        both = [(row["float32"], row["bfloat16"]) for row in found]
+        lines.append([f"`{name}`", *(f"{slashes(1e3 * each for each in pair)} ({pair[0] / pair[1]:.1f})" for pair in both)])
+    head = ["milliseconds, `float32` / `bfloat16` (ratio)", "class gradients", "synthetic side, ipc 1", "the same, ipc 10"]
+    return markdown(head, lines) + source("native_precision")
 
 
 def kernels() -> str:
@@ -465,7 +482,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "gpu-step": gpu_step,
     "gpu-distance": gpu_distance,
     "kernels": kernels,
-    "precision": precision,
+    "precision": lambda: precision("precision"),
+    "native-precision": native_precision,
+    "native-precision-times": native_precision_times,
     "dc-beside-auto": dc_beside_auto,
     "time-to-accuracy": time_to_accuracy,
     "gpu-fashion-mnist": gpu_fashion_mnist,

@@ -14,6 +14,7 @@
 #include "arguments.h"
 #include "cpu/block_parts.h"
 #include "cpu/convnet.h"
+#include "cpu/instruction_set.h"
 #include "long_work.h"
 
 namespace py = pybind11;
@@ -137,7 +138,8 @@ int64_t windows(int64_t side, int64_t kernel, int64_t stride, int64_t padding) {
 
 // Every parameter lies within theta, and no sizes overflow.
 Network network(const std::array<int64_t, 3>& image, int64_t classes, const std::vector<Block>& blocks,
-                const std::pair<int64_t, Place>& classifier, int64_t parameters) {
+                const std::pair<int64_t, Place>& classifier, int64_t parameters, bool bfloat16) {
+    if (bfloat16 && !has_bfloat16()) refuse("bfloat16", "True", "a processor that has AVX-512 BF16");
     Network result;
     ConvNetPlan& plan = result.plan;
     plan.channels = image[0];
@@ -160,6 +162,7 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         plan.pooling[l] = static_cast<int>(layers.pooling);
     }
     plan.parameters = parameters;
+    plan.bfloat16 = bfloat16;
     check_sizes(plan);
     int64_t height = plan.height, width = plan.width, before = plan.channels;
     for (int64_t l = 0; l < plan.depth; ++l) {
@@ -463,6 +466,7 @@ void bind_convnet(py::module_& module) {
     module.attr("POOLINGS") = names_in(kPoolings);
     module.attr("MOST_BLOCKS") = kMostBlocks;
     module.attr("LARGEST_SIZE") = kLargest;
+    module.attr("BFLOAT16") = has_bfloat16();
     const auto array = [](const char* name) { return py::arg(name).noconvert(); };
     const auto array_or_none = [](const char* name) { return py::arg(name).noconvert() = py::none(); };
     py::class_<Layers>(module, "Layers",
@@ -503,7 +507,7 @@ void bind_convnet(py::module_& module) {
              py::kw_only(), array("shares"), py::arg("groups"), py::arg("temperature"));
     py::class_<Network>(module, "ConvNet", "The structure of a ConvNet, and where its parameters lie in theta.")
         .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("classes"), py::arg("blocks"),
-             py::arg("classifier"), py::arg("parameters"))
+             py::arg("classifier"), py::arg("parameters"), py::arg("bfloat16") = false)
         .def("class_gradients", &class_gradients_of, array("theta"), array("images"), array("labels"),
              array("gradients"), py::kw_only(), array_or_none("record"), py::arg("threads"),
              "Writes the gradients [C, P] of images [C, n, ...], class c being labels[c]; and the record, where one is "

@@ -15,6 +15,7 @@ ACTIVATIONS: tuple[str, ...]
 POOLINGS: tuple[str, ...]
 MOST_BLOCKS: int
 LARGEST_SIZE: int
+BFLOAT16: bool  # whether products can be rounded to bfloat16 on this processor
 
 def layerwise_distance(
     synthetic: Sequence[_Elements],
@@ -87,8 +88,9 @@ class ConvNet:
         blocks: Sequence[Block],
         classifier: tuple[int, int | None],
         parameters: int,
+        bfloat16: bool = False,
     ) -> None:
-        """The image is (channels, height, width), the classifier's (weight, bias) begin there."""
+        """The image is (channels, height, width), the classifier's (weight, bias) begin there; products of float32 may be rounded."""
 
     def class_gradients(
         self, theta: _Floats, images: _Floats, labels: _Integers, gradients: _Floats, *, record: _Floats | None = None, threads: int

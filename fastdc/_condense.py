@@ -113,7 +113,8 @@ def condense(
         augmentation: what is done to the images of both sides ("none").
         formation: how what is stored becomes images ("plain").
         precision: how products of float32 numbers are rounded: "float32", exactly; "tf32" or "bfloat16", as the tensor cores of a GPU
-            do it, which is faster and gives other images. Sums, norms and distances are float32 always. It takes the engine "cuda".
+            do it, which is faster and gives other images. Sums, norms and distances are float32 always. It takes the engine "cuda", or
+            for "bfloat16" the engine "native" on a processor with AVX-512 BF16.
         engine: "auto", "native", "cuda", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.

@@ -29,6 +29,10 @@ ROOT = Path(__file__).parent.parent
 INSTRUCTION_SETS: list[str] = compiled.extension.usable_instruction_sets() if compiled.extension is not None else []
 needs_extension = pytest.mark.skipif(compiled.extension is None, reason=f"fastdc._C is not there ({compiled.state('cpp')})")
 
+needs_bfloat16 = pytest.mark.skipif(
+    compiled.extension is None or not compiled.extension.BFLOAT16, reason="this processor has no AVX-512 BF16, or fastdc._C is not there"
+)
+
 
 def relative(found: Tensor, expected: Tensor) -> float:
     """The error in the 2-norm, in double, relative to what is expected; where that is zero, the error itself."""

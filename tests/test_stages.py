@@ -12,7 +12,7 @@ from typing import Any
 
 import pybind11
 import pytest
-from helpers import INSTRUCTION_SETS, ROOT
+from helpers import INSTRUCTION_SETS, ROOT, needs_bfloat16
 
 STAGES = ["first_conv", "winograd", "patch_conv", "norm_act_pool", "linear_loss"]
 CHECKS_ONLY = {"winograd": "test", "norm_act_pool": "quick"}  # their other modes are longer, or measure
@@ -38,9 +38,24 @@ def test_headers_stand_together_in_any_order(order: Callable[[Any], Any], tmp_pa
 @pytest.mark.parametrize("instruction_set", [INSTRUCTION_SETS[0], "avx2"] if "avx512" in INSTRUCTION_SETS else INSTRUCTION_SETS[:1])
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage(stage: str, instruction_set: str, tmp_path: Path) -> None:
-    options = runpy.run_path(str(ROOT / "setup.py"), run_name="options")["INSTRUCTION_SETS"] if len(INSTRUCTION_SETS) > 1 else {}
+    options = flags_of(instruction_set) if len(INSTRUCTION_SETS) > 1 else []
+    run_stage(stage, options, tmp_path)
+
+
+@needs_compiler
+@needs_bfloat16
+def test_rounded_products(tmp_path: Path) -> None:
+    run_stage("operands", flags_of("avx512_bfloat16"), tmp_path)
+
+
+def flags_of(instruction_set: str) -> list[str]:
+    return runpy.run_path(str(ROOT / "setup.py"), run_name="options")["INSTRUCTION_SETS"][instruction_set]
+
+
+def run_stage(stage: str, options: list[str], tmp_path: Path) -> None:
+    """Compile the test of a stage with these options, and run it."""
     source, program = ROOT / "tests" / "stages" / f"test_{stage}.cpp", tmp_path / stage
-    command = ["g++", *FLAGS, *options.get(instruction_set, []), "-I", str(ROOT), str(source), "-o", str(program)]
+    command = ["g++", *FLAGS, *options, "-I", str(ROOT), str(source), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     done = subprocess.run([str(program), *filter(None, [CHECKS_ONLY.get(stage)])], capture_output=True, text=True, check=False)

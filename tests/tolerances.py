@@ -18,6 +18,8 @@ NATIVE_PULLED_BACK_TO_EAGER = 5  # the same for gradients of logits and features
 NATIVE_FINITE_DIFFERENCES = 1e-6  # slopes of losses and class gradients against central differences: 4.3e-9
 NATIVE_RUN = 1e-3  # images after three iterations in float32, native engine against torch: 4.9e-7; what a recipe has changed in two: 5.6e-6
 NATIVE_INSTRUCTION_SETS = {torch.float64: 1e-9, torch.float32: 1e-4}  # one against another: 3.3e-15, 1.7e-6
+NATIVE_BFLOAT16_PRODUCTS = 1e-5  # what the native engine makes of operands that are rounded, against torch's rounding: 1.2e-7
+NATIVE_BFLOAT16 = (1e-4, 5e-2)  # every job, smooth activation, rounded, against float64: what rounding does and may do; 3.5e-2
 # Image gradients and distance whose products are rounded, smooth activation: between what rounding does and what it may; 5.2e-7, 7.6e-4,
 # 6.0e-3
 PRECISION_ERROR = {"float32": (0.0, 2e-5), "tf32": (1e-4, 3e-3), "bfloat16": (1e-3, 3e-2)}

@@ -24,8 +24,9 @@ const ConvNetKernels<T>& choose(const ConvNetKernels<float>& of_float, const Con
 }
 
 template <class T>
-const ConvNetKernels<T>& kernels() {
+const ConvNetKernels<T>& kernels(const ConvNetPlan& plan) {
 #if defined(__x86_64__)
+    if (plan.bfloat16) return choose<T>(avx512_bfloat16::convnet_kernels_float, avx2::convnet_kernels_double);
     switch (instruction_set()) {
         case InstructionSet::avx512:
             return choose<T>(avx512::convnet_kernels_float, avx2::convnet_kernels_double);
@@ -109,7 +110,7 @@ void over_images(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const
 // A record: the packed weights, then what each part of each class leaves. Where that of a task begins:
 template <class T>
 int64_t place_in_record(const ConvNetPlan& plan, int64_t parts, int64_t each, int64_t task) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     // Of two sizes of parts the smaller may leave more, as it is cut into other groups.
     const int64_t smaller = kernel.record_size(plan, each / parts);
     const int64_t larger = kernel.record_size(plan, (each + parts - 1) / parts);
@@ -127,7 +128,7 @@ int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each) {
 template <class T>
 void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      T* record, T* out, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each),
                   size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan);
@@ -155,7 +156,7 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
 template <class T>
 void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      const T* cotangent, T* record, T* out, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each);
     const int64_t pieces = kernel.pack_pieces(plan), packed_size = kernel.packed_size(plan);
     // Classes whose cotangents are packed together, where several parts share one; else each task packs its own.
@@ -199,7 +200,7 @@ void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
 template <class T>
 void hessian_products(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                       const T* direction, T* by_weights, T* by_images, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     const int64_t count = data.classes * data.each, parts = parts_of(1, count), size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan), sums_size = kernel.sums_size(plan);
     T* packed = shared_buffer().at_least<T>(2 * packed_size + parts * size);
@@ -228,7 +229,7 @@ void hessian_products(const ConvNetPlan& plan, const T* theta, const ClassImages
 template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     const int64_t count = data.count, size = plan.parameters, packed_size = kernel.packed_size(plan);
     T* packed = shared_buffer().at_least<T>(packed_size + kMostParts * size);
     T* partial = packed + packed_size;  // [parts, P]
@@ -253,13 +254,13 @@ void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImag
 
 template <class T>
 int64_t output_size(const ConvNetPlan& plan, Output output) {
-    return kernels<T>().output_size(plan, output);
+    return kernels<T>(plan).output_size(plan, output);
 }
 
 template <class T>
 void outputs(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output, T* out,
              int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     over_images(kernel, plan, theta, count, kMostForward, threads,
                 [&](const PackedTheta<T>& weights, Range some, T* workspace) {
                     kernel.outputs(plan, weights, images + some.begin * image_size(plan), some.end - some.begin, output,
@@ -270,7 +271,7 @@ void outputs(const ConvNetPlan& plan, const T* theta, const T* images, int64_t c
 template <class T>
 void output_gradients(const ConvNetPlan& plan, const T* theta, const T* images, int64_t count, Output output,
                       const T* cotangent, T* out, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>();
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
     over_images(kernel, plan, theta, count, kFewestImages, threads,
                 [&](const PackedTheta<T>& weights, Range some, T* workspace) {
                     const int64_t begin = some.begin * image_size(plan);

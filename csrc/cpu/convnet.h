@@ -48,6 +48,8 @@ struct ConvNetPlan {
     // Statistics of a frozen batch norm, by channel; null for other norms.
     const void* mean[kMostBlocks];
     const void* variance[kMostBlocks];
+    // Whether products of float are rounded, where has_bfloat16: see operands.h.
+    bool bfloat16;
 };
 
 struct SgdOptions {
@@ -209,5 +211,8 @@ namespace avx512 {
 extern const ConvNetKernels<float>
     convnet_kernels_float;  // double, which is for checking, goes by avx2: it compiles for long
 }  // namespace avx512
+namespace avx512_bfloat16 {
+extern const ConvNetKernels<float> convnet_kernels_float;
+}  // namespace avx512_bfloat16
 
 }  // namespace fastdc

@@ -9,6 +9,9 @@
 //       (A[i][p] at a + p * stride + i), so neither the product of the tiles nor the reduction over tiles copies it.
 //   C   rows of n elements, n a multiple of 8, written or added to in place.
 //
+// Where products are rounded (operands.h) the rows of packed B are those of pairs, [k / 2][width], and A is rounded
+// into a buffer on the stack, a block at a time.
+//
 // Every element of C is a sum over p in order, in blocks of kShortSum added one after the other, whatever the number of
 // rows is and however they are cut: no row of C depends on the other rows. Short sums halve the error in float: with
 // 128 terms in a row, Winograd's outputs are 8e-7 from exact ones, against 5e-7 in blocks of 32 and 4e-7 by direct
@@ -17,6 +20,7 @@
 
 #include <cstdint>
 
+#include "operands.h"
 #include "vector.h"
 
 namespace fastdc {
@@ -122,7 +126,7 @@ __attribute__((noinline)) void micro_kernel(int64_t k, Rows<const T> a, const T*
             for (int i = 0; i < rows; ++i) {
                 const T element = transposed ? a.at[i] : a.at[i * a.stride];
 #pragma GCC unroll 4
-                for (int v = 0; v < vectors; ++v) sum[i][v] += element * row[v];
+                for (int v = 0; v < vectors; ++v) add_product(element, row[v], sum[i][v]);
             }
             a.at += transposed ? a.stride : 1;
         }
@@ -163,16 +167,36 @@ FASTDC_INLINE void multiply_panel(int64_t rows, int64_t k, Rows<const T> a, cons
     }
 }
 
+// A block of A, at most [kRowsMax, kDepth], as the micro-kernel reads it: where it lies or, if products are rounded, in
+// `room`; k is a multiple of 8 then.
+template <class T>
+FASTDC_INLINE Rows<const T> made_ready([[maybe_unused]] int64_t rows, [[maybe_unused]] int64_t k, Rows<const T> a,
+                                       [[maybe_unused]] T* room) {
+    if constexpr (kRounded<T>) {
+        constexpr int64_t stride = elements_of<T>(kDepth);
+        for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t p = 0; p < k; p += 8) {
+                store_pairs(room + i * stride + elements_of<T>(p), load<Lanes<T>>(a.from(i, p).at));
+            }
+        }
+        return {room, stride};
+    } else {
+        return a;
+    }
+}
+
 // C [rows, n] (+)= A [rows, k] B with B packed as above.
 // A block of rows meets all panels while it is in the first cache, and meanwhile the next block is fetched.
 template <class T>
 void multiply_packed(int64_t rows, int64_t k, int64_t n, Rows<const T> a, const T* packed, Rows<T> c, Write write) {
+    alignas(64) T room[kRounded<T> ? kRowsMax * elements_of<T>(kDepth) : 1];
     for (int64_t depth = 0; depth < k; depth += kDepth) {
         const int64_t length = k - depth < kDepth ? k - depth : kDepth;
         int64_t first = 0;
         for (int64_t blocks = blocks_of(rows); blocks > 0; --blocks) {
             const int64_t height = next_height(rows - first, blocks);
             int64_t fetched = first + height;
+            const Rows<const T> block = made_ready(height, length, a.from(first, depth), room);
             const int64_t ahead = blocks > 1 ? fetched + next_height(rows - fetched, blocks - 1) : fetched;
             for (int64_t column = 0; column < n; column += kPanel<T>) {
                 const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
@@ -180,40 +204,65 @@ void multiply_packed(int64_t rows, int64_t k, int64_t n, Rows<const T> a, const 
                      fetched < until; ++fetched) {
                     fetch(a.from(fetched, depth).at, length);
                 }
-                multiply_panel<Reading::kAsItIs>(height, length, a.from(first, depth),
-                                                 packed + column * k + depth * padded_columns<T>(columns),
-                                                 c.from(first, column), columns, depth > 0 ? Write::kAdd : write);
+                const T* panel =
+                    packed + column * elements_of<T>(k) + elements_of<T>(depth) * padded_columns<T>(columns);
+                multiply_panel<Reading::kAsItIs>(height, elements_of<T>(length), block, panel, c.from(first, column),
+                                                 columns, depth > 0 ? Write::kAdd : write);
             }
             first += height;
         }
     }
 }
 
+// Rows of a matrix [rows, columns], columns a multiple of 8, as elements [elements_of(rows)][width]; the columns that
+// it lacks are zero.
+template <class T>
+FASTDC_INLINE void pack_rows(int64_t rows, int64_t columns, Rows<const T> from, int64_t width, T* to) {
+    for (int64_t p = 0; p < rows; p += kTerms<T>, to += width) {
+        const T* row = from.from(p, 0).at;
+        int64_t j = 0;
+        for (; j + kWide<T> <= columns; j += kWide<T>) {
+            store(to + j, element_of_rows<Wide<T>>(row + j, from.stride, rows - p));
+        }
+        for (; j < columns; j += kLanes<T>) {
+            store(to + j, element_of_rows<Lanes<T>>(row + j, from.stride, rows - p));
+        }
+        for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
+    }
+}
+
+// Columns of a transposed A that are rounded together, a multiple of 8.
+template <class T>
+constexpr int64_t kRoundedColumns = kRounded<T> ? 144 : INT64_MAX;
+
 // C [k, n] += A^T B with A [rows, k], B [rows, n]: the sum runs over the rows, at least one, in blocks of
 // kPackedDepth. B is packed here, panel by panel, on the stack. A is read across its rows, again for each panel: their
-// distance should not be a multiple of 512 bytes, see padded_stride.
+// distance should not be a multiple of 512 bytes, see padded_stride. Where products are rounded it is packed as well; k
+// is a multiple of 8 then.
 template <class T>
 void multiply_transposed(int64_t rows, int64_t k, int64_t n, Rows<const T> a, Rows<const T> b, Rows<T> c) {
-    alignas(64) T panel[kPackedDepth * kPanel<T>];
+    constexpr int64_t deep = elements_of<T>(kPackedDepth);
+    alignas(64) T panel[deep * kPanel<T>];
+    alignas(64) T room[kRounded<T> ? deep * kRoundedColumns<T> : 1];
     for (int64_t depth = 0; depth < rows; depth += kPackedDepth) {
         const int64_t length = rows - depth < kPackedDepth ? rows - depth : kPackedDepth;
-        for (int64_t column = 0; column < n; column += kPanel<T>) {
-            const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
-            const int64_t width = padded_columns<T>(columns);
-            const T* from = b.from(depth, column).at;
-            for (int64_t p = 0; p < length; ++p, from += b.stride) {
-                T* to = panel + p * width;
-                int64_t j = 0;
-                for (; j + kWide<T> <= columns; j += kWide<T>) store(to + j, load<Wide<T>>(from + j));
-                for (; j < columns; j += kLanes<T>) store(to + j, load<Lanes<T>>(from + j));
-                for (; j < width; j += kLanes<T>) store(to + j, Lanes<T>{});
+        for (int64_t left = 0; left < k; left += kRoundedColumns<T>) {
+            const int64_t wide = k - left < kRoundedColumns<T> ? k - left : kRoundedColumns<T>;
+            Rows<const T> block = a.from(depth, left);
+            if constexpr (kRounded<T>) {
+                pack_rows<T>(length, wide, block, wide, room);
+                block = {room, wide};
             }
-            int64_t first = 0;
-            for (int64_t blocks = blocks_of(k); blocks > 0; --blocks) {
-                const int64_t height = next_height(k - first, blocks);
-                multiply_panel<Reading::kTransposed, T>(height, length, a.from(depth, first), panel,
-                                                        c.from(first, column), columns, Write::kAdd);
-                first += height;
+            for (int64_t column = 0; column < n; column += kPanel<T>) {
+                const int64_t columns = n - column < kPanel<T> ? n - column : kPanel<T>;
+                pack_rows<T>(length, columns, b.from(depth, column), padded_columns<T>(columns), panel);
+                int64_t first = 0;
+                for (int64_t blocks = blocks_of(wide); blocks > 0; --blocks) {
+                    const int64_t height = next_height(wide - first, blocks);
+                    multiply_panel<Reading::kTransposed, T>(height, elements_of<T>(length), block.from(0, first), panel,
+                                                            c.from(left + first, column), columns, Write::kAdd);
+                    first += height;
+                }
             }
         }
     }

@@ -51,6 +51,14 @@ InstructionSet instruction_set() {
     return selected().load(std::memory_order_relaxed);
 }
 
+bool has_bfloat16() {
+#if defined(__x86_64__)
+    return usable(InstructionSet::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
 bool select_instruction_set(const std::string& name) {
     for (const auto set : usable_sets()) {
         if (name == kNames[static_cast<int>(set)]) {

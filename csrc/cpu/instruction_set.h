@@ -20,6 +20,9 @@ std::vector<std::string> usable_instruction_sets();
 // The set in use: the widest usable one, unless another was selected.
 InstructionSet instruction_set();
 
+// Whether this build rounds products of float to bfloat16 and this processor has what that takes, AVX-512 BF16.
+bool has_bfloat16();
+
 // Returns false, and changes nothing, where `name` is not usable.
 bool select_instruction_set(const std::string& name);
 

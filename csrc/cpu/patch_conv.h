@@ -98,7 +98,7 @@ inline PatchShape patch_shape(int64_t images, int64_t height, int64_t width, int
 
 template <class T>
 inline int64_t patch_packed_size(int64_t k, int64_t n) {
-    return k * padded_columns<T>(n);
+    return elements_of<T>(k) * padded_columns<T>(n);
 }
 
 // Rows of patches that are in memory at once: these many bytes, or a block of the micro-kernel.
@@ -120,10 +120,12 @@ template <class T, class At>
 FASTDC_INLINE void pack_operand(int64_t k, int64_t n, At at, T* packed) {
     for (int64_t first = 0; first < n; first += kPanel<T>) {
         const int64_t columns = n - first < kPanel<T> ? n - first : kPanel<T>, width = padded_columns<T>(columns);
-        for (int64_t row = 0; row < k; ++row, packed += width) {
-            for (int64_t j = 0; j < columns; ++j) packed[j] = at(row, first + j);
-            for (int64_t j = columns; j < width; ++j) packed[j] = T(0);
+        for (int64_t row = 0; row < k; ++row) {
+            T* to = packed + row / kTerms<T> * width;
+            for (int64_t j = 0; j < columns; ++j) put_number(row, at(row, first + j), to + j);
+            for (int64_t j = columns; j < width; ++j) to[j] = T(0);
         }
+        packed += elements_of<T>(k) * width;
     }
 }
 
@@ -149,10 +151,10 @@ void pack_patch_weights_backward(const PatchShape& shape, const T* weight, T* pa
         for (int64_t j = 0; j < width; ++j) {
             const int64_t t = first + j, place = t < shape.used() ? shape.place(t) : -1;
             for (int64_t o = 0; o < shape.features; ++o) {
-                packed[o * width + j] = place < 0 ? T(0) : weight[o * filter + place];
+                put_number(o, place < 0 ? T(0) : weight[o * filter + place], packed + o / kTerms<T> * width + j);
             }
         }
-        packed += shape.features * width;
+        packed += elements_of<T>(shape.features) * width;
     }
 }
 

@@ -24,6 +24,9 @@
 // where N(p) is the product of p - q over the other finite points q: N(0) = a^2 b^2, N(+-a) = 2 a^2 (a^2 - b^2) and
 // N(+-b) = 2 b^2 (b^2 - a^2).
 //
+// Where products are rounded (operands.h) it is V, U and gM that are: the sums that follow make of the rounding some
+// three times what a direct convolution makes of that of its operands.
+//
 // Layouts, all contiguous, C a multiple of 8:
 //
 //     x, y, gx, gy     [images, height, width, channels]
@@ -84,7 +87,7 @@ constexpr int64_t planes_size(int64_t rows, int64_t channels) {
 // The same for a packed operand [k, n].
 template <class T>
 constexpr int64_t packed_plane_size(int64_t k, int64_t n) {
-    return odd_lines<T>(k * padded_columns<T>(n));
+    return odd_lines<T>(elements_of<T>(k) * padded_columns<T>(n));
 }
 template <class T>
 constexpr int64_t packed_weights_size(int64_t k, int64_t n) {
@@ -512,13 +515,17 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
                                       gathered[r]);
             }
             for (int64_t r = 0; r < count; ++r) {
-                T* to = packed + panel * k + (row + r) * width + (column - panel);
+                T* to = packed + panel * elements_of<T>(k) + (row + r) / kTerms<T> * width + (column - panel);
                 const auto read = [&](int i, Wide<T>* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 3
                     for (int j = 0; j < 3; ++j) line[j] = load<Wide<T>>(gathered[r][i * 3 + j]);
                 };
-                const auto write = [&](int j, const Wide<T>* line)
-                                       FASTDC_INLINE_LAMBDA { store_column(to, plane, j, line); };
+                const auto write = [&](int j, const Wide<T>* line) FASTDC_INLINE_LAMBDA {
+#pragma GCC unroll 6
+                    for (int i = 0; i < kWinogradWindow; ++i) {
+                        put_number(row + r, line[i], to + (i * kWinogradWindow + j) * plane);
+                    }
+                };
                 transform_square<WinogradWeights<T>, Wide<T>>(read, write);
             }
         }

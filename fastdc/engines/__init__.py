@@ -81,8 +81,10 @@ def resolve_engine(spec: str, module: nn.Module, precision: str = "float32") -> 
 
 
 def _against_precision(engine: type[Engine], precision: str) -> list[str]:
+    if precision in engine.precisions:
+        return engine.missing_for(precision)
     others = [name for name, other in ENGINES.items() if precision in other.precisions]
-    return [] if precision in engine.precisions else [f"it does not compute in {precision}, as engine={', '.join(others)} does"]
+    return [f"it does not compute in {precision}, as engine={', '.join(others)} does"]
 
 
 def check_open(module: nn.Module) -> None:
@@ -101,4 +103,6 @@ def make_engine(spec: str, module: nn.Module, precision: str = "float32") -> Eng
     name, options = split_spec(resolved)
     if name == "torch":
         return TorchEngine(module, parse_options(TorchEngineOptions, resolved, options))
+    if name == "native":
+        return NativeEngine(module, precision)
     return CudaEngine(module, precision) if name == "cuda" else ENGINES[name](module)

@@ -187,13 +187,18 @@ class Engine(ABC):
     chosen_on: ClassVar[str | None] = None
     """The kind of device on which `auto` takes it, where it can serve; None: any."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
-    """How it can round the products of float32 numbers, names of `engines.chain.precision.PRECISIONS`."""
+    """How it rounds the products of float32 numbers, names of `engines.chain.precision.PRECISIONS`."""
     classes_apart: ClassVar[bool] = False
     """Whether what it finds for a class has the same bits whatever other classes it is given with it."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval()
         self.layout = ParameterLayout.of(module)
+
+    @classmethod
+    def missing_for(cls, precision: str) -> list[str]:
+        """What this machine lacks for one of `precisions`, one sentence each."""
+        return []
 
     @classmethod
     def unsupported_reasons(cls, module: nn.Module) -> list[str]:

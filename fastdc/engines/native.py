@@ -40,12 +40,20 @@ class NativeEngine(Engine):
     name: ClassVar[str] = "native"
     chosen_on: ClassVar[str | None] = "cpu"
     classes_apart: ClassVar[bool] = True
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, precision: str = "float32") -> None:
         super().__init__(module)
+        self.precision = precision
         self._blocks = blocks_of(chain_of(module))
         self._widths = Widths(self._blocks, self.layout)
         self._torch = TorchEngine(module)
+
+    @classmethod
+    def missing_for(cls, precision: str) -> list[str]:
+        if precision == "float32" or compiled.extension is None or compiled.extension.BFLOAT16:
+            return []
+        return ["this processor has no AVX-512 BF16"]
 
     @classmethod
     def unsupported_reasons(cls, module: nn.Module) -> list[str]:
@@ -229,6 +237,7 @@ class NativeEngine(Engine):
             blocks=blocks,
             classifier=(places[network.linear.weight], places.get(network.linear.bias)),
             parameters=self._widths.size,
+            bfloat16=self.precision == "bfloat16",
         )
 
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "csrc/cpu/convnet.h"
+#include "csrc/cpu/instruction_set.h"
 #include "csrc/cpu/layerwise_distance.h"
 #include "csrc/cpu/stopping.h"
 #include "csrc/cpu/threads.h"
@@ -27,8 +28,9 @@ std::vector<float> numbers(int64_t count, double step) {
     return result;
 }
 
-ConvNetPlan two_blocks() {
+ConvNetPlan two_blocks(bool bfloat16) {
     ConvNetPlan plan{};
+    plan.bfloat16 = bfloat16;
     plan.channels = 1;
     plan.height = plan.width = kSide;
     plan.depth = 2;
@@ -52,8 +54,8 @@ ConvNetPlan two_blocks() {
 }
 
 // All jobs, one after another; returns the sum of what came out.
-double work(int threads) {
-    const ConvNetPlan plan = two_blocks();
+double work(int threads, bool bfloat16) {
+    const ConvNetPlan plan = two_blocks(bfloat16);
     const int64_t count = kClasses * kEach, size = plan.parameters;
     std::vector<float> theta = numbers(size, 1.7), images = numbers(count * kImage, 0.9);
     std::vector<float> gradients(static_cast<size_t>(kClasses * size)), cotangent(gradients.size()), distance(kClasses);
@@ -108,25 +110,31 @@ bool ends(int64_t count) {
     return false;
 }
 
+// Whether several callers at once, each with several threads, get what one thread gets.
+bool agree(bool bfloat16) {
+    const double expected = work(1, bfloat16);
+    double results[3] = {};
+    std::thread others[] = {std::thread([&] { results[0] = work(4, bfloat16); }),
+                            std::thread([&] { results[1] = work(3, bfloat16); })};
+    results[2] = work(2, bfloat16);
+    for (std::thread& other : others) other.join();
+    for (const double result : results) {
+        if (!(result == expected)) {
+            std::printf("%.17g with several threads, %.17g with one\n", result, expected);
+            return false;
+        }
+    }
+    return true;
+}
+
 }  // namespace
 
 int main() {
-    const double expected = work(1);
     for (const int64_t count : {2, 1000000000}) {
         if (!ends(count)) {
             std::printf("work was not ended\n");
             return 1;
         }
     }
-    double results[3] = {};
-    std::thread others[] = {std::thread([&] { results[0] = work(4); }), std::thread([&] { results[1] = work(3); })};
-    results[2] = work(2);
-    for (std::thread& other : others) other.join();
-    for (const double result : results) {
-        if (!(result == expected)) {
-            std::printf("%.17g with several threads, %.17g with one\n", result, expected);
-            return 1;
-        }
-    }
-    return 0;
+    return agree(false) && (!has_bfloat16() || agree(true)) ? 0 : 1;
 }

@@ -3,6 +3,7 @@
 A product of two float32 numbers on the tensor cores of a GPU reads fewer bits of each: TF32 ten behind the leading one, bfloat16
 seven; they add up in float32. On a GPU torch is told to use these units, and what products of bfloat16 give is rounded to bfloat16 as
 well. Elsewhere operands are rounded as the units do it, so that what a precision costs can be measured. float64 is never rounded.
+The native engine rounds by itself, in C++.
 """
 
 from __future__ import annotations
