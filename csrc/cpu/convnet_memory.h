@@ -28,6 +28,8 @@ constexpr int64_t kEnoughRows = 4 * kRowsMax;      // of a product
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
 constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded,
 constexpr int64_t kMostSharedMapBytes = 64 << 20;  // as it does by that of their maps
+// Outputs of a convolution up to which weights in 36 planes cost more than the products that they save.
+constexpr int64_t kFewPositions = 48;
 
 // Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
 template <class T>
@@ -51,8 +53,8 @@ inline Route route_of(const ConvNetPlan& plan, int64_t l, int64_t height, int64_
     const int64_t padding = plan.padding[l], kernel = plan.kernel_height[l];
     if (plan.kernel_width[l] != kernel || plan.stride[l] != 1) return Route::kPatches;
     if (l == 0) return kernel == 3 && padding > 0 ? Route::kDirect : Route::kPatches;
-    const bool same = is_winograd_kernel(kernel) && padding == kernel / 2;
-    return same && (height > 2 || width > 2) ? Route::kWinograd : Route::kPatches;
+    if (!is_winograd_kernel(kernel) || padding != kernel / 2 || (height <= 2 && width <= 2)) return Route::kPatches;
+    return plan.sharing && plan.sharing * height * width <= kFewPositions ? Route::kPatches : Route::kWinograd;
 }
 
 // The map that block `l` normalises, and how it comes about.

@@ -430,32 +430,11 @@ void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T
     }
 }
 
-// Rows and columns of a square that is transposed in registers of 16 bytes, which all instruction sets have.
-template <class T>
-constexpr int kWinogradSquare = 16 / static_cast<int>(sizeof(T));
-
-// rows[i][j] becomes rows[j][i].
-FASTDC_INLINE void transpose_square(VectorOf<float, 4>::type* rows) {
-    const auto low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
-    const auto low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-    const auto high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-    const auto high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-}
-FASTDC_INLINE void transpose_square(VectorOf<double, 2>::type* rows) {
-    const auto low = __builtin_shufflevector(rows[0], rows[1], 0, 2);
-    rows[1] = __builtin_shufflevector(rows[0], rows[1], 1, 3);
-    rows[0] = low;
-}
-
 // The elements, 8 i + 1, of a kernel of each of count lanes, a multiple of 8, from lanes lane_step apart to rows of
 // lanes: to[q][lane].
 template <int elements, int lanes, class T>
 FASTDC_INLINE void gather_weights(const T* from, int64_t lane_step, int64_t count, T (*to)[lanes]) {
-    constexpr int size = kWinogradSquare<T>;
+    constexpr int size = kSquare<T>;
     typedef typename VectorOf<T, size>::type Vector;
     for (int64_t lane = 0; lane < count; lane += size, from += size * lane_step) {
 #pragma GCC unroll 4
@@ -474,7 +453,7 @@ FASTDC_INLINE void gather_weights(const T* from, int64_t lane_step, int64_t coun
 // The way back, adding.
 template <int elements, int lanes, class T>
 FASTDC_INLINE void scatter_weights(const T (*from)[lanes], T* to, int64_t lane_step) {
-    constexpr int size = kWinogradSquare<T>;
+    constexpr int size = kSquare<T>;
     typedef typename VectorOf<T, size>::type Vector;
     static_assert(lanes % size == 0, "whole squares");
     for (int64_t lane = 0; lane < lanes; lane += size, to += size * lane_step) {
