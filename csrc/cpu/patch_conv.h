@@ -284,12 +284,39 @@ FASTDC_INLINE void over_positions(const PatchShape& shape, int64_t first, int64_
     }
 }
 
+// Copies the runs of a patch that lies within the map; `line` elements lie between them there.
+template <class T>
+FASTDC_INLINE void put_runs(const T* from, int64_t line, int64_t runs, int64_t count, T* to) {
+    typedef typename VectorOf<T, 4>::type Vector;
+    if (count < 4 || count > 16) {
+        for (; runs > 0; --runs, from += line, to += count) put_run<Write::kOver>(from, count, to);
+        return;
+    }
+    // Of a few channels: the last vectors overlap, which spares a loop for every run.
+    const int64_t last = count - 4, second = last < 4 ? last : 4, third = last < 8 ? last : 8;
+    for (; runs > 0; --runs, from += line, to += count) {
+        store(to, load<Vector>(from));
+        store(to + second, load<Vector>(from + second));
+        store(to + third, load<Vector>(from + third));
+        store(to + last, load<Vector>(from + last));
+    }
+}
+
 template <class T>
 __attribute__((noinline)) void gather_patches(const PatchShape& shape, int64_t first, int64_t count, const T* map,
                                               T* patches) {
     const int64_t stride = padded_stride<T>(shape.depth()), used = shape.used(), depth = shape.depth();
+    const int64_t run = shape.run(), rows = shape.rows_of_taps.count(), columns = shape.columns_of_taps.count();
     over_positions(shape, first, count, [&](int64_t row, int64_t image, int64_t y, int64_t x) {
         T* to = patches + row * stride;
+        const int64_t top = y * shape.stride + shape.rows_of_taps.begin - shape.padding;
+        const int64_t left = x * shape.stride + shape.columns_of_taps.begin - shape.padding;
+        if (top >= 0 && left >= 0 && top + rows <= shape.height && left + columns <= shape.width) {
+            const int64_t from = ((image * shape.height + top) * shape.width + left) * shape.channels;
+            put_runs(map + from, shape.width * shape.channels, rows, run, to);
+            clear_run(depth - used, to + used);
+            return;
+        }
         over_runs(
             shape, image, y, x,
             [&](int64_t at, int64_t from, int64_t size) { put_run<Write::kOver>(map + from, size, to + at); },
