@@ -133,6 +133,10 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
         *(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.Sigmoid(), nn.Conv2d(8, 8, 3), nn.GroupNorm(8, 8), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(200, 3)),
     ),
+    "kernels of 5x5": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 16, 5, padding=2), nn.SiLU(), nn.AvgPool2d(2), nn.Conv2d(16, 12, 5, padding=2), nn.GroupNorm(12, 12), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Conv2d(12, 8, 5, padding=2, bias=False), nn.SiLU(), nn.Flatten(), nn.Linear(392, 3)),
+    ),
     "patches": lambda: nn.Sequential(
         nn.Conv2d(1, 24, 7, 7), nn.SiLU(), nn.Conv2d(24, 40, 2, 2), nn.SiLU(), nn.Flatten(), nn.Linear(160, 3)
     ),
@@ -327,7 +331,7 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         (block(stride=(2, 1)), "block 1 has stride (2, 1); it serves (2, 2)"),
         (block() + block(dilation=2, padding=2), "block 2 has dilation (2, 2); it serves (1, 1)"),
         (block() + block(groups=2), "block 2 has groups 2; it serves 1"),
-        ([nn.Conv2d(8, 12, 3), nn.GroupNorm(3, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
+        ([nn.Conv2d(8, 12, 3), nn.GroupNorm(12, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.SiLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),

@@ -51,6 +51,7 @@ CASES: list[tuple[str, tuple[int, int, int], int, int]] = [
     ("convnet:width=8,depth=1", (1, 2, 3), 2, 3),
     ("vgg11:norm=batch", (1, 16, 16), 2, 2),
     ("vgg11", COLOUR, 2, 1),
+    ("alexnet", (3, 12, 9), 2, 2),
     ("convnet:width=64,depth=2,pooling=none,norm=group", (1, 40, 44), 2, 5),  # groups of fewer than eight images
 ]
 

@@ -91,6 +91,13 @@ void over_parameters(int64_t parameters, int threads, const Body& body) {
     });
 }
 
+// The plan where weights, their gradients or directions are packed and unpacked for `each` images.
+ConvNetPlan packed_for(const ConvNetPlan& plan, int64_t each) {
+    ConvNetPlan result = plan;
+    result.sharing = each;
+    return result;
+}
+
 int64_t image_size(const ConvNetPlan& plan) {
     return plan.channels * plan.height * plan.width;
 }
@@ -120,15 +127,17 @@ int64_t place_in_record(const ConvNetPlan& plan, int64_t parts, int64_t each, in
 }  // namespace
 
 template <class T>
-int64_t record_size(const ConvNetPlan& plan, int64_t classes, int64_t each) {
+int64_t record_size(const ConvNetPlan& network, int64_t classes, int64_t each) {
+    const ConvNetPlan plan = packed_for(network, each);
     const int64_t parts = parts_of(plan.classes, each);
     return place_in_record<T>(plan, parts, each, classes * parts);
 }
 
 template <class T>
-void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+void class_gradients(const ConvNetPlan& network, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      T* record, T* out, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>(plan);
+    const ConvNetKernels<T>& kernel = kernels<T>(network);
+    const ConvNetPlan plan = packed_for(network, data.each);
     const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each),
                   size = plan.parameters;
     const int64_t packed_size = kernel.packed_size(plan);
@@ -154,9 +163,10 @@ void class_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<
 }
 
 template <class T>
-void image_gradients(const ConvNetPlan& plan, const T* theta, const ClassImages<T>& data, const int64_t* labels,
+void image_gradients(const ConvNetPlan& network, const T* theta, const ClassImages<T>& data, const int64_t* labels,
                      const T* cotangent, T* record, T* out, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>(plan);
+    const ConvNetKernels<T>& kernel = kernels<T>(network);
+    const ConvNetPlan plan = packed_for(network, data.each);
     const int64_t classes = data.classes, each = data.each, parts = parts_of(plan.classes, each);
     const int64_t pieces = kernel.pack_pieces(plan), packed_size = kernel.packed_size(plan);
     // Classes whose cotangents are packed together, where several parts share one; else each task packs its own.

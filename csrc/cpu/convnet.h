@@ -36,6 +36,7 @@ struct ConvNetPlan {
     int64_t channels, height, width;  // of an image
     int64_t depth, classes;
     int64_t parameters;  // P
+    int64_t sharing;     // images for which weights are packed once, where these are few; 0: there may be many
     // Of each block: its channels, a multiple of 8; its convolution; the groups of a group norm; its parts, as the
     // enums of block_parts.h.
     int64_t features[kMostBlocks];

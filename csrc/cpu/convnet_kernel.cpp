@@ -24,7 +24,7 @@ void pack_convolution(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, 
             if (forward) pack_first_weights(plan.channels, plan.features[0], weight, forward);
             return;
         case Route::kWinograd:
-            transform_weights(weight, plan.features[l - 1], plan.features[l], forward, backward);
+            transform_weights(plan.kernel_height[l], weight, plan.features[l - 1], plan.features[l], forward, backward);
             return;
         case Route::kPatches:
             if (forward) pack_patch_weights(shapes.patches[l], weight, forward);
@@ -70,7 +70,7 @@ void unpack_convolution(const ConvNetPlan& plan, const Shapes& shapes, int64_t l
             unpack_first_weights(plan.channels, plan.features[0], sums, gradient);
             return;
         case Route::kWinograd:
-            transform_weights_adjoint(plan.features[l - 1], plan.features[l], sums, gradient);
+            transform_weights_adjoint(plan.kernel_height[l], plan.features[l - 1], plan.features[l], sums, gradient);
             return;
         case Route::kPatches:
             unpack_patch_gradient(shapes.patches[l], sums, gradient);

@@ -28,6 +28,8 @@ constexpr int64_t kEnoughRows = 4 * kRowsMax;      // of a product
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
 constexpr int64_t kMostSharing = 64;               // images, however large the weights are: memory stays bounded,
 constexpr int64_t kMostSharedMapBytes = 64 << 20;  // as it does by that of their maps
+// Outputs of a convolution up to which weights in 36 planes cost more than the products that they save.
+constexpr int64_t kFewPositions = 48;
 
 // Hands out consecutive stretches of a buffer, each starting at 64 bytes; without a buffer it just adds up.
 template <class T>
@@ -48,10 +50,11 @@ struct Arena {
 enum class Route { kDirect, kWinograd, kPatches };
 
 inline Route route_of(const ConvNetPlan& plan, int64_t l, int64_t height, int64_t width) {
-    const int64_t padding = plan.padding[l];
-    if (plan.kernel_height[l] != 3 || plan.kernel_width[l] != 3 || plan.stride[l] != 1) return Route::kPatches;
-    if (l == 0) return padding > 0 ? Route::kDirect : Route::kPatches;
-    return padding == 1 && (height > 2 || width > 2) ? Route::kWinograd : Route::kPatches;
+    const int64_t padding = plan.padding[l], kernel = plan.kernel_height[l];
+    if (plan.kernel_width[l] != kernel || plan.stride[l] != 1) return Route::kPatches;
+    if (l == 0) return kernel == 3 && padding > 0 ? Route::kDirect : Route::kPatches;
+    if (!is_winograd_kernel(kernel) || padding != kernel / 2 || (height <= 2 && width <= 2)) return Route::kPatches;
+    return plan.sharing && plan.sharing * height * width <= kFewPositions ? Route::kPatches : Route::kWinograd;
 }
 
 // The map that block `l` normalises, and how it comes about.
@@ -82,7 +85,8 @@ struct Shapes {
     int64_t first_of_maps() const { return route[0] == Route::kDirect ? 1 : 0; }
 
     WinogradShape convolution(int64_t l, int64_t images) const {
-        return {images, block[l].height, block[l].width, block[l - 1].channels, block[l].channels};
+        const PatchShape& of = patches[l];
+        return {of.kernel_height, images, of.height, of.width, of.channels, of.features};
     }
 
     PatchShape patch_convolution(int64_t l, int64_t images) const {

@@ -42,6 +42,20 @@ FASTDC_INLINE float pairs(float first, float second) {
     return pairs(Vector{first}, Vector{second})[0];
 }
 
+// The numbers of pairs, lane by lane.
+template <class Number>
+FASTDC_INLINE Number first_of_pairs(Number pairs) {
+    typedef uint32_t Bits __attribute__((vector_size(sizeof(Number))));
+    const Bits bits = load<Bits>(&pairs) << 16;
+    return load<Number>(&bits);
+}
+template <class Number>
+FASTDC_INLINE Number second_of_pairs(Number pairs) {
+    typedef uint32_t Bits __attribute__((vector_size(sizeof(Number))));
+    const Bits bits = load<Bits>(&pairs) & 0xffff0000u;
+    return load<Number>(&bits);
+}
+
 // Four pairs of eight neighbours.
 FASTDC_INLINE void store_pairs(float* to, VectorOf<float, 8>::type neighbours) {
     const auto halves = _mm256_cvtneps_pbh((__m256)neighbours);
@@ -79,11 +93,12 @@ FASTDC_INLINE void add_product(T element, Wide<T> row, Wide<T>& sum) {
     }
 }
 
-// Puts number p of a sum into its element, or into that of each lane. They come in order, and are even in number.
+// Puts number p of a sum into its element, or into that of each lane. They come in any order, and are even in number.
 template <class Number, class T>
 FASTDC_INLINE void put_number([[maybe_unused]] int64_t p, Number number, T* element) {
     if constexpr (kRounded<T>) {
-        if (p % 2) number = pairs(load<Number>(element), number);
+        const Number there = load<Number>(element);
+        number = p % 2 ? pairs(first_of_pairs(there), number) : pairs(number, second_of_pairs(there));
     }
     store(element, number);
 }

@@ -63,11 +63,19 @@ struct PatchShape {
     int64_t run() const { return columns_of_taps.count() * channels; }  // of neighbours, in elements
     int64_t used() const { return rows_of_taps.count() * run(); }
     int64_t depth() const { return (used() + 7) / 8 * 8; }
+    int64_t filter() const { return channels * kernel_height * kernel_width; }
     // Where the t-th element of a patch has its weight in a filter [channels, kernel height, kernel width].
     int64_t place(int64_t t) const {
         const int64_t tap = t / channels, row = tap / columns_of_taps.count(), column = tap % columns_of_taps.count();
         return (t % channels * kernel_height + rows_of_taps.begin + row) * kernel_width + columns_of_taps.begin +
                column;
+    }
+    // The element of a patch that meets the weight at this place; -1: none does.
+    int64_t element(int64_t place) const {
+        const int64_t row = place / kernel_width % kernel_height - rows_of_taps.begin;
+        const int64_t column = place % kernel_width - columns_of_taps.begin;
+        if (row < 0 || row >= rows_of_taps.count() || column < 0 || column >= columns_of_taps.count()) return -1;
+        return (row * columns_of_taps.count() + column) * channels + place / kernel_width / kernel_height;
     }
 };
 
@@ -115,58 +123,108 @@ inline int64_t patches_size(const PatchShape& shape) {
     return patch_chunk<T>(shape) * padded_stride<T>(shape.depth());
 }
 
-// packed [k, n] of gemm.h, its elements by at(row, column); columns are visited within rows.
-template <class T, class At>
-FASTDC_INLINE void pack_operand(int64_t k, int64_t n, At at, T* packed) {
-    for (int64_t first = 0; first < n; first += kPanel<T>) {
-        const int64_t columns = n - first < kPanel<T> ? n - first : kPanel<T>, width = padded_columns<T>(columns);
-        for (int64_t row = 0; row < k; ++row) {
-            T* to = packed + row / kTerms<T> * width;
-            for (int64_t j = 0; j < columns; ++j) put_number(row, at(row, first + j), to + j);
-            for (int64_t j = columns; j < width; ++j) to[j] = T(0);
+// Filters that are gone through together.
+constexpr int64_t kFilters = 32;
+inline int64_t filters_from(const PatchShape& shape, int64_t first) {
+    return shape.features - first < kFilters ? shape.features - first : kFilters;
+}
+
+// Calls square(feature, place, elements) for squares of kSquare features by as many neighbouring places in their
+// filters, and single(feature, place, element) for what is left, some features from `first` on; elements are those of a
+// patch. Filters may lie in the same sets of the cache: a line of each is finished before the next filter.
+template <class T, class Square, class Single>
+FASTDC_INLINE void over_filters(const PatchShape& shape, int64_t first, int64_t count, Square square, Single single) {
+    constexpr int64_t size = kSquare<T>, line = 64 / static_cast<int64_t>(sizeof(T));
+    const int64_t filter = shape.filter();
+    for (int64_t place = 0; place < filter; place += line) {
+        const int64_t places = filter - place < line ? filter - place : line;
+        int64_t elements[line];
+        for (int64_t i = 0; i < places; ++i) elements[i] = shape.element(place + i);
+        for (int64_t o = first; o < first + count; o += size) {
+            int64_t i = 0;
+            for (; i + size <= places; i += size) square(o, place + i, elements + i);
+            for (; i < places; ++i) {
+                for (int64_t j = 0; j < size; ++j) single(o + j, place + i, elements[i]);
+            }
         }
-        packed += elements_of<T>(k) * width;
     }
 }
 
 template <class T>
 void pack_patch_weights(const PatchShape& shape, const T* weight, T* packed) {
-    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width, used = shape.used();
-    int64_t row = -1, place = 0;
-    pack_operand(
-        shape.depth(), shape.features,
-        [&](int64_t t, int64_t o) {
-            if (t != row) place = shape.place(row = t);
-            return t < used ? weight[o * filter + place] : T(0);
-        },
-        packed);
+    constexpr int size = kSquare<T>;
+    typedef typename VectorOf<T, size>::type Vector;
+    const int64_t filter = shape.filter(), depth = shape.depth();
+    for (int64_t first = 0; first < shape.features; first += kPanel<T>) {
+        const int64_t rest = shape.features - first, columns = rest < kPanel<T> ? rest : kPanel<T>;
+        const int64_t width = padded_columns<T>(columns);
+        const auto square = [&](int64_t o, int64_t place, const int64_t* elements) FASTDC_INLINE_LAMBDA {
+            Vector rows[size];
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) rows[i] = load<Vector>(weight + (o + i) * filter + place);
+            transpose_square(rows);
+#pragma GCC unroll 4
+            for (int i = 0; i < size; ++i) {
+                if (elements[i] >= 0)
+                    put_number(elements[i], rows[i], packed + elements[i] / kTerms<T> * width + o - first);
+            }
+        };
+        const auto single = [&](int64_t o, int64_t place, int64_t element) FASTDC_INLINE_LAMBDA {
+            if (element >= 0)
+                put_number(element, weight[o * filter + place], packed + element / kTerms<T> * width + o - first);
+        };
+        over_filters<T>(shape, first, columns, square, single);
+        for (int64_t t = 0; t < depth; ++t) {
+            for (int64_t j = t < shape.used() ? columns : 0; j < width; ++j)
+                put_number(t, T(0), packed + t / kTerms<T> * width + j);
+        }
+        packed += elements_of<T>(depth) * width;
+    }
 }
 
-// Of the way back: column by column, whose places are found once.
+// Of the way back: some filters at a time, which stay in the cache while the panels are written.
 template <class T>
 void pack_patch_weights_backward(const PatchShape& shape, const T* weight, T* packed) {
-    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width, n = shape.depth();
-    for (int64_t first = 0; first < n; first += kPanel<T>) {
-        const int64_t columns = n - first < kPanel<T> ? n - first : kPanel<T>, width = padded_columns<T>(columns);
-        for (int64_t j = 0; j < width; ++j) {
-            const int64_t t = first + j, place = t < shape.used() ? shape.place(t) : -1;
-            for (int64_t o = 0; o < shape.features; ++o) {
-                put_number(o, place < 0 ? T(0) : weight[o * filter + place], packed + o / kTerms<T> * width + j);
+    const int64_t filter = shape.filter(), features = shape.features, depth = shape.depth(), used = shape.used();
+    for (int64_t some = 0; some < features; some += kFilters) {
+        for (int64_t first = 0; first < depth; first += kPanel<T>) {
+            const int64_t columns = depth - first < kPanel<T> ? depth - first : kPanel<T>;
+            const int64_t width = padded_columns<T>(columns), present = used - first < columns ? used - first : columns;
+            int64_t places[kPanel<T>];
+            for (int64_t j = 0; j < present; ++j) places[j] = shape.place(first + j);
+            for (int64_t o = some; o < some + filters_from(shape, some); ++o) {
+                T* to = packed + first * elements_of<T>(features) + o / kTerms<T> * width;
+                for (int64_t j = 0; j < present; ++j) put_number(o, weight[o * filter + places[j]], to + j);
+                for (int64_t j = present; j < width; ++j) put_number(o, T(0), to + j);
             }
         }
-        packed += elements_of<T>(shape.features) * width;
     }
 }
 
 // gweight += sums in torch's order.
 template <class T>
 void unpack_patch_gradient(const PatchShape& shape, const T* sums, T* gweight) {
-    const int64_t filter = shape.channels * shape.kernel_height * shape.kernel_width;
-    for (int64_t first = 0; first < shape.features; first += 8) {  // lines of sums, rows of gweight
-        for (int64_t t = 0; t < shape.used(); ++t) {
-            T* to = gweight + first * filter + shape.place(t);
-            for (int64_t o = 0; o < 8; ++o) to[o * filter] += sums[t * shape.features + first + o];
+    constexpr int size = kSquare<T>;
+    typedef typename VectorOf<T, size>::type Vector;
+    const int64_t filter = shape.filter(), features = shape.features;
+    const auto square = [&](int64_t o, int64_t place, const int64_t* elements) FASTDC_INLINE_LAMBDA {
+        Vector rows[size];
+#pragma GCC unroll 4
+        for (int i = 0; i < size; ++i) {
+            rows[i] = elements[i] < 0 ? Vector{} : load<Vector>(sums + elements[i] * features + o);
         }
+        transpose_square(rows);
+#pragma GCC unroll 4
+        for (int i = 0; i < size; ++i) {
+            T* to = gweight + (o + i) * filter + place;
+            store(to, load<Vector>(to) + rows[i]);
+        }
+    };
+    const auto single = [&](int64_t o, int64_t place, int64_t element) FASTDC_INLINE_LAMBDA {
+        if (element >= 0) gweight[o * filter + place] += sums[element * features + o];
+    };
+    for (int64_t first = 0; first < features; first += kFilters) {
+        over_filters<T>(shape, first, filters_from(shape, first), square, single);
     }
 }
 
@@ -229,12 +287,39 @@ FASTDC_INLINE void over_positions(const PatchShape& shape, int64_t first, int64_
     }
 }
 
+// Copies the runs of a patch that lies within the map; `line` elements lie between them there.
+template <class T>
+FASTDC_INLINE void put_runs(const T* from, int64_t line, int64_t runs, int64_t count, T* to) {
+    typedef typename VectorOf<T, 4>::type Vector;
+    if (count < 4 || count > 16) {
+        for (; runs > 0; --runs, from += line, to += count) put_run<Write::kOver>(from, count, to);
+        return;
+    }
+    // Of a few channels: the last vectors overlap, which spares a loop for every run.
+    const int64_t last = count - 4, second = last < 4 ? last : 4, third = last < 8 ? last : 8;
+    for (; runs > 0; --runs, from += line, to += count) {
+        store(to, load<Vector>(from));
+        store(to + second, load<Vector>(from + second));
+        store(to + third, load<Vector>(from + third));
+        store(to + last, load<Vector>(from + last));
+    }
+}
+
 template <class T>
 __attribute__((noinline)) void gather_patches(const PatchShape& shape, int64_t first, int64_t count, const T* map,
                                               T* patches) {
     const int64_t stride = padded_stride<T>(shape.depth()), used = shape.used(), depth = shape.depth();
+    const int64_t run = shape.run(), rows = shape.rows_of_taps.count(), columns = shape.columns_of_taps.count();
     over_positions(shape, first, count, [&](int64_t row, int64_t image, int64_t y, int64_t x) {
         T* to = patches + row * stride;
+        const int64_t top = y * shape.stride + shape.rows_of_taps.begin - shape.padding;
+        const int64_t left = x * shape.stride + shape.columns_of_taps.begin - shape.padding;
+        if (top >= 0 && left >= 0 && top + rows <= shape.height && left + columns <= shape.width) {
+            const int64_t from = ((image * shape.height + top) * shape.width + left) * shape.channels;
+            put_runs(map + from, shape.width * shape.channels, rows, run, to);
+            clear_run(depth - used, to + used);
+            return;
+        }
         over_runs(
             shape, image, y, x,
             [&](int64_t at, int64_t from, int64_t size) { put_run<Write::kOver>(map + from, size, to + at); },

@@ -89,5 +89,26 @@ FASTDC_INLINE void accumulate_products(T* sums, const Vector* left, const Vector
     store(sums, load<Vector>(sums) + sum);
 }
 
+// Rows and columns of a square that is transposed in registers of 16 bytes, which all instruction sets have.
+template <class T>
+constexpr int kSquare = 16 / static_cast<int>(sizeof(T));
+
+// rows[i][j] becomes rows[j][i].
+FASTDC_INLINE void transpose_square(VectorOf<float, 4>::type* rows) {
+    const auto low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+    const auto low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+    const auto high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+    const auto high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+}
+FASTDC_INLINE void transpose_square(VectorOf<double, 2>::type* rows) {
+    const auto low = __builtin_shufflevector(rows[0], rows[1], 0, 2);
+    rows[1] = __builtin_shufflevector(rows[0], rows[1], 1, 3);
+    rows[0] = low;
+}
+
 }  // namespace
 }  // namespace fastdc

@@ -1,25 +1,29 @@
-// 3x3 convolutions (stride 1, padding 1) of channels-last maps by Winograd's F(4x4, 3x3): 36 products per tile of 4x4
-// outputs instead of 144, each of them one product of matrices over all tiles at once.
+// 3x3 and 5x5 convolutions (stride 1, padding 1 and 2) of channels-last maps by Winograd's F(4x4, 3x3) and F(2x2, 5x5):
+// 36 products per tile of 4x4 or 2x2 outputs instead of 144 or 100, each of them one product of matrices over all tiles
+// at once.
 //
-// With the window d [6, 6] of the input around a tile (one pixel to the left and above it, zero outside the map), the
-// weights w [3, 3] of one pair of channels and the outputs y [4, 4] of the tile:
+// With k the size of the kernel, t = 7 - k that of a tile, the window d [6, 6] of the input around a tile ((k - 1) / 2
+// pixels to the left and above it, zero outside the map), the weights w [k, k] of one pair of channels and the outputs
+// y [t, t] of the tile:
 //
 //     V = B^T d B        U = G w G^T        M = sum over input channels of V * U (36 products)        y = A^T M A
 //
-// and the adjoints, with gy [4, 4] zero outside the map:
+// and the adjoints, with gy [t, t] zero outside the map:
 //
 //     gM = A gy A^T      gV = sum over output channels of gM * U        gx = sum over tiles of B gV B^T
 //     dU = sum over tiles of V * gM        gw += G^T dU G
 //
 // Points 0, a, -a, b, -b and infinity, with a = 5/8 and b = 3/2. Against the usual a = 1, b = 2 they halve the error in
-// float (the smaller the spread of the powers, the better), and all entries of A and B are exact in float:
+// float of 3x3 (the smaller the spread of the powers, the better), and all entries of A and B are exact in float:
 //
 //     A^T = 1   1    1    1    1   0       B^T = a^2 b^2    0      -(a^2+b^2)      0        1  0
 //           0   a   -a    b   -b   0               0    -a b^2       -b^2          a        1  0
 //           0  a^2  a^2  b^2  b^2  0               0     a b^2       -b^2         -a        1  0
 //           0  a^3 -a^3  b^3 -b^3  1               0    -a^2 b       -a^2          b        1  0
 //                                                  0     a^2 b       -a^2         -b        1  0
-//     G = rows (1, p, p^2) / N(p) and (0, 0, 1)    0    a^2 b^2        0      -(a^2+b^2)    0  1
+//                                                  0    a^2 b^2        0      -(a^2+b^2)    0  1
+//     of 5x5 A^T is the first two rows, with the 1 of infinity in the second
+//     G = rows (1, p, ..., p^(k - 1)) / N(p) and (0, ..., 0, 1)
 //
 // where N(p) is the product of p - q over the other finite points q: N(0) = a^2 b^2, N(+-a) = 2 a^2 (a^2 - b^2) and
 // N(+-b) = 2 b^2 (b^2 - a^2).
@@ -30,7 +34,7 @@
 // Layouts, all contiguous, C a multiple of 8:
 //
 //     x, y, gx, gy     [images, height, width, channels]
-//     w, gw            [out_channels, in_channels, 3, 3]
+//     w, gw            [out_channels, in_channels, k, k]
 //     v, m, gm, gv     36 planes [rows, channels], plane i * 6 + j for row i and column j of the transformed tile; rows
 //                      are the tiles, image by image, each in raster order. Rows are padded_stride<T>(channels) and
 //                      planes plane_size<T>(rows, channels) elements apart, sometimes a little more than they hold, for
@@ -47,6 +51,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "gemm.h"
 #include "vector.h"
@@ -54,15 +59,30 @@
 namespace fastdc {
 namespace {
 
-constexpr int kWinogradTile = 4;
 constexpr int kWinogradWindow = 6;
 constexpr int kWinogradProducts = 36;
 
-struct WinogradShape {
-    int64_t images, height, width, in_channels, out_channels;
+constexpr int winograd_tile(int kernel) {
+    return kWinogradWindow + 1 - kernel;
+}
 
-    int64_t tile_rows() const { return (height + kWinogradTile - 1) / kWinogradTile; }
-    int64_t tile_columns() const { return (width + kWinogradTile - 1) / kWinogradTile; }
+inline bool is_winograd_kernel(int64_t kernel) {
+    return kernel == 3 || kernel == 5;
+}
+
+// Calls body with one of these kernels as a constant.
+template <class Body>
+FASTDC_INLINE void choose_kernel(int64_t kernel, const Body& body) {
+    if (kernel == 3) return body(std::integral_constant<int, 3>{});
+    return body(std::integral_constant<int, 5>{});
+}
+
+struct WinogradShape {
+    int64_t kernel, images, height, width, in_channels, out_channels;
+
+    int64_t tile() const { return winograd_tile(static_cast<int>(kernel)); }
+    int64_t tile_rows() const { return (height + tile() - 1) / tile(); }
+    int64_t tile_columns() const { return (width + tile() - 1) / tile(); }
     int64_t tiles() const { return images * tile_rows() * tile_columns(); }
 };
 
@@ -94,19 +114,26 @@ constexpr int64_t packed_weights_size(int64_t k, int64_t n) {
     return kWinogradProducts * packed_plane_size<T>(k, n);
 }
 
-// The points and what follows from them.
+// The points, what follows from them, and rows of A: their powers, of 0 the first only.
 template <class T>
 struct WinogradPoints {
-    static constexpr double a_ = 0.625, b_ = 1.5;
-    static constexpr T a = T(a_), a2 = T(a_ * a_), a3 = T(a_ * a_ * a_);
-    static constexpr T b = T(b_), b2 = T(b_ * b_), b3 = T(b_ * b_ * b_);
-    static constexpr T a2b2 = T(a_ * a_ * b_ * b_), a2_plus_b2 = T(a_ * a_ + b_ * b_);
-    static constexpr T ab2 = T(a_ * b_ * b_), a2b = T(a_ * a_ * b_);
-    // Rows of G: 1 / N(0), and 1, p, p^2 over N(p) for p = a and p = b.
-    static constexpr double na_ = 2 * a_ * a_ * (a_ * a_ - b_ * b_), nb_ = 2 * b_ * b_ * (b_ * b_ - a_ * a_);
-    static constexpr T g0 = T(1 / (a_ * a_ * b_ * b_));
-    static constexpr T ga0 = T(1 / na_), ga1 = T(a_ / na_), ga2 = T(a_ * a_ / na_);
-    static constexpr T gb0 = T(1 / nb_), gb1 = T(b_ / nb_), gb2 = T(b_ * b_ / nb_);
+    static constexpr double a_ = 0.625, b_ = 1.5, a2_ = a_ * a_, b2_ = b_ * b_;
+    static constexpr T a2b2 = T(a2_ * b2_), a2_plus_b2 = T(a2_ + b2_);
+    static constexpr T ab2 = T(a_ * b2_), a2b = T(a2_ * b_);
+    static constexpr T zero = T(1);
+    static constexpr T a[] = {T(1), T(a_), T(a2_), T(a2_ * a_)};
+    static constexpr T b[] = {T(1), T(b_), T(b2_), T(b2_ * b_)};
+};
+
+// Rows of G: the powers over N.
+template <class T>
+struct WinogradScaled {
+    using P = WinogradPoints<T>;
+    static constexpr double a_ = P::a_, b_ = P::b_, a2_ = P::a2_, b2_ = P::b2_;
+    static constexpr double na_ = 2 * a2_ * (a2_ - b2_), nb_ = 2 * b2_ * (b2_ - a2_);
+    static constexpr T zero = T(1 / (a2_ * b2_));
+    static constexpr T a[] = {T(1 / na_), T(a_ / na_), T(a2_ / na_), T(a2_ * a_ / na_), T(a2_ * a2_ / na_)};
+    static constexpr T b[] = {T(1 / nb_), T(b_ / nb_), T(b2_ / nb_), T(b2_ * b_ / nb_), T(b2_ * b2_ / nb_)};
 };
 
 // The one-dimensional transforms, on vectors of channels: out [outputs] from in [inputs].
@@ -119,13 +146,13 @@ struct WinogradInput {
 
     template <class Vector>
     static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
-        const Vector even_a = in[4] - P::b2 * in[2], odd_a = in[3] - P::b2 * in[1];
-        const Vector even_b = in[4] - P::a2 * in[2], odd_b = in[3] - P::a2 * in[1];
+        const Vector even_a = in[4] - P::b[2] * in[2], odd_a = in[3] - P::b[2] * in[1];
+        const Vector even_b = in[4] - P::a[2] * in[2], odd_b = in[3] - P::a[2] * in[1];
         out[0] = P::a2b2 * in[0] + (in[4] - P::a2_plus_b2 * in[2]);
-        out[1] = even_a + P::a * odd_a;
-        out[2] = even_a - P::a * odd_a;
-        out[3] = even_b + P::b * odd_b;
-        out[4] = even_b - P::b * odd_b;
+        out[1] = even_a + P::a[1] * odd_a;
+        out[2] = even_a - P::a[1] * odd_a;
+        out[3] = even_b + P::b[1] * odd_b;
+        out[4] = even_b - P::b[1] * odd_b;
         out[5] = P::a2b2 * in[1] + (in[5] - P::a2_plus_b2 * in[3]);
     }
 };
@@ -142,81 +169,52 @@ struct WinogradInputAdjoint {
         const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
         out[0] = P::a2b2 * in[0];
         out[1] = P::a2b2 * in[5] - P::ab2 * odd_a - P::a2b * odd_b;
-        out[2] = -P::a2_plus_b2 * in[0] - P::b2 * even_a - P::a2 * even_b;
-        out[3] = P::a * odd_a + P::b * odd_b - P::a2_plus_b2 * in[5];
+        out[2] = -P::a2_plus_b2 * in[0] - P::b[2] * even_a - P::a[2] * even_b;
+        out[3] = P::a[1] * odd_a + P::b[1] * odd_b - P::a2_plus_b2 * in[5];
         out[4] = in[0] + even_a + even_b;
         out[5] = in[5];
     }
 };
 
-// out = A^T in.
-template <class T>
-struct WinogradOutput {
-    static constexpr int inputs = 6, outputs = 4;
-    using P = WinogradPoints<T>;
+// out = A in, or G in where the powers are scaled.
+template <class Powers, int size>
+struct WinogradAtPoints {
+    static constexpr int inputs = size, outputs = 6;
+
+    template <class Vector>
+    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
+        Vector even_a = Powers::a[0] * in[0], odd_a = Powers::a[1] * in[1];
+        Vector even_b = Powers::b[0] * in[0], odd_b = Powers::b[1] * in[1];
+#pragma GCC unroll 4
+        for (int j = 2; j < size; ++j) {
+            (j % 2 ? odd_a : even_a) += Powers::a[j] * in[j];
+            (j % 2 ? odd_b : even_b) += Powers::b[j] * in[j];
+        }
+        out[0] = Powers::zero * in[0];
+        out[1] = even_a + odd_a;
+        out[2] = even_a - odd_a;
+        out[3] = even_b + odd_b;
+        out[4] = even_b - odd_b;
+        out[5] = in[size - 1];
+    }
+};
+
+// out = A^T in, or G^T in.
+template <class Powers, int size>
+struct WinogradAtPointsAdjoint {
+    static constexpr int inputs = 6, outputs = size;
 
     template <class Vector>
     static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
         const Vector even_a = in[1] + in[2], odd_a = in[1] - in[2];
         const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
-        out[0] = in[0] + even_a + even_b;
-        out[1] = P::a * odd_a + P::b * odd_b;
-        out[2] = P::a2 * even_a + P::b2 * even_b;
-        out[3] = P::a3 * odd_a + (P::b3 * odd_b + in[5]);
-    }
-};
-
-// out = A in.
-template <class T>
-struct WinogradOutputAdjoint {
-    static constexpr int inputs = 4, outputs = 6;
-    using P = WinogradPoints<T>;
-
-    template <class Vector>
-    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
-        const Vector even_a = in[0] + P::a2 * in[2], odd_a = in[1] + P::a2 * in[3];
-        const Vector even_b = in[0] + P::b2 * in[2], odd_b = in[1] + P::b2 * in[3];
-        out[0] = in[0];
-        out[1] = even_a + P::a * odd_a;
-        out[2] = even_a - P::a * odd_a;
-        out[3] = even_b + P::b * odd_b;
-        out[4] = even_b - P::b * odd_b;
-        out[5] = in[3];
-    }
-};
-
-// out = G in.
-template <class T>
-struct WinogradWeights {
-    static constexpr int inputs = 3, outputs = 6;
-    using P = WinogradPoints<T>;
-
-    template <class Vector>
-    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
-        const Vector even_a = P::ga0 * in[0] + P::ga2 * in[2];
-        const Vector even_b = P::gb0 * in[0] + P::gb2 * in[2];
-        out[0] = P::g0 * in[0];
-        out[1] = even_a + P::ga1 * in[1];
-        out[2] = even_a - P::ga1 * in[1];
-        out[3] = even_b + P::gb1 * in[1];
-        out[4] = even_b - P::gb1 * in[1];
-        out[5] = in[2];
-    }
-};
-
-// out = G^T in.
-template <class T>
-struct WinogradWeightsAdjoint {
-    static constexpr int inputs = 6, outputs = 3;
-    using P = WinogradPoints<T>;
-
-    template <class Vector>
-    static FASTDC_INLINE void apply(const Vector* in, Vector* out) {
-        const Vector even_a = in[1] + in[2], odd_a = in[1] - in[2];
-        const Vector even_b = in[3] + in[4], odd_b = in[3] - in[4];
-        out[0] = P::g0 * in[0] + P::ga0 * even_a + P::gb0 * even_b;
-        out[1] = P::ga1 * odd_a + P::gb1 * odd_b;
-        out[2] = P::ga2 * even_a + (P::gb2 * even_b + in[5]);
+        out[0] = Powers::zero * in[0] + Powers::a[0] * even_a + Powers::b[0] * even_b;
+#pragma GCC unroll 4
+        for (int j = 1; j < size; ++j) {
+            Vector of_b = Powers::b[j] * (j % 2 ? odd_b : even_b);
+            if (j == size - 1) of_b += in[5];
+            out[j] = Powers::a[j] * (j % 2 ? odd_a : even_a) + of_b;
+        }
     }
 };
 
@@ -276,15 +274,14 @@ struct WinogradPatch {
 // pixels outside the map are at `outside`.
 template <int size, class T, class Visit>
 FASTDC_INLINE void for_winograd_patches(const WinogradShape& shape, int64_t channels, T* map, T* outside, Visit visit) {
-    constexpr int64_t margin = (size - kWinogradTile) / 2;
     const int64_t tile_rows = shape.tile_rows(), tile_columns = shape.tile_columns(), height = shape.height,
-                  width = shape.width;
+                  width = shape.width, tile = shape.tile(), margin = (size - tile) / 2;
     WinogradPatch<size, T> patch;
     int64_t place = 0;
     for (int64_t image = 0; image < shape.images; ++image, map += height * width * channels) {
         for (patch.row = 0; patch.row < tile_rows; ++patch.row) {
             for (patch.column = 0; patch.column < tile_columns; ++patch.column, place += padded_stride<T>(channels)) {
-                const int64_t top = patch.row * kWinogradTile - margin, left = patch.column * kWinogradTile - margin;
+                const int64_t top = patch.row * tile - margin, left = patch.column * tile - margin;
                 for (patch.channel = 0; patch.channel < channels; patch.channel += kWinogradChunk) {
                     const int64_t rest = channels - patch.channel;
                     patch.count = rest < kWinogradChunk ? rest : kWinogradChunk;
@@ -305,10 +302,10 @@ FASTDC_INLINE void for_winograd_patches(const WinogradShape& shape, int64_t chan
 }
 
 // Planes from a map, by the transform of the patch around each tile.
-template <template <class> class Transform, class Vector, class T>
+template <class Transform, class Vector, class T>
 __attribute__((noinline)) void transform_to_planes(const WinogradShape& shape, int64_t channels, const T* map,
                                                    T* planes) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T), size = Transform<T>::inputs;
+    constexpr int lanes = sizeof(Vector) / sizeof(T), size = Transform::inputs;
     const int64_t plane = plane_size<T>(shape.tiles(), channels);
     const auto visit = [=](const WinogradPatch<size, const T>& patch) FASTDC_INLINE_LAMBDA {
         for (int64_t c = 0; c < patch.count; c += lanes) {
@@ -318,15 +315,15 @@ __attribute__((noinline)) void transform_to_planes(const WinogradShape& shape, i
             };
             const auto write = [&](int j, const Vector* line)
                                    FASTDC_INLINE_LAMBDA { store_column(planes + patch.place + c, plane, j, line); };
-            transform_square<Transform<T>, Vector>(read, write);
+            transform_square<Transform, Vector>(read, write);
         }
     };
     for_winograd_patches<size>(shape, channels, map, WinogradZeros<T>::values, visit);
 }
 
-template <class Vector, class T>
+template <int size, class Vector, class T>
 __attribute__((noinline)) void transform_output_lanes(const WinogradShape& shape, const T* m, const T* bias, T* y) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradTile;
+    constexpr int lanes = sizeof(Vector) / sizeof(T);
     const int64_t channels = shape.out_channels, plane = plane_size<T>(shape.tiles(), channels);
     alignas(64) T outside[kWinogradChunk];
     const auto visit = [=](const WinogradPatch<size, T>& patch) FASTDC_INLINE_LAMBDA {
@@ -338,7 +335,7 @@ __attribute__((noinline)) void transform_output_lanes(const WinogradShape& shape
 #pragma GCC unroll 4
                 for (int j = 0; j < size; ++j) store(patch.pixels[i * size + j] + c, line[j] + start);
             };
-            transform_square<WinogradOutput<T>, Vector>(read, write);
+            transform_square<WinogradAtPointsAdjoint<WinogradPoints<T>, size>, Vector>(read, write);
         }
     };
     for_winograd_patches<size>(shape, channels, y, outside, visit);
@@ -348,14 +345,15 @@ template <class Vector, class T>
 __attribute__((noinline)) void transform_input_adjoint_lanes(const WinogradShape& shape, const T* gv, T* gx) {
     constexpr int lanes = sizeof(Vector) / sizeof(T), size = kWinogradWindow;
     const int64_t channels = shape.in_channels, plane = plane_size<T>(shape.tiles(), channels);
+    const int64_t overlap = size - shape.tile();
     alignas(64) T outside[kWinogradChunk];
     const auto visit = [&](const WinogradPatch<size, T>& patch) FASTDC_INLINE_LAMBDA {
-        // Windows overlap by two pixels. In raster order a pixel has been written before by a tile above it if it lies
-        // in the first two rows of the window, by the tile to the left if in the first two columns, and else never.
+        // Windows overlap. In raster order a pixel has been written before by a tile above it if it lies in the first
+        // rows of the window, by a tile to the left if in the first columns, and else never.
         const T* before[size * size];
         for (int i = 0; i < size; ++i) {
             for (int j = 0; j < size; ++j) {
-                const bool written = (i < 2 && patch.row > 0) || (j < 2 && patch.column > 0);
+                const bool written = (i < overlap && patch.row > 0) || (j < overlap && patch.column > 0);
                 const T* pixel = patch.pixels[i * size + j];
                 before[i * size + j] = written && pixel != outside ? pixel : WinogradZeros<T>::values;
             }
@@ -379,20 +377,26 @@ __attribute__((noinline)) void transform_input_adjoint_lanes(const WinogradShape
 template <class T>
 void transform_input(const WinogradShape& shape, const T* x, T* v) {
     choose_vector<T>(shape.in_channels, [&](auto vector) {
-        transform_to_planes<WinogradInput, typename decltype(vector)::type>(shape, shape.in_channels, x, v);
+        transform_to_planes<WinogradInput<T>, typename decltype(vector)::type>(shape, shape.in_channels, x, v);
     });
 }
 // y = A^T m A + bias, m [36][tiles, out_channels]; bias may be null.
 template <class T>
 void transform_output(const WinogradShape& shape, const T* m, const T* bias, T* y) {
-    choose_vector<T>(shape.out_channels,
-                     [&](auto vector) { transform_output_lanes<typename decltype(vector)::type>(shape, m, bias, y); });
+    choose_kernel(shape.kernel, [&](auto kernel) {
+        choose_vector<T>(shape.out_channels, [&](auto vector) {
+            transform_output_lanes<winograd_tile(kernel), typename decltype(vector)::type>(shape, m, bias, y);
+        });
+    });
 }
 // gm [36][tiles, out_channels] = A gy A^T.
 template <class T>
 void transform_output_adjoint(const WinogradShape& shape, const T* gy, T* gm) {
-    choose_vector<T>(shape.out_channels, [&](auto vector) {
-        transform_to_planes<WinogradOutputAdjoint, typename decltype(vector)::type>(shape, shape.out_channels, gy, gm);
+    choose_kernel(shape.kernel, [&](auto kernel) {
+        using Transform = WinogradAtPoints<WinogradPoints<T>, winograd_tile(kernel)>;
+        choose_vector<T>(shape.out_channels, [&](auto vector) {
+            transform_to_planes<Transform, typename decltype(vector)::type>(shape, shape.out_channels, gy, gm);
+        });
     });
 }
 // gx = B gv B^T, gv [36][tiles, in_channels], windows added where they overlap; overwrites gx.
@@ -429,35 +433,15 @@ void accumulate_weight_products(int64_t rows, int64_t cin, int64_t cout, const T
     }
 }
 
-// Rows and columns of a square that is transposed in registers of 16 bytes, which all instruction sets have.
-template <class T>
-constexpr int kWinogradSquare = 16 / static_cast<int>(sizeof(T));
-
-// rows[i][j] becomes rows[j][i].
-FASTDC_INLINE void transpose_square(VectorOf<float, 4>::type* rows) {
-    const auto low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
-    const auto low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
-    const auto high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
-    const auto high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
-    rows[0] = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    rows[1] = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    rows[2] = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    rows[3] = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
-}
-FASTDC_INLINE void transpose_square(VectorOf<double, 2>::type* rows) {
-    const auto low = __builtin_shufflevector(rows[0], rows[1], 0, 2);
-    rows[1] = __builtin_shufflevector(rows[0], rows[1], 1, 3);
-    rows[0] = low;
-}
-
-// Nine elements of each of count lanes, a multiple of 8, from lanes lane_step apart to rows of lanes: to[q][lane].
-template <int lanes, class T>
+// The elements, 8 i + 1, of a kernel of each of count lanes, a multiple of 8, from lanes lane_step apart to rows of
+// lanes: to[q][lane].
+template <int elements, int lanes, class T>
 FASTDC_INLINE void gather_weights(const T* from, int64_t lane_step, int64_t count, T (*to)[lanes]) {
-    constexpr int size = kWinogradSquare<T>;
+    constexpr int size = kSquare<T>;
     typedef typename VectorOf<T, size>::type Vector;
     for (int64_t lane = 0; lane < count; lane += size, from += size * lane_step) {
 #pragma GCC unroll 4
-        for (int q = 0; q < 8; q += size) {
+        for (int q = 0; q < elements - 1; q += size) {
             Vector rows[size];
 #pragma GCC unroll 4
             for (int i = 0; i < size; ++i) rows[i] = load<Vector>(from + i * lane_step + q);
@@ -466,18 +450,18 @@ FASTDC_INLINE void gather_weights(const T* from, int64_t lane_step, int64_t coun
             for (int i = 0; i < size; ++i) store(to[q + i] + lane, rows[i]);
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < size; ++i) to[8][lane + i] = from[i * lane_step + 8];
+        for (int i = 0; i < size; ++i) to[elements - 1][lane + i] = from[i * lane_step + elements - 1];
     }
 }
 // The way back, adding.
-template <int lanes, class T>
+template <int elements, int lanes, class T>
 FASTDC_INLINE void scatter_weights(const T (*from)[lanes], T* to, int64_t lane_step) {
-    constexpr int size = kWinogradSquare<T>;
+    constexpr int size = kSquare<T>;
     typedef typename VectorOf<T, size>::type Vector;
     static_assert(lanes % size == 0, "whole squares");
     for (int64_t lane = 0; lane < lanes; lane += size, to += size * lane_step) {
 #pragma GCC unroll 4
-        for (int q = 0; q < 8; q += size) {
+        for (int q = 0; q < elements - 1; q += size) {
             Vector rows[size];
 #pragma GCC unroll 4
             for (int i = 0; i < size; ++i) rows[i] = load<Vector>(from[q + i] + lane);
@@ -489,7 +473,7 @@ FASTDC_INLINE void scatter_weights(const T (*from)[lanes], T* to, int64_t lane_s
             }
         }
 #pragma GCC unroll 4
-        for (int i = 0; i < size; ++i) to[i * lane_step + 8] += from[8][lane + i];
+        for (int i = 0; i < size; ++i) to[i * lane_step + elements - 1] += from[elements - 1][lane + i];
     }
 }
 
@@ -497,12 +481,13 @@ FASTDC_INLINE void scatter_weights(const T (*from)[lanes], T* to, int64_t lane_s
 // read back as whole registers some time later.
 constexpr int kWinogradGather = 8;
 
-// packed [36][k, n] = G w G^T of the weights w[row * row_step + column * column_step][3][3], padding columns zero.
-template <class T>
+// packed [36][k, n] = G w G^T of the weights w[row * row_step + column * column_step] [kernel, kernel], padding columns
+// zero.
+template <int kernel, class T>
 void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t column_step, T* packed) {
-    constexpr int lanes = kWide<T>;
+    constexpr int lanes = kWide<T>, elements = kernel * kernel;
     const int64_t plane = packed_plane_size<T>(k, n);
-    alignas(64) T gathered[kWinogradGather][9][lanes] = {};
+    alignas(64) T gathered[kWinogradGather][elements][lanes] = {};
     for (int64_t column = 0; column < n; column += lanes) {
         const int64_t panel = column / kPanel<T> * kPanel<T>;
         const int64_t width = padded_columns<T>(n - panel) < kPanel<T> ? padded_columns<T>(n - panel) : kPanel<T>;
@@ -511,14 +496,14 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
         for (int64_t row = 0; row < k; row += kWinogradGather) {
             const int64_t count = k - row < kWinogradGather ? k - row : kWinogradGather;
             for (int64_t r = 0; r < count; ++r) {
-                gather_weights<lanes>(w + (row + r) * row_step + column * column_step, column_step, present,
-                                      gathered[r]);
+                gather_weights<elements, lanes>(w + (row + r) * row_step + column * column_step, column_step, present,
+                                                gathered[r]);
             }
             for (int64_t r = 0; r < count; ++r) {
                 T* to = packed + panel * elements_of<T>(k) + (row + r) / kTerms<T> * width + (column - panel);
                 const auto read = [&](int i, Wide<T>* line) FASTDC_INLINE_LAMBDA {
-#pragma GCC unroll 3
-                    for (int j = 0; j < 3; ++j) line[j] = load<Wide<T>>(gathered[r][i * 3 + j]);
+#pragma GCC unroll 5
+                    for (int j = 0; j < kernel; ++j) line[j] = load<Wide<T>>(gathered[r][i * kernel + j]);
                 };
                 const auto write = [&](int j, const Wide<T>* line) FASTDC_INLINE_LAMBDA {
 #pragma GCC unroll 6
@@ -526,25 +511,28 @@ void pack_weights(const T* w, int64_t k, int64_t n, int64_t row_step, int64_t co
                         put_number(row + r, line[i], to + (i * kWinogradWindow + j) * plane);
                     }
                 };
-                transform_square<WinogradWeights<T>, Wide<T>>(read, write);
+                transform_square<WinogradAtPoints<WinogradScaled<T>, kernel>, Wide<T>>(read, write);
             }
         }
     }
 }
 
-// U = G w G^T of w [cout][cin][3][3], packed for v U (k = cin, n = cout) and, transposed, for gm U^T (k = cout,
-// n = cin): packed_weights_size<T>(k, n) elements each. Either may be null.
+// U = G w G^T of w [cout][cin][kernel][kernel], packed for v U (k = cin, n = cout) and, transposed, for gm U^T (k =
+// cout, n = cin): packed_weights_size<T>(k, n) elements each. Either may be null.
 template <class T>
-void transform_weights(const T* w, int64_t cin, int64_t cout, T* packed_forward, T* packed_backward) {
-    if (packed_forward != nullptr) pack_weights(w, cin, cout, 9, 9 * cin, packed_forward);
-    if (packed_backward != nullptr) pack_weights(w, cout, cin, 9 * cin, 9, packed_backward);
+void transform_weights(int64_t kernel, const T* w, int64_t cin, int64_t cout, T* packed_forward, T* packed_backward) {
+    const int64_t elements = kernel * kernel;
+    choose_kernel(kernel, [&](auto size) {
+        if (packed_forward != nullptr) pack_weights<size>(w, cin, cout, elements, elements * cin, packed_forward);
+        if (packed_backward != nullptr) pack_weights<size>(w, cout, cin, elements * cin, elements, packed_backward);
+    });
 }
 
-template <class Vector, class T>
+template <int kernel, class Vector, class T>
 void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* gw) {
-    constexpr int lanes = sizeof(Vector) / sizeof(T);
+    constexpr int lanes = sizeof(Vector) / sizeof(T), elements = kernel * kernel;
     const int64_t plane = plane_size<T>(cin, cout);
-    alignas(64) T gathered[kWinogradGather][9][lanes];
+    alignas(64) T gathered[kWinogradGather][elements][lanes];
     for (int64_t column = 0; column < cout; column += lanes) {
         for (int64_t row = 0; row < cin; row += kWinogradGather) {
             const int64_t count = cin - row < kWinogradGather ? cin - row : kWinogradGather;
@@ -552,23 +540,25 @@ void transform_weights_adjoint_lanes(int64_t cin, int64_t cout, const T* du, T* 
                 const T* from = du + (row + r) * padded_stride<T>(cout) + column;
                 const auto read = [&](int j, Vector* line) FASTDC_INLINE_LAMBDA { load_column(from, plane, j, line); };
                 const auto write = [&](int i, const Vector* line) FASTDC_INLINE_LAMBDA {
-#pragma GCC unroll 3
-                    for (int j = 0; j < 3; ++j) store(gathered[r][i * 3 + j], line[j]);
+#pragma GCC unroll 5
+                    for (int j = 0; j < kernel; ++j) store(gathered[r][i * kernel + j], line[j]);
                 };
-                transform_square<WinogradWeightsAdjoint<T>, Vector>(read, write);
+                transform_square<WinogradAtPointsAdjoint<WinogradScaled<T>, kernel>, Vector>(read, write);
             }
             for (int64_t r = 0; r < count; ++r) {
-                scatter_weights<lanes>(gathered[r], gw + (column * cin + row + r) * 9, 9 * cin);
+                scatter_weights<elements, lanes>(gathered[r], gw + (column * cin + row + r) * elements, elements * cin);
             }
         }
     }
 }
 
-// gw [cout][cin][3][3] += G^T du G, du [36][cin, cout].
+// gw [cout][cin][kernel][kernel] += G^T du G, du [36][cin, cout].
 template <class T>
-void transform_weights_adjoint(int64_t cin, int64_t cout, const T* du, T* gw) {
-    choose_vector<T>(cout, [&](auto vector) {
-        transform_weights_adjoint_lanes<typename decltype(vector)::type>(cin, cout, du, gw);
+void transform_weights_adjoint(int64_t kernel, int64_t cin, int64_t cout, const T* du, T* gw) {
+    choose_kernel(kernel, [&](auto size) {
+        choose_vector<T>(cout, [&](auto vector) {
+            transform_weights_adjoint_lanes<size, typename decltype(vector)::type>(cin, cout, du, gw);
+        });
     });
 }
 

@@ -58,8 +58,9 @@ double distance(const A* a, const B* b, int64_t n) {
 void check(double error, double bound, const char* what, const WinogradShape& s) {
     if (error <= bound) return;  // also false for NaN
     ++failures;
-    std::printf("FAILED %s: %g > %g (%ld x %ldx%ld, %ld -> %ld)\n", what, error, bound, long(s.images), long(s.height),
-                long(s.width), long(s.in_channels), long(s.out_channels));
+    std::printf("FAILED %s: %g > %g (%ldx%ld of %ld x %ldx%ld, %ld -> %ld)\n", what, error, bound, long(s.kernel),
+                long(s.kernel), long(s.images), long(s.height), long(s.width), long(s.in_channels),
+                long(s.out_channels));
 }
 
 // Inner product over planes [36][rows, channels], leaving out the padding between them.
@@ -86,11 +87,11 @@ double dot(const T* a, const T* b, int64_t n) {
 template <class T>
 void direct(const WinogradShape& s, const T* x, const T* w, const T* bias, double* y, const T* gy, double* gx,
             double* gw) {
-    const int64_t ci = s.in_channels, co = s.out_channels;
-    std::vector<double> wt(static_cast<size_t>(9 * ci * co)), gwt(static_cast<size_t>(9 * ci * co));  // [9][ci][co]
+    const int64_t ci = s.in_channels, co = s.out_channels, k = s.kernel, taps = k * k;
+    std::vector<double> wt(static_cast<size_t>(taps * ci * co)), gwt(wt.size());  // [taps][ci][co]
     for (int64_t o = 0; o < co; ++o) {
         for (int64_t i = 0; i < ci; ++i) {
-            for (int64_t q = 0; q < 9; ++q) wt[size_t((q * ci + i) * co + o)] = double(w[(o * ci + i) * 9 + q]);
+            for (int64_t q = 0; q < taps; ++q) wt[size_t((q * ci + i) * co + o)] = double(w[(o * ci + i) * taps + q]);
         }
     }
     if (gx) std::memset(gx, 0, sizeof(double) * size_t(s.images * s.height * s.width * ci));
@@ -101,8 +102,8 @@ void direct(const WinogradShape& s, const T* x, const T* w, const T* bias, doubl
                 double* to = y + at * co;
                 const T* g = gy + at * co;
                 for (int64_t o = 0; o < co; ++o) to[o] = bias ? double(bias[o]) : 0;
-                for (int64_t q = 0; q < 9; ++q) {
-                    const int64_t rr = r + q / 3 - 1, cc = c + q % 3 - 1;
+                for (int64_t q = 0; q < taps; ++q) {
+                    const int64_t rr = r + q / k - k / 2, cc = c + q % k - k / 2;
                     if (rr < 0 || rr >= s.height || cc < 0 || cc >= s.width) continue;
                     const int64_t in = ((n * s.height + rr) * s.width + cc) * ci;
                     for (int64_t i = 0; i < ci; ++i) {
@@ -123,29 +124,32 @@ void direct(const WinogradShape& s, const T* x, const T* w, const T* bias, doubl
     }
     for (int64_t o = 0; o < co; ++o) {
         for (int64_t i = 0; i < ci; ++i) {
-            for (int64_t q = 0; q < 9; ++q) gw[(o * ci + i) * 9 + q] = gwt[size_t((q * ci + i) * co + o)];
+            for (int64_t q = 0; q < taps; ++q) gw[(o * ci + i) * taps + q] = gwt[size_t((q * ci + i) * co + o)];
         }
     }
 }
 
 struct Errors {
     double forward = 0, input = 0, weights = 0;
+
+    void print(const char* of) const { std::printf("  %s: %.2e %.2e %.2e\n", of, forward, input, weights); }
 };
 
 template <class T>
 void whole(const WinogradShape& s, double bound, Errors* worst) {
-    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width;
-    Buffer<T> x(pixels * ci), w(co * ci * 9), bias(co), gy(pixels * co), y(pixels * co), gx(pixels * ci),
-        gw(co * ci * 9), gw0(co * ci * 9);
+    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width,
+                  taps = s.kernel * s.kernel;
+    Buffer<T> x(pixels * ci), w(co * ci * taps), bias(co), gy(pixels * co), y(pixels * co), gx(pixels * ci),
+        gw(co * ci * taps), gw0(co * ci * taps);
     Buffer<T> v(planes_size<T>(tiles, ci)), m(planes_size<T>(tiles, co)), gm(planes_size<T>(tiles, co)),
         gv(planes_size<T>(tiles, ci)), du(planes_size<T>(ci, co)), forward(packed_weights_size<T>(ci, co)),
         backward(packed_weights_size<T>(co, ci));
-    Buffer<double> y0(pixels * co), gx0(pixels * ci), gwd(co * ci * 9);
+    Buffer<double> y0(pixels * co), gx0(pixels * ci), gwd(co * ci * taps);
     x.random(), w.random(), bias.random(), gy.random(), gw0.random();
     direct<T>(s, x, w, bias, y0, gy, gx0, gwd);
 
-    transform_weights<T>(w, ci, co, forward, nullptr);
-    transform_weights<T>(w, ci, co, nullptr, backward);
+    transform_weights<T>(s.kernel, w, ci, co, forward, nullptr);
+    transform_weights<T>(s.kernel, w, ci, co, nullptr, backward);
     transform_input<T>(s, x, v);
     multiply<T>(tiles, ci, co, v, forward, m);
     transform_output<T>(s, m, bias, y);
@@ -161,7 +165,7 @@ void whole(const WinogradShape& s, double bound, Errors* worst) {
     du.fill(0);
     accumulate_weight_products<T>(tiles, ci, co, v, gm, du);
     std::memcpy(gw, gw0, sizeof(T) * size_t(gw.size));
-    transform_weights_adjoint<T>(ci, co, du, gw);
+    transform_weights_adjoint<T>(s.kernel, ci, co, du, gw);
     for (int64_t i = 0; i < gw.size; ++i) gw[i] -= gw0[i];
     const double weight_error = distance(gw.data, gwd.data, gw.size);
     check(weight_error, bound, "weight gradient", s);
@@ -190,8 +194,9 @@ void near(double left, double right, double scale, const char* what, const Winog
 // <T x, y> = <x, T* y> for every transform and the products.
 void adjoints(const WinogradShape& s) {
     using T = double;
-    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width;
-    Buffer<T> x(pixels * ci), gx(pixels * ci), y(pixels * co), gy(pixels * co), w(co * ci * 9), gw(co * ci * 9);
+    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width,
+                  taps = s.kernel * s.kernel;
+    Buffer<T> x(pixels * ci), gx(pixels * ci), y(pixels * co), gy(pixels * co), w(co * ci * taps), gw(co * ci * taps);
     Buffer<T> v(planes_size<T>(tiles, ci)), gv(planes_size<T>(tiles, ci)), v2(planes_size<T>(tiles, ci)),
         m(planes_size<T>(tiles, co)), gm(planes_size<T>(tiles, co)), m2(planes_size<T>(tiles, co)),
         du(planes_size<T>(ci, co)), du2(planes_size<T>(ci, co)), forward(packed_weights_size<T>(ci, co)),
@@ -209,7 +214,7 @@ void adjoints(const WinogradShape& s) {
     near(dot<T>(y, gy, y.size), planes_dot<T>(m, gm, tiles, co), scale, "output transform", s);
 
     // Products: <v U, gm> = <v, gm U^T> = <U, v^T gm>, where U is read off as the product of single rows.
-    transform_weights<T>(w, ci, co, forward, backward);
+    transform_weights<T>(s.kernel, w, ci, co, forward, backward);
     multiply<T>(tiles, ci, co, v, forward, m2);
     multiply<T>(tiles, co, ci, gm, backward, v2);
     scale = std::sqrt(planes_dot<T>(m2, m2, tiles, co) * planes_dot<T>(gm, gm, tiles, co));
@@ -229,7 +234,7 @@ void adjoints(const WinogradShape& s) {
     near(2 * left, planes_dot<T>(m2, gm, tiles, co), scale, "accumulated products", s);
 
     gw.fill(0);
-    transform_weights_adjoint<T>(ci, co, du, gw);
+    transform_weights_adjoint<T>(s.kernel, ci, co, du, gw);
     scale = std::sqrt(planes_dot<T>(u, u, ci, co) * planes_dot<T>(du, du, ci, co));
     near(planes_dot<T>(u, du, ci, co), dot<T>(w, gw, w.size), scale, "weight transform", s);
 }
@@ -237,7 +242,7 @@ void adjoints(const WinogradShape& s) {
 // multiply_packed alone, for sizes that convolutions of 8 channels and more do not reach: all tails, and depth blocks.
 template <class T>
 void products(int64_t rows, int64_t k, int64_t n, double bound) {
-    const WinogradShape s = {1, rows, 1, k, n};
+    const WinogradShape s = {3, 1, rows, 1, k, n};
     Buffer<T> a(rows * k), b(k * n), c(rows * n), at(k * rows), packed(k * padded_columns<T>(n)), c2(rows * n);
     a.random(), b.random(), packed.fill(0);
     for (int64_t i = 0; i < rows; ++i) {
@@ -282,14 +287,15 @@ double best_of(Call call, double seconds = 0.4) {
 
 template <class T>
 void bench(WinogradShape s) {
-    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width;
-    Buffer<T> x(pixels * ci), w(co * ci * 9), y(pixels * co), gw(co * ci * 9);
+    const int64_t ci = s.in_channels, co = s.out_channels, tiles = s.tiles(), pixels = s.images * s.height * s.width,
+                  taps = s.kernel * s.kernel;
+    Buffer<T> x(pixels * ci), w(co * ci * taps), y(pixels * co), gw(co * ci * taps);
     Buffer<T> v(planes_size<T>(tiles, ci)), m(planes_size<T>(tiles, co)), du(planes_size<T>(ci, co)),
         forward(packed_weights_size<T>(ci, co)), backward(packed_weights_size<T>(co, ci));
     x.random(), w.random(), y.random(), v.random(), m.random(), du.fill(0), gw.fill(0);
     const double flops = 72.0 * double(tiles * ci * co);
-    const double weights = best_of([&] { transform_weights<T>(w, ci, co, forward, backward); });
-    const double weights_adjoint = best_of([&] { transform_weights_adjoint<T>(ci, co, du, gw); });
+    const double weights = best_of([&] { transform_weights<T>(s.kernel, w, ci, co, forward, backward); });
+    const double weights_adjoint = best_of([&] { transform_weights_adjoint<T>(s.kernel, ci, co, du, gw); });
     const double input = best_of([&] { transform_input<T>(s, x, v); });
     const double product = best_of([&] { multiply<T>(tiles, ci, co, v, forward, m); });
     const double output = best_of([&] { transform_output<T>(s, m, x, y); });
@@ -297,9 +303,9 @@ void bench(WinogradShape s) {
     const double weight_product = best_of([&] { accumulate_weight_products<T>(tiles, ci, co, v, m, du); });
     const double input_adjoint = best_of([&] { transform_input_adjoint<T>(s, v, x); });
     const double ns = 1e9 / double(s.images);
-    std::printf("%s %ldx%ld x%ld, %ld->%ld channels: multiply %.1f GFLOP/s, weight products %.1f GFLOP/s\n",
-                sizeof(T) == 4 ? "float" : "double", long(s.height), long(s.width), long(s.images), long(ci), long(co),
-                flops / product * 1e-9, flops / weight_product * 1e-9);
+    std::printf("%s, %ldx%ld of %ldx%ld x%ld, %ld->%ld channels: multiply %.1f GFLOP/s, weight products %.1f GFLOP/s\n",
+                sizeof(T) == 4 ? "float" : "double", long(s.kernel), long(s.kernel), long(s.height), long(s.width),
+                long(s.images), long(ci), long(co), flops / product * 1e-9, flops / weight_product * 1e-9);
     std::printf(
         "  ns per image: multiply %.0f, weight products %.0f, input %.0f, output %.0f, output adjoint %.0f, "
         "input adjoint %.0f (forward transforms / multiply %.0f%%, adjoint %.0f%%)\n",
@@ -315,20 +321,29 @@ int main(int argc, char** argv) {
     const std::string mode = argc > 1 ? argv[1] : "";
     std::printf("registers of %d bytes\n", kRegisterBytes);
     if (mode != "bench") {
-        Errors double_errors, float_errors;
         const int64_t sizes[][2] = {{1, 1},   {2, 2},   {3, 3},   {4, 4},  {5, 5},  {7, 7}, {8, 8}, {14, 14},
                                     {16, 16}, {28, 28}, {32, 32}, {7, 10}, {10, 7}, {1, 9}, {6, 1}};
         const int64_t channels[][2] = {{8, 8},   {8, 24},  {24, 8},   {16, 8},   {24, 16},   {32, 32},
                                        {64, 24}, {16, 64}, {128, 32}, {64, 128}, {128, 128}, {136, 40}};
-        for (const auto& size : sizes) {
-            for (const auto& channel : channels) {
-                const bool large = size[0] * size[1] > 200 && channel[0] * channel[1] > 2048;
-                const WinogradShape s = {large ? 1 : 3, size[0], size[1], channel[0], channel[1]};
-                if (size[0] >= 28 && channel[0] * channel[1] > 8192) continue;
-                adjoints(s);
-                whole<double>(s, 1e-12, &double_errors);
-                whole<float>(s, 4e-6, &float_errors);
+        for (const int64_t kernel : {3, 5}) {
+            Errors double_errors, float_errors, typical;
+            for (const auto& size : sizes) {
+                for (const auto& channel : channels) {
+                    const bool large = size[0] * size[1] > 200 && channel[0] * channel[1] > 2048;
+                    const WinogradShape s = {kernel, large ? 1 : 3, size[0], size[1], channel[0], channel[1]};
+                    if (size[0] >= 28 && channel[0] * channel[1] > 8192) continue;
+                    if (kernel == 5 && large) continue;
+                    adjoints(s);
+                    whole<double>(s, 1e-12, &double_errors);
+                    whole<float>(s, 4e-6, &float_errors);
+                }
             }
+            whole<float>({kernel, 8, 14, 14, 128, 128}, 4e-6, &typical);
+            std::printf("%ldx%ld, relative 2-norm errors of forward, input gradient, weight gradient:\n", long(kernel),
+                        long(kernel));
+            double_errors.print("worst of double");
+            float_errors.print("worst of float");
+            typical.print("float, 8 x 14x14, 128 -> 128");
         }
         for (int64_t rows = 1; rows < 35; ++rows) {
             for (int64_t n = 8; n <= 72; n += 8) {
@@ -340,25 +355,18 @@ int main(int argc, char** argv) {
             products<float>(24, k, 40, 4e-6);
             products<double>(24, k, 40, 1e-14);
         }
-        std::printf(
-            "worst relative 2-norm errors: double %.2e %.2e %.2e, float %.2e %.2e %.2e (forward, input "
-            "gradient, weight gradient)\n",
-            double_errors.forward, double_errors.input, double_errors.weights, float_errors.forward, float_errors.input,
-            float_errors.weights);
-        Errors typical;
-        whole<float>({8, 14, 14, 128, 128}, 4e-6, &typical);
-        std::printf("float, 8 x 14x14, 128 -> 128: %.2e %.2e %.2e\n", typical.forward, typical.input, typical.weights);
         std::printf(failures ? "%d FAILED\n" : "all checks passed\n", failures);
     }
     if (mode != "test") {
-        bench<float>({8, 14, 14, 128, 128});
-        bench<float>({8, 7, 7, 128, 128});
+        bench<float>({3, 8, 14, 14, 128, 128});
+        bench<float>({3, 8, 7, 7, 128, 128});
         if (mode == "bench") {
-            bench<float>({8, 32, 32, 128, 128});
-            bench<float>({1, 7, 7, 128, 128});
-            bench<float>({8, 14, 14, 64, 64});
-            bench<float>({8, 28, 28, 32, 32});
-            bench<double>({8, 14, 14, 128, 128});
+            bench<float>({3, 8, 32, 32, 128, 128});
+            bench<float>({3, 1, 7, 7, 128, 128});
+            bench<float>({3, 8, 14, 14, 64, 64});
+            bench<float>({3, 8, 28, 28, 32, 32});
+            bench<float>({5, 2, 16, 16, 128, 192});
+            bench<double>({3, 8, 14, 14, 128, 128});
         }
     }
     return failures != 0;
