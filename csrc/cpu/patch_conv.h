@@ -1,6 +1,6 @@
-// Convolutions of channels-last maps with any kernel, stride and padding, as products of matrices: what is not 3x3 at
-// every pixel, and 3x3 on maps that are smaller than a tile of Winograd's. A linear layer that reads a map is the
-// convolution whose kernel is the whole map.
+// Convolutions of channels-last maps with any kernel, stride and padding, as products of matrices: what is not 3x3 or
+// 5x5 at every pixel, and these too on maps too small, or of too few images, for Winograd's. A linear layer that reads
+// a map is the convolution whose kernel is the whole map.
 //
 //     z[y, x, o] = bias[o] + sum_{a, b, c} map[y s + a - p, x s + b - p, c] weight[o, c, a, b]
 //
