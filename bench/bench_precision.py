@@ -70,8 +70,8 @@ def by_autocast(module: nn.Module, real: Tensor) -> Tensor:
     return torch.stack(gradients)
 
 
-def times(spec: str, rounds: int = 5) -> list[Row]:
-    """The native engine's least of some calls, its precisions taken in turn: class gradients, and the synthetic side of a step."""
+def times(spec: str, rounds: int = 5, seconds: float = 4.0) -> list[Row]:
+    """The least of some calls of the native engine, its precisions in turn: class gradients, and the synthetic side of a step."""
     torch.manual_seed(0)
     module = build(spec, SIZE[0], CLASSES, SIZE[1:])
     engines = {precision: NativeEngine(copy.deepcopy(module), precision) for precision in NativeEngine.precisions}
@@ -81,7 +81,8 @@ def times(spec: str, rounds: int = 5) -> list[Row]:
     for ipc in (None, 1, 10):
         synthetic = torch.randn(CLASSES, ipc or 1, *SIZE)
         found: dict[str, list[float]] = {precision: [] for precision in engines}
-        for _ in range(rounds):
+        until = time.perf_counter() + seconds
+        while len(found["float32"]) < rounds or time.perf_counter() < until:
             for precision, engine in engines.items():
                 began = time.perf_counter()
                 if ipc is None:
