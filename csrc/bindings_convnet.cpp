@@ -38,7 +38,8 @@ struct Convolution {
     int64_t stride, padding;
 };
 
-// A block: its channels and parts, where its parameters lie, and the statistics of its batch norm.
+// A block: its channels and parts, where its parameters lie, and the statistics of its batch norm, which training moves
+// on by `momentum`.
 struct Block {
     int64_t features;
     Convolution convolution;
@@ -46,6 +47,7 @@ struct Block {
     int64_t weight;
     Place bias, gamma, beta;
     std::optional<py::array> mean, variance;
+    double momentum;
 };
 
 // What training is to keep: see Distilled.
@@ -58,10 +60,12 @@ struct Distillation {
 // Elements of the maps of all blocks that a record may be asked for.
 constexpr int64_t kMostInRecord = int64_t{1} << 44;
 
-// A plan, with the statistics of frozen batch norms kept alive beside it.
+// A plan, with the statistics of batch norms kept alive beside it, and the fewest numbers that one of them has of a
+// channel of one image.
 struct Network {
     ConvNetPlan plan{};
     std::vector<py::array> statistics;
+    int64_t fewest = INT64_MAX;
 };
 
 void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
@@ -119,13 +123,13 @@ void check_sizes(const ConvNetPlan& plan) {
     }
 }
 
-const void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
+void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
     if (!array) refuse(name, "None", "that of every batch norm");
     if (array->ndim() != 1 || array->shape(0) != features || !(array->flags() & py::array::c_style)) {
         refuse(name, describe(*array), "[" + std::to_string(features) + "], contiguous");
     }
     network.statistics.push_back(*array);
-    return array->data();
+    return const_cast<void*>(array->data());  // written to by training alone, which asks first
 }
 
 // How many windows of a kernel a side has.
@@ -176,6 +180,8 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         if (layers.norm == Norm::kBatch) {
             plan.mean[l] = statistics_in("mean", block.mean, features, result);
             plan.variance[l] = statistics_in("variance", block.variance, features, result);
+            plan.momentum[l] = block.momentum;
+            result.fewest = std::min(result.fewest, height * width);
         }
         if (layers.pooling != Pooling::kNone) {
             height /= 2;
@@ -392,8 +398,13 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
         check_input<int64_t>("order", order, {epochs, count});
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (sgd.batch < 1) refuse("batch", std::to_string(sgd.batch), "1 or more");
-        if (std::count(plan.norm, plan.norm + plan.depth, static_cast<int>(Norm::kBatch)))
-            refuse("norm", "batch", "one whose statistics do not change in training");
+        for (py::array statistics : network.statistics)
+            check_output<T>("statistics", statistics, {statistics.shape(0)});
+        const int64_t last = count % sgd.batch ? count % sgd.batch : std::min(count, sgd.batch);
+        if (last == 1 && network.fewest == 1) {
+            refuse("batch", std::to_string(sgd.batch),
+                   "a size of which no batch has one number of each channel of a batch norm, as one image has here");
+        }
         const Distilled<T> distilled = distilled_of<T>(plan, count, distillation);
         const T* from = in<T>(images);
         const auto* index = in<int64_t>(order);
@@ -480,16 +491,17 @@ void bind_convnet(py::module_& module) {
              py::kw_only(), py::arg("kernel"), py::arg("stride") = 1, py::arg("padding") = 0);
     py::class_<Block>(
         module, "Block",
-        "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm.")
+        "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm, which "
+        "training moves on by its momentum.")
         .def(py::init([](int64_t features, const Convolution& convolution, const Layers& layers, int64_t weight,
                          Place bias, Place gamma, Place beta, std::optional<py::array> mean,
-                         std::optional<py::array> variance) {
-                 return Block{features,        convolution,        layers, weight, bias, gamma, beta,
-                              std::move(mean), std::move(variance)};
+                         std::optional<py::array> variance, double momentum) {
+                 return Block{features,        convolution,         layers,  weight, bias, gamma, beta,
+                              std::move(mean), std::move(variance), momentum};
              }),
              py::kw_only(), py::arg("features"), py::arg("convolution"), py::arg("layers"), py::arg("weight"),
              py::arg("bias") = py::none(), py::arg("gamma") = py::none(), py::arg("beta") = py::none(),
-             array_or_none("mean"), array_or_none("variance"));
+             array_or_none("mean"), array_or_none("variance"), py::arg("momentum") = 0.0);
     py::class_<SgdOptions>(module, "Sgd", "Options of stochastic gradient descent.")
         .def(py::init([](int64_t batch, double lr, double momentum, double weight_decay) {
                  return SgdOptions{batch, lr, momentum, weight_decay};
@@ -521,7 +533,8 @@ void bind_convnet(py::module_& module) {
         .def("train", &train_on, array("theta"), array("velocity"), array("images"), array("labels"), array("order"),
              py::kw_only(), py::arg("sgd"), py::arg("distillation") = py::none(), py::arg("threads"),
              "Trains theta [P] in place, with the velocity [P] of its momentum, on batches of images [N, ...] in the "
-             "order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
+             "order [epochs, N], and the statistics of batch norms. Labels are classes [N], or shares of the K classes "
+             "[N, K].")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].")
         .def("features", &features_of, array("theta"), array("images"), array("features"), py::kw_only(),

@@ -61,8 +61,9 @@ class Block:
         beta: int | None = None,
         mean: _Floats | None = None,
         variance: _Floats | None = None,
+        momentum: float = 0.0,
     ) -> None:
-        """Statistics [features] are kept alive, not copied."""
+        """Statistics [features] are kept alive, not copied; training moves them on by the momentum."""
 
 class Sgd:
     """Options of stochastic gradient descent."""
@@ -136,7 +137,8 @@ class ConvNet:
         distillation: Distillation | None = None,
         threads: int,
     ) -> None:
-        """Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] in the order [epochs, N].
+        """Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] in the order [epochs, N];
+        and the statistics of batch norms.
 
         Labels are classes [N], or shares of the K classes [N, K].
         """

@@ -53,9 +53,10 @@ def make(given: dict[str, Any]) -> Any:
     blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
     convolution = compiled.extension.Convolution(**{name: given[name] for name in ("kernel", "stride", "padding")})
     layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
+    alike = {"features": given["features"], "convolution": convolution, "layers": layers, "momentum": given.get("momentum", 0.1)}
     return compiled.extension.ConvNet(
         image=(given["channels"], given["height"], given["width"]),
-        blocks=[compiled.extension.Block(features=given["features"], convolution=convolution, layers=layers, **block) for block in blocks],
+        blocks=[compiled.extension.Block(**alike, **block) for block in blocks],
         classifier=(given["linear_weight"], given["linear_bias"]),
         **{name: given[name] for name in ("classes", "parameters")},
     )
@@ -215,11 +216,36 @@ def test_statistics_are_of_the_dtype_of_the_weights(job: str) -> None:
             call(job, network)
 
 
-def test_training_refuses_batch_norm() -> None:
+def test_training_moves_the_statistics_of_batch_norms_where_they_lie() -> None:
+    statistics = {name: [np.full(8, 0.5, np.float32) for _ in range(2)] for name in ("mean", "variance")}
+    call("train", make(plan(BATCH, momentum=0.0, **statistics)))
+    assert all((each == 0.5).all() for pair in statistics.values() for each in pair)
+    call("train", make(plan(BATCH, momentum=0.5, **statistics)))
+    assert all((each != 0.5).all() for pair in statistics.values() for each in pair)
+
+
+def test_training_refuses_statistics_that_it_cannot_move_and_batches_without_any() -> None:
     given = arguments("train")
     before = given["theta"].copy()
-    with pytest.raises(ValueError, match=r"^norm is batch; expected "):
-        run("train", make(plan(BATCH)), given)
+    fixed = f(8)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous, aligned and writeable\.$"):
+        run("train", make(plan(BATCH, mean=[f(8), fixed])), given)
+    extension = compiled.extension
+    block = extension.Block(
+        features=8,
+        convolution=extension.Convolution(kernel=IMAGE[1:]),
+        layers=extension.Layers(norm=BATCH, activation="relu", pooling="none"),
+        weight=0,
+        gamma=0,
+        beta=0,
+        mean=f(8),
+        variance=f(8),
+    )
+    size = 8 * CHANNELS * HEIGHT * WIDTH
+    network = extension.ConvNet(image=IMAGE, classes=CLASSES, blocks=[block], classifier=(0, None), parameters=size)
+    with pytest.raises(ValueError, match=r"^batch is 1; expected a size of which no batch has one number of each channel"):
+        run("train", network, arguments("train", parameters=size) | {"batch": 1})
     np.testing.assert_array_equal(given["theta"], before)
 
 

@@ -94,6 +94,11 @@ class Blocks:
                 return False
         return self.linear.inputs == reads[-1].size
 
+    def convolved(self, channels: int, height: int, width: int) -> Iterator[Pair]:
+        """Height and width of the map that each block's layer gives, of images of this size."""
+        for block, read in zip(self.blocks, self.reads(channels, height, width), strict=False):
+            yield _convolved(block.layer, read)
+
     def reads(self, channels: int, height: int, width: int) -> Iterator[Read]:
         """What each block, and the last layer, reads of images of this size."""
         read = Read(channels, height, width)

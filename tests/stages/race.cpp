@@ -51,6 +51,15 @@ ConvNetPlan two_blocks() {
     return plan;
 }
 
+// The same with a batch norm in the last block, whose statistics are [2, features].
+ConvNetPlan normed_by_batch(ConvNetPlan plan, float* statistics) {
+    plan.norm[1] = static_cast<int>(Norm::kBatch);
+    plan.mean[1] = statistics;
+    plan.variance[1] = statistics + kFeatures;
+    plan.momentum[1] = 0.1;
+    return plan;
+}
+
 // All jobs, one after another; returns the sum of what came out.
 double work(int threads) {
     const ConvNetPlan plan = two_blocks();
@@ -78,12 +87,16 @@ double work(int threads) {
     std::vector<float> velocity(theta.size());
     train<float>(plan, {theta.data(), velocity.data()}, {images.data(), {labels.data()}, count}, {order.data(), 2}, {},
                  {20, 0.01, 0.9, 5e-4}, threads);
+    std::vector<float> statistics(2 * kFeatures, 1), trained = theta;
+    train<float>(normed_by_batch(plan, statistics.data()), {trained.data(), velocity.data()},
+                 {images.data(), {labels.data()}, count}, {order.data(), 2}, {}, {20, 0.01, 0.9, 5e-4}, threads);
     outputs<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), threads);
     std::vector<float> pulled(images.size());
     output_gradients<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), pulled.data(),
                             threads);
     double sum = 0;
-    for (const auto* values : {&moved, &theta, &scores, &distance, &velocity, &pulled, &product, &pushed})
+    for (const auto* values :
+         {&moved, &theta, &scores, &distance, &velocity, &pulled, &product, &pushed, &trained, &statistics})
         sum = std::accumulate(values->begin(), values->end(), sum);
     return sum;
 }
