@@ -44,6 +44,7 @@ struct Block {
     int64_t features;
     Convolution convolution;
     Layers layers;
+    std::optional<Windows> windows;
     int64_t weight;
     Place bias, gamma, beta;
     std::optional<py::array> mean, variance;
@@ -65,7 +66,7 @@ constexpr int64_t kMostInRecord = int64_t{1} << 44;
 struct Network {
     ConvNetPlan plan{};
     std::vector<py::array> statistics;
-    int64_t fewest = INT64_MAX;
+    int64_t fewest = INT64_MAX, most = 0;
 };
 
 void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
@@ -123,6 +124,12 @@ void check_sizes(const ConvNetPlan& plan) {
     }
 }
 
+void check_windows(const WindowSide& side) {
+    check_range("kernel", side.kernel, 1, kLargest);
+    check_range("stride", side.stride, 1, kLargest);
+    check_range("padding", side.padding, 0, side.kernel / 2);
+}
+
 void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
     if (!array) refuse(name, "None", "that of every batch norm");
     if (array->ndim() != 1 || array->shape(0) != features || !(array->flags() & py::array::c_style)) {
@@ -137,6 +144,11 @@ int64_t windows(int64_t side, int64_t kernel, int64_t stride, int64_t padding) {
     side += 2 * padding;
     if (kernel > side) refuse("kernel", std::to_string(kernel), std::to_string(side) + " or less, as its map");
     return (side - kernel) / stride + 1;
+}
+
+void check_left(const ConvNetPlan& plan, int64_t height, int64_t width) {
+    if (!height || !width)
+        refuse("blocks", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
 }
 
 // Every parameter lies within theta, and no sizes overflow.
@@ -165,6 +177,7 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
     }
     plan.parameters = parameters;
     check_sizes(plan);
+    result.most = product({plan.channels, plan.height, plan.width});
     int64_t height = plan.height, width = plan.width, before = plan.channels;
     for (int64_t l = 0; l < plan.depth; ++l) {
         const Block& block = blocks[static_cast<size_t>(l)];
@@ -172,6 +185,7 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         const int64_t features = block.features, rows = plan.kernel_height[l], columns = plan.kernel_width[l];
         height = windows(height, rows, plan.stride[l], plan.padding[l]);
         width = windows(width, columns, plan.stride[l], plan.padding[l]);
+        result.most = std::max(result.most, product({features, height, width}));
         const int64_t affine = layers.norm == Norm::kLayer ? product({features, height, width}) : features;
         plan.weight[l] = place_within(parameters, "weight", block.weight, product({features, before, rows, columns}));
         plan.bias[l] = place_if_any(parameters, "bias", block.bias, features);
@@ -187,8 +201,16 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
             height /= 2;
             width /= 2;
         }
-        if (!height || !width)
-            refuse("blocks", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
+        check_left(plan, height, width);
+        if (block.windows) {
+            check_windows(block.windows->rows);
+            check_windows(block.windows->columns);
+            plan.windows[l] = *block.windows;
+            height = window_count(plan.windows[l], plan.windows[l].rows, height);
+            width = window_count(plan.windows[l], plan.windows[l].columns, width);
+            check_left(plan, height, width);
+            result.most = std::max(result.most, product({features, height, width}));
+        }
         before = features;
     }
     plan.linear_weight =
@@ -269,12 +291,7 @@ int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bo
     check_range("classes", classes, 0, int64_t{1} << 20);
     check_range("each", each, 1, int64_t{1} << 24);
     const ConvNetPlan& plan = network.plan;
-    int64_t widest = plan.channels, frame = 1;
-    for (int64_t l = 0; l < plan.depth; ++l) {
-        widest = std::max(widest, plan.features[l]);
-        frame += 2 * plan.padding[l];
-    }
-    const int64_t maps = product({classes, each, plan.depth, widest, plan.height + frame, plan.width + frame});
+    const int64_t maps = product({classes, each, plan.depth, network.most});
     // A record holds several times these elements, which must not overflow.
     if (maps > kMostInRecord) {
         refuse("classes", std::to_string(classes) + " of " + std::to_string(each) + " images each",
@@ -472,6 +489,7 @@ void bind_convnet(py::module_& module) {
     module.attr("NORMS") = names_in(kNorms);
     module.attr("ACTIVATIONS") = names_in(kActivations);
     module.attr("POOLINGS") = names_in(kPoolings);
+    module.attr("WINDOW_KINDS") = names_in(kWindowKinds);
     module.attr("MOST_BLOCKS") = kMostBlocks;
     module.attr("LARGEST_SIZE") = kLargest;
     const auto array = [](const char* name) { return py::arg(name).noconvert(); };
@@ -489,19 +507,28 @@ void bind_convnet(py::module_& module) {
                  return Convolution{kernel, stride, padding};
              }),
              py::kw_only(), py::arg("kernel"), py::arg("stride") = 1, py::arg("padding") = 0);
+    py::class_<Windows>(module, "Windows", "Pooling by windows of any size, of a kind in WINDOW_KINDS.")
+        .def(py::init([](const std::string& kind, std::pair<int64_t, int64_t> kernel,
+                         std::pair<int64_t, int64_t> stride, std::pair<int64_t, int64_t> padding) {
+                 return Windows{value_of(kWindowKinds, "kind", kind),
+                                {kernel.first, stride.first, padding.first},
+                                {kernel.second, stride.second, padding.second}};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("kernel"), py::arg("stride") = std::pair<int64_t, int64_t>{1, 1},
+             py::arg("padding") = std::pair<int64_t, int64_t>{0, 0});
     py::class_<Block>(
         module, "Block",
         "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm, which "
         "training moves on by its momentum.")
         .def(py::init([](int64_t features, const Convolution& convolution, const Layers& layers, int64_t weight,
-                         Place bias, Place gamma, Place beta, std::optional<py::array> mean,
-                         std::optional<py::array> variance, double momentum) {
-                 return Block{features,        convolution,         layers,  weight, bias, gamma, beta,
+                         std::optional<Windows> windows, Place bias, Place gamma, Place beta,
+                         std::optional<py::array> mean, std::optional<py::array> variance, double momentum) {
+                 return Block{features,        convolution,         layers,  windows, weight, bias, gamma, beta,
                               std::move(mean), std::move(variance), momentum};
              }),
              py::kw_only(), py::arg("features"), py::arg("convolution"), py::arg("layers"), py::arg("weight"),
-             py::arg("bias") = py::none(), py::arg("gamma") = py::none(), py::arg("beta") = py::none(),
-             array_or_none("mean"), array_or_none("variance"), py::arg("momentum") = 0.0);
+             py::arg("windows") = py::none(), py::arg("bias") = py::none(), py::arg("gamma") = py::none(),
+             py::arg("beta") = py::none(), array_or_none("mean"), array_or_none("variance"), py::arg("momentum") = 0.0);
     py::class_<SgdOptions>(module, "Sgd", "Options of stochastic gradient descent.")
         .def(py::init([](int64_t batch, double lr, double momentum, double weight_decay) {
                  return SgdOptions{batch, lr, momentum, weight_decay};

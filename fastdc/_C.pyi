@@ -13,6 +13,7 @@ METRICS: tuple[str, ...]
 NORMS: tuple[str, ...]
 ACTIVATIONS: tuple[str, ...]
 POOLINGS: tuple[str, ...]
+WINDOW_KINDS: tuple[str, ...]
 MOST_BLOCKS: int
 LARGEST_SIZE: int
 
@@ -46,6 +47,12 @@ class Convolution:
     def __init__(self, *, kernel: tuple[int, int], stride: int = 1, padding: int = 0) -> None:
         """The kernel is (height, width)."""
 
+class Windows:
+    """Pooling by windows of any size, of a kind in WINDOW_KINDS."""
+
+    def __init__(self, *, kind: str, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)) -> None:
+        """Height and width each; the kernel of adaptive ones is how many there are."""
+
 class Block:
     """A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm."""
 
@@ -56,6 +63,7 @@ class Block:
         convolution: Convolution,
         layers: Layers,
         weight: int,
+        windows: Windows | None = None,
         bias: int | None = None,
         gamma: int | None = None,
         beta: int | None = None,

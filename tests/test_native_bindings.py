@@ -54,6 +54,8 @@ def make(given: dict[str, Any]) -> Any:
     convolution = compiled.extension.Convolution(**{name: given[name] for name in ("kernel", "stride", "padding")})
     layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
     alike = {"features": given["features"], "convolution": convolution, "layers": layers, "momentum": given.get("momentum", 0.1)}
+    if "windows" in given:
+        alike["windows"] = compiled.extension.Windows(**given["windows"])
     return compiled.extension.ConvNet(
         image=(given["channels"], given["height"], given["width"]),
         blocks=[compiled.extension.Block(**alike, **block) for block in blocks],
@@ -173,6 +175,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     | {name: [0 if name == "weight" else None] for name in NO_BLOCKS}
     | {"channels": 1, "norm": NO_NORM, "parameters": BIG, "linear_bias": None, "expected": r"\w+"},
     **{f"{name} of no batch norm": {"norm": BATCH, name: [None, None], "expected": name} for name in ("mean", "variance")},
+    **{
+        f"windows of {name} {value}": {"windows": {"kind": "avg", "kernel": (2, 2), name: value}, "expected": name}
+        for name, value in [("kernel", (0, 1)), ("kernel", (1, BIG)), ("stride", (1, 0)), ("padding", (0, 2)), ("padding", (-1, 0))]
+    },
+    "windows of another kind": {"windows": {"kind": "median", "kernel": (2, 2)}, "expected": "kind"},
+    "windows larger than their map": {"windows": {"kind": "max", "kernel": (60, 60)}, "expected": "blocks"},
+    "windows over nothing": {"height": 1, "windows": {"kind": "adaptive", "kernel": (3, 3)}, "expected": "blocks"},
+    "windows of another network": {"windows": {"kind": "adaptive", "kernel": (9, 9)}, "expected": "linear_weight"},
     "statistics of other length": {"norm": BATCH, "mean": [f(8), f(7)], "expected": "mean"},
     "statistics of two dimensions": {"norm": BATCH, "variance": [f(8), f(1, 8)], "expected": "variance"},
     "statistics with gaps": {"norm": BATCH, "variance": [f(16)[::2], f(8)], "expected": "variance"},

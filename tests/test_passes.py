@@ -163,7 +163,7 @@ def test_derivatives_are_those_of_autograd(name: str) -> None:
 
 
 def test_auto_does_not_choose_it_on_the_cpu_but_it_is_there_by_name() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 26 * 26, 10))
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 24 * 24, 10))
     assert resolve_engine("auto", module) == "torch"
     assert isinstance(make_engine("cuda", module), CudaEngine)
     with pytest.raises(fastdc.UsageError, match="cuda: its forward computes with maps by itself"):

@@ -202,7 +202,9 @@ void batch_backward(const ConvNetPlan& plan, const PackedTheta<T>& theta, const 
             convolution_backward<T>(weights, l, group, &sums, space, maps, maps.normed[l],
                                     l ? maps.input_gradient[l] : nullptr);
         }
-        if (l > 0) sums_by_image(weights, l - 1, begin, group, image, space, maps, part);
+        if (l == 0) return;
+        windows_backward(weights, l - 1, group, maps, maps);
+        sums_by_image(weights, l - 1, begin, group, image, space, maps, part);
     });
 }
 

@@ -1,10 +1,10 @@
 // Whole passes through a ConvNet on the CPU: gradients by weights and by images, training, features and logits.
 //
-// The network: `depth` blocks of convolution, norm, activation and 2x2 pooling, each with its own channels and of its
-// own kinds, and one linear layer (norm_act_pool.h, first_conv.h, winograd.h, patch_conv.h and linear_loss.h have the
-// formulas). A linear layer before the last is the convolution of a block whose kernel is the whole map.
-// The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says
-// where each parameter lies.
+// The network: `depth` blocks of convolution, norm, activation, 2x2 pooling and pooling by other windows, each with its
+// own channels and of its own kinds, and one linear layer (norm_act_pool.h, window_pool.h, first_conv.h, winograd.h,
+// patch_conv.h and linear_loss.h have the formulas). A linear layer before the last is the convolution of a block whose
+// kernel is the whole map. The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's
+// order; a ConvNetPlan says where each parameter lies.
 //
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
@@ -44,6 +44,7 @@ struct ConvNetPlan {
     int64_t kernel_height[kMostBlocks], kernel_width[kMostBlocks], stride[kMostBlocks], padding[kMostBlocks];
     int64_t groups[kMostBlocks];
     int norm[kMostBlocks], activation[kMostBlocks], pooling[kMostBlocks];
+    Windows windows[kMostBlocks];  // that pool after it
     // Where each parameter begins in theta; -1: there is none.
     int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];
     int64_t linear_weight, linear_bias;

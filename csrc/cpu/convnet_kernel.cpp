@@ -148,6 +148,7 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
     }
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         block_backward_pass(weights, l, count, sums, space, maps, maps.input_gradient[l]);
+        windows_backward(weights, l - 1, count, maps, maps);
     }
     if (!sums) return;
     if (weights.shapes.route[0] != Route::kDirect) {
@@ -242,6 +243,7 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
                 to_channels_last(from + i * size, shapes.last_channels, size / shapes.last_channels,
                                  maps.last_gradient + i * size);
             }
+            windows_backward(weights, plan.depth - 1, group, maps, maps);
         }
         backward_pass<T>(weights, group, nullptr, space, maps);
         if (shapes.route[0] != Route::kDirect) {
@@ -289,6 +291,7 @@ void block_forward_tangent(const Weights<T>& weights, const Weights<T>& along, i
                        maps.statistics[l] + image * stats_size(block),
                        space.tangents.output(weights.plan, l) + image * pooled_size(block),
                        space.statistics[l] + image * tangent_stats_size(block));
+    windows_forward(weights, l, image, maps, space.tangents);
 }
 
 // The tangent of the map lies where that of its gradient goes, gz.tangent. Adds to the sums, which may be null.
@@ -383,6 +386,7 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
                              tangents.last_gradient);
     linear_input_gradient<T>(linear, maps.logits_gradient, along.packed.linear, Write::kAdd, tangents.last_gradient);
+    windows_backward(weights, plan.depth - 1, count, maps, tangents);
     if (sums) {
         linear_weight_gradient<T>(linear, tangents.logits_gradient, maps.last, sums->linear, sums->linear_bias);
         linear_weight_gradient<T>(linear, maps.logits_gradient, tangents.last, sums->linear, nullptr);
@@ -410,6 +414,7 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
             patch_input_gradient<T>(weights.shapes.patch_convolution(l, count), terms, 2, space.patches,
                                     input_gradient);
         }
+        if (l > 0) windows_backward(weights, l - 1, count, maps, tangents);
     }
     const int64_t image_size = plan.channels * plan.height * plan.width;
     if (weights.shapes.route[0] != Route::kDirect) {

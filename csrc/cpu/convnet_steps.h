@@ -80,12 +80,36 @@ NormInput<T> norm_input(const Weights<T>& weights, int64_t l, const T* normed) {
     return {normed, weights.scale(l), weights.shift(l)};
 }
 
+// Through the windows after block l, if it has any: from what they pool of an image, or its tangent in `along`.
+template <class T>
+void windows_forward(const Weights<T>& weights, int64_t l, int64_t image, const Maps<T>& maps, const Maps<T>& along) {
+    if (!weights.shapes.has_windows(l)) return;
+    const WindowShape& shape = weights.shapes.windows[l];
+    const int64_t under = image * shape.in_size();
+    pool_windows<T>(shape, maps.under_windows[l] + under, along.under_windows[l] + under,
+                    along.given(weights.plan, l) + image * shape.out_size());
+}
+
+// The way back, of all images of a group: from the gradient by what block l gives, or its tangent.
+template <class T>
+void windows_backward(const Weights<T>& weights, int64_t l, int64_t count, const Maps<T>& maps, const Maps<T>& along) {
+    if (!weights.shapes.has_windows(l)) return;
+    const WindowShape& shape = weights.shapes.windows[l];
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t under = i * shape.in_size();
+        spread_windows<T>(shape, maps.under_windows[l] + under,
+                          along.given_gradient(weights.plan, l) + i * shape.out_size(),
+                          along.under_windows_gradient[l] + under);
+    }
+}
+
 template <class T>
 void block_forward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps) {
     const BlockShape& block = weights.shapes.block[l];
     forward(block, norm_input(weights, l, normed), static_cast<const T*>(weights.plan.mean[l]),
             static_cast<const T*>(weights.plan.variance[l]), maps.output(weights.plan, l) + image * pooled_size(block),
             maps.statistics[l] + image * stats_size(block));
+    windows_forward(weights, l, image, maps, maps);
 }
 
 // The map of block l, which keeps it, out of what its convolution reads.
@@ -153,11 +177,12 @@ void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T
     if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
 }
 
-// From the gradients by the logits to those by the features.
+// From the gradients by the logits to those by what the last block has pooled.
 template <class T>
 void classifier_backward(const Weights<T>& weights, int64_t count, const Maps<T>& maps) {
     linear_input_gradient<T>(linear_shape(weights.plan, weights.shapes, count), maps.logits_gradient,
                              weights.packed.linear, Write::kOver, maps.last_gradient);
+    windows_backward(weights, weights.plan.depth - 1, count, maps, maps);
 }
 
 // From gz, the gradients by the map of block l, to those by what its convolution reads, and by its weights: each where

@@ -61,6 +61,8 @@ FASTDC_INLINE void choose_activation(Activation activation, const Body& body) {
             return body(Constant<Activation, Activation::kLeakyRelu>{});
         case Activation::kSigmoid:
             return body(Constant<Activation, Activation::kSigmoid>{});
+        case Activation::kTanh:
+            return body(Constant<Activation, Activation::kTanh>{});
         case Activation::kSwish:
             return body(Constant<Activation, Activation::kSwish>{});
     }

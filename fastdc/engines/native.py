@@ -226,6 +226,7 @@ class NativeEngine(Engine):
                     layers=compiled.extension.Layers(
                         norm=block.norm_name, groups=block.groups, activation=block.activation.name, pooling=block.pooling_name
                     ),
+                    windows=None if block.windows is None else compiled.extension.Windows(**block.windows._asdict()),
                     weight=places[layer.weight],
                     bias=places.get(layer.bias),
                     gamma=None if norm is None else places.get(norm.weight),
@@ -284,6 +285,7 @@ def _lacking(network: Blocks) -> list[str]:
         ("norm", extension.NORMS, [block.norm_name for block in network.blocks]),
         ("activation", extension.ACTIVATIONS, [block.activation.name for block in network.blocks]),
         ("pooling", extension.POOLINGS, [block.pooling_name for block in network.blocks]),
+        ("pooling", extension.WINDOW_KINDS, [block.windows.kind for block in network.blocks if block.windows is not None]),
     ]
     for kind, known, found in names:
         if unknown := [name for name in found if name not in known]:
