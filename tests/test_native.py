@@ -457,6 +457,17 @@ def test_batch_norm_is_trained_with_the_statistics_of_each_batch(spec: str, size
     assert relative(found, before) > 1e-3
 
 
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.7, 1.0])
+def test_statistics_move_by_the_momentum_of_their_norm_or_are_those_of_all_batches(momentum: float | None) -> None:
+    module, theta = make("convnet:width=8,depth=2,norm=batch", SMALL, 3)
+    module.features[1].momentum = momentum
+    images, labels = 3 * torch.randn(51, *SMALL, dtype=torch.float64) + 1, torch.arange(51) % 3
+    engines = NativeEngine(module), TorchEngine(copy.deepcopy(module))
+    for engine in engines:
+        engine.train(theta.clone(), images, labels, SGD, torch.Generator().manual_seed(1))
+    assert_same_state(*engines)
+
+
 def test_a_batch_of_one_number_of_each_channel_is_refused() -> None:
     module = nn.Sequential(nn.Conv2d(1, 8, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
     engine, before = NativeEngine(module), copy.deepcopy(module.state_dict())

@@ -175,6 +175,7 @@ def test_auto_does_not_choose_it_on_the_cpu_but_it_is_there_by_name() -> None:
     [
         ([nn.LayerNorm(8), nn.Flatten(), nn.Linear(64, 2)], "a layer norm is over"),
         ([nn.Flatten(), nn.Linear(64, 2), nn.Hardtanh()], "its forward calls hardtanh"),
+        ([nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(64, 2)], "keeps the mean over all batches"),
     ],
 )
 def test_what_it_cannot_serve_gets_a_reason(layers: list[nn.Module], reason: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastdc.engines.base import ONE_NUMBER, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
 from fastdc.engines.blocks import Blocks, blocks_of
-from fastdc.engines.plan import Convolution, NotAChain, chain_of
+from fastdc.engines.plan import Convolution, Norm, NotAChain, chain_of
 from fastdc.engines.widths import Widths, odd_widths, rounded, widened
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
@@ -206,6 +206,12 @@ class NativeEngine(Engine):
                     found[name] = widened(self.module.get_buffer(name).to(dtype), rounded(block.features), rest).contiguous()
         return found
 
+    def _momentum(self, norm: Norm) -> float:
+        """By which the next batch moves the statistics of a norm, if it has any."""
+        if norm.mean is not None and norm.momentum is None:  # to the mean over all batches
+            return 1 / (1 + int(self.module.get_buffer(norm.mean.removesuffix("running_mean") + "num_batches_tracked")))
+        return norm.momentum or 0.0
+
     def _network(self, images: Tensor, statistics: dict[str, Tensor] | None = None) -> _C.ConvNet:
         """The plan of the network for images [..., channels, H, W]; statistics of batch norms are those of its module, or those given."""
         network, places = self._blocks, self._widths.places
@@ -233,7 +239,7 @@ class NativeEngine(Engine):
                     beta=None if norm is None else places.get(norm.bias),
                     mean=None if mean is None else _array(statistics[mean]),
                     variance=None if variance is None else _array(statistics[variance]),
-                    momentum=0.0 if norm is None or norm.momentum is None else norm.momentum,
+                    momentum=0.0 if norm is None else self._momentum(norm),
                 )
             )
         return compiled.extension.ConvNet(
