@@ -45,6 +45,8 @@ ConvNetPlan two_blocks() {
         plan.gamma[l] = take(kFeatures);
         plan.beta[l] = take(kFeatures);
     }
+    plan.windows[0] = {WindowKind::kMax, {3, 1, 1}, {3, 1, 1}};
+    plan.windows[1] = {WindowKind::kAdaptive, {2, 1, 0}, {2, 1, 0}};  // which leave maps as large as they are
     plan.linear_weight = take(kClasses * kFeatures * 4);
     plan.linear_bias = take(kClasses);
     plan.parameters = end;
