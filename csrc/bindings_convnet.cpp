@@ -39,14 +39,17 @@ struct Convolution {
     int64_t stride, padding;
 };
 
-// A block: its channels and parts, where its parameters lie, and the statistics of its batch norm.
+// A block: its channels and parts, where its parameters lie, and the statistics of its batch norm, which training moves
+// on by `momentum`.
 struct Block {
     int64_t features;
     Convolution convolution;
     Layers layers;
+    std::optional<Windows> windows;
     int64_t weight;
     Place bias, gamma, beta;
     std::optional<py::array> mean, variance;
+    double momentum;
 };
 
 // What training is to keep: see Distilled.
@@ -59,10 +62,12 @@ struct Distillation {
 // Elements of the maps of all blocks that a record may be asked for.
 constexpr int64_t kMostInRecord = int64_t{1} << 44;
 
-// A plan, with the statistics of frozen batch norms kept alive beside it.
+// A plan, with the statistics of batch norms kept alive beside it, and the fewest numbers that one of them has of a
+// channel of one image.
 struct Network {
     ConvNetPlan plan{};
     std::vector<py::array> statistics;
+    int64_t fewest = INT64_MAX, most = 0;
 };
 
 void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
@@ -120,13 +125,19 @@ void check_sizes(const ConvNetPlan& plan) {
     }
 }
 
-const void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
+void check_windows(const WindowSide& side) {
+    check_range("kernel", side.kernel, 1, kLargest);
+    check_range("stride", side.stride, 1, kLargest);
+    check_range("padding", side.padding, 0, side.kernel / 2);
+}
+
+void* statistics_in(const char* name, const std::optional<py::array>& array, int64_t features, Network& network) {
     if (!array) refuse(name, "None", "that of every batch norm");
     if (array->ndim() != 1 || array->shape(0) != features || !(array->flags() & py::array::c_style)) {
         refuse(name, describe(*array), "[" + std::to_string(features) + "], contiguous");
     }
     network.statistics.push_back(*array);
-    return array->data();
+    return const_cast<void*>(array->data());  // written to by training alone, which asks first
 }
 
 // How many windows of a kernel a side has.
@@ -134,6 +145,11 @@ int64_t windows(int64_t side, int64_t kernel, int64_t stride, int64_t padding) {
     side += 2 * padding;
     if (kernel > side) refuse("kernel", std::to_string(kernel), std::to_string(side) + " or less, as its map");
     return (side - kernel) / stride + 1;
+}
+
+void check_left(const ConvNetPlan& plan, int64_t height, int64_t width) {
+    if (!height || !width)
+        refuse("blocks", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
 }
 
 // Every parameter lies within theta, and no sizes overflow.
@@ -164,6 +180,7 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
     plan.parameters = parameters;
     plan.bfloat16 = bfloat16;
     check_sizes(plan);
+    result.most = product({plan.channels, plan.height, plan.width});
     int64_t height = plan.height, width = plan.width, before = plan.channels;
     for (int64_t l = 0; l < plan.depth; ++l) {
         const Block& block = blocks[static_cast<size_t>(l)];
@@ -171,6 +188,7 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         const int64_t features = block.features, rows = plan.kernel_height[l], columns = plan.kernel_width[l];
         height = windows(height, rows, plan.stride[l], plan.padding[l]);
         width = windows(width, columns, plan.stride[l], plan.padding[l]);
+        result.most = std::max(result.most, product({features, height, width}));
         const int64_t affine = layers.norm == Norm::kLayer ? product({features, height, width}) : features;
         plan.weight[l] = place_within(parameters, "weight", block.weight, product({features, before, rows, columns}));
         plan.bias[l] = place_if_any(parameters, "bias", block.bias, features);
@@ -179,13 +197,23 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         if (layers.norm == Norm::kBatch) {
             plan.mean[l] = statistics_in("mean", block.mean, features, result);
             plan.variance[l] = statistics_in("variance", block.variance, features, result);
+            plan.momentum[l] = block.momentum;
+            result.fewest = std::min(result.fewest, height * width);
         }
         if (layers.pooling != Pooling::kNone) {
             height /= 2;
             width /= 2;
         }
-        if (!height || !width)
-            refuse("blocks", std::to_string(plan.depth), "less pooling than leaves nothing of the image");
+        check_left(plan, height, width);
+        if (block.windows) {
+            check_windows(block.windows->rows);
+            check_windows(block.windows->columns);
+            plan.windows[l] = *block.windows;
+            height = window_count(plan.windows[l], plan.windows[l].rows, height);
+            width = window_count(plan.windows[l], plan.windows[l].columns, width);
+            check_left(plan, height, width);
+            result.most = std::max(result.most, product({features, height, width}));
+        }
         before = features;
     }
     plan.linear_weight =
@@ -266,12 +294,7 @@ int64_t record_size_of(const Network& network, int64_t classes, int64_t each, bo
     check_range("classes", classes, 0, int64_t{1} << 20);
     check_range("each", each, 1, int64_t{1} << 24);
     const ConvNetPlan& plan = network.plan;
-    int64_t widest = plan.channels, frame = 1;
-    for (int64_t l = 0; l < plan.depth; ++l) {
-        widest = std::max(widest, plan.features[l]);
-        frame += 2 * plan.padding[l];
-    }
-    const int64_t maps = product({classes, each, plan.depth, widest, plan.height + frame, plan.width + frame});
+    const int64_t maps = product({classes, each, plan.depth, network.most});
     // A record holds several times these elements, which must not overflow.
     if (maps > kMostInRecord) {
         refuse("classes", std::to_string(classes) + " of " + std::to_string(each) + " images each",
@@ -395,8 +418,13 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
         check_input<int64_t>("order", order, {epochs, count});
         for (int64_t i = 0; i < epochs * count; ++i) check_range("order", in<int64_t>(order)[i], 0, count - 1);
         if (sgd.batch < 1) refuse("batch", std::to_string(sgd.batch), "1 or more");
-        if (std::count(plan.norm, plan.norm + plan.depth, static_cast<int>(Norm::kBatch)))
-            refuse("norm", "batch", "one whose statistics do not change in training");
+        for (py::array statistics : network.statistics)
+            check_output<T>("statistics", statistics, {statistics.shape(0)});
+        const int64_t last = count % sgd.batch ? count % sgd.batch : std::min(count, sgd.batch);
+        if (last == 1 && network.fewest == 1) {
+            refuse("batch", std::to_string(sgd.batch),
+                   "a size of which no batch has one number of each channel of a batch norm, as one image has here");
+        }
         const Distilled<T> distilled = distilled_of<T>(plan, count, distillation);
         const T* from = in<T>(images);
         const auto* index = in<int64_t>(order);
@@ -464,6 +492,7 @@ void bind_convnet(py::module_& module) {
     module.attr("NORMS") = names_in(kNorms);
     module.attr("ACTIVATIONS") = names_in(kActivations);
     module.attr("POOLINGS") = names_in(kPoolings);
+    module.attr("WINDOW_KINDS") = names_in(kWindowKinds);
     module.attr("MOST_BLOCKS") = kMostBlocks;
     module.attr("LARGEST_SIZE") = kLargest;
     module.attr("BFLOAT16") = has_bfloat16();
@@ -482,18 +511,28 @@ void bind_convnet(py::module_& module) {
                  return Convolution{kernel, stride, padding};
              }),
              py::kw_only(), py::arg("kernel"), py::arg("stride") = 1, py::arg("padding") = 0);
+    py::class_<Windows>(module, "Windows", "Pooling by windows of any size, of a kind in WINDOW_KINDS.")
+        .def(py::init([](const std::string& kind, std::pair<int64_t, int64_t> kernel,
+                         std::pair<int64_t, int64_t> stride, std::pair<int64_t, int64_t> padding) {
+                 return Windows{value_of(kWindowKinds, "kind", kind),
+                                {kernel.first, stride.first, padding.first},
+                                {kernel.second, stride.second, padding.second}};
+             }),
+             py::kw_only(), py::arg("kind"), py::arg("kernel"), py::arg("stride") = std::pair<int64_t, int64_t>{1, 1},
+             py::arg("padding") = std::pair<int64_t, int64_t>{0, 0});
     py::class_<Block>(
         module, "Block",
-        "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm.")
+        "A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm, which "
+        "training moves on by its momentum.")
         .def(py::init([](int64_t features, const Convolution& convolution, const Layers& layers, int64_t weight,
-                         Place bias, Place gamma, Place beta, std::optional<py::array> mean,
-                         std::optional<py::array> variance) {
-                 return Block{features,        convolution,        layers, weight, bias, gamma, beta,
-                              std::move(mean), std::move(variance)};
+                         std::optional<Windows> windows, Place bias, Place gamma, Place beta,
+                         std::optional<py::array> mean, std::optional<py::array> variance, double momentum) {
+                 return Block{features,        convolution,         layers,  windows, weight, bias, gamma, beta,
+                              std::move(mean), std::move(variance), momentum};
              }),
              py::kw_only(), py::arg("features"), py::arg("convolution"), py::arg("layers"), py::arg("weight"),
-             py::arg("bias") = py::none(), py::arg("gamma") = py::none(), py::arg("beta") = py::none(),
-             array_or_none("mean"), array_or_none("variance"));
+             py::arg("windows") = py::none(), py::arg("bias") = py::none(), py::arg("gamma") = py::none(),
+             py::arg("beta") = py::none(), array_or_none("mean"), array_or_none("variance"), py::arg("momentum") = 0.0);
     py::class_<SgdOptions>(module, "Sgd", "Options of stochastic gradient descent.")
         .def(py::init([](int64_t batch, double lr, double momentum, double weight_decay) {
                  return SgdOptions{batch, lr, momentum, weight_decay};
@@ -525,7 +564,8 @@ void bind_convnet(py::module_& module) {
         .def("train", &train_on, array("theta"), array("velocity"), array("images"), array("labels"), array("order"),
              py::kw_only(), py::arg("sgd"), py::arg("distillation") = py::none(), py::arg("threads"),
              "Trains theta [P] in place, with the velocity [P] of its momentum, on batches of images [N, ...] in the "
-             "order [epochs, N]. Labels are classes [N], or shares of the K classes [N, K].")
+             "order [epochs, N], and the statistics of batch norms. Labels are classes [N], or shares of the K classes "
+             "[N, K].")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].")
         .def("features", &features_of, array("theta"), array("images"), array("features"), py::kw_only(),

@@ -13,6 +13,7 @@ METRICS: tuple[str, ...]
 NORMS: tuple[str, ...]
 ACTIVATIONS: tuple[str, ...]
 POOLINGS: tuple[str, ...]
+WINDOW_KINDS: tuple[str, ...]
 MOST_BLOCKS: int
 LARGEST_SIZE: int
 BFLOAT16: bool  # whether products can be rounded to bfloat16 on this processor
@@ -47,6 +48,12 @@ class Convolution:
     def __init__(self, *, kernel: tuple[int, int], stride: int = 1, padding: int = 0) -> None:
         """The kernel is (height, width)."""
 
+class Windows:
+    """Pooling by windows of any size, of a kind in WINDOW_KINDS."""
+
+    def __init__(self, *, kind: str, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (0, 0)) -> None:
+        """Height and width each; the kernel of adaptive ones is how many there are."""
+
 class Block:
     """A block's channels and parts, where its parameters begin in theta, and the statistics of a batch norm."""
 
@@ -57,13 +64,15 @@ class Block:
         convolution: Convolution,
         layers: Layers,
         weight: int,
+        windows: Windows | None = None,
         bias: int | None = None,
         gamma: int | None = None,
         beta: int | None = None,
         mean: _Floats | None = None,
         variance: _Floats | None = None,
+        momentum: float = 0.0,
     ) -> None:
-        """Statistics [features] are kept alive, not copied."""
+        """Statistics [features] are kept alive, not copied; training moves them on by the momentum."""
 
 class Sgd:
     """Options of stochastic gradient descent."""
@@ -138,7 +147,8 @@ class ConvNet:
         distillation: Distillation | None = None,
         threads: int,
     ) -> None:
-        """Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] in the order [epochs, N].
+        """Trains theta [P] in place, and moves the velocity [P] of its momentum on, by batches of images [N, ...] in the order [epochs, N];
+        and the statistics of batch norms.
 
         Labels are classes [N], or shares of the K classes [N, K].
         """

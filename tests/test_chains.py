@@ -19,6 +19,7 @@ from fastdc.engines import Engine, NativeEngine, ReferenceEngine, Sgd, make_engi
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, chain_of
 from fastdc.errors import UsageError
 from fastdc.models import build
+from fastdc.runtime import compiled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,6 +108,17 @@ def strided(*, batch: bool) -> nn.Module:
     )
 
 
+def windowed(*, batch: bool) -> nn.Module:
+    """Poolings of many kinds, behind convolutions of every route, and tanh after widths that are no multiples of eight."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 20, 3, padding=1), nn.BatchNorm2d(20) if batch else nn.Identity(), nn.Tanh(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(20, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.MaxPool2d((3, 2), (1, 2), (1, 0)), nn.Tanh()),
+        *(nn.Conv2d(16, 12, 2), nn.BatchNorm2d(12) if batch else nn.Identity(), nn.SiLU(), nn.AvgPool2d(3, 2, 1)),
+        *(nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d((4, 2))),
+        *(nn.Conv2d(8, 8, 1), nn.LeakyReLU(0.01), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    )
+
+
 CHAINS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"authors: {norm} {act} {pool}": lambda norm=norm, act=act, pool=pool: OfAuthors(norm, act, pool)  # type: ignore[misc]
@@ -124,6 +136,11 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     "weights that the cache does not hold": wide,
     "kernels and strides of many kinds": lambda: strided(batch=False),
     "kernels and strides of many kinds, with batch norms": lambda: strided(batch=True),
+    "poolings of many kinds": lambda: windowed(batch=False),
+    "poolings of many kinds, with batch norms": lambda: windowed(batch=True),
+    "the mean of each map, after one block": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 24, 3, padding=1), nn.GroupNorm(24, 24), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3))
+    ),
     "a first layer that is linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.Sigmoid(), nn.Linear(30, 3)),
     "a classic LeNet": lambda: nn.Sequential(
         *(nn.Conv2d(1, 6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Sigmoid(), nn.AvgPool2d(2)),
@@ -175,6 +192,7 @@ def test_a_chain_is_served_by_the_native_engine_whoever_wrote_it(name: str) -> N
         lambda engine: [engine.class_gradients(theta, real)],
         lambda engine: engine.match(theta, synthetic, gradients, "layerwise_cosine"),
         lambda engine: [engine.image_gradients(theta, synthetic, gradients)],
+        lambda engine: engine.hessian_products(theta, synthetic, gradients[0]),
         lambda engine: [engine.logits(theta, flat), engine.features(theta, flat)],
         lambda engine: [engine.feature_gradients(theta, flat, torch.ones_like(engine.features(theta, flat)))],
     ):
@@ -336,7 +354,7 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.SiLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LayerNorm(8), nn.ReLU()], "a layer norm is over (8,); it serves channels, height and width"),
-        ([*block(), nn.AdaptiveAvgPool2d(1)], "a pooling is adaptive of (1, 1)"),
+        ([*block(), nn.AdaptiveAvgPool2d(4), nn.AvgPool2d(2)], "pooling comes after block 1"),
         ([*block(), nn.ReLU()], "activation comes after block 1"),
     ):
         module = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(3))
@@ -345,9 +363,11 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
 
 
 @needs_extension
-def test_an_activation_that_the_compiled_code_has_not_is_named_wherever_it_stands() -> None:
+def test_an_activation_that_the_compiled_code_has_not_is_named_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = (nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh())
     module = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * 64, 3))
+    assert NativeEngine.unsupported_reasons(module) == []
+    monkeypatch.setattr(compiled.extension, "ACTIVATIONS", ("relu",))
     assert "it has no activation 'tanh'" in " ".join(NativeEngine.unsupported_reasons(module))
 
 
@@ -359,17 +379,19 @@ def test_a_network_that_cannot_compute_is_not_served() -> None:
 
 @needs_extension
 @pytest.mark.usefixtures("threads")
-def test_threads_change_no_bit_where_blocks_differ() -> None:
+@pytest.mark.parametrize("make", [mixed, windowed])
+def test_threads_change_no_bit_where_blocks_differ(make: Callable[..., nn.Module]) -> None:
     torch.manual_seed(0)
-    engine, results = NativeEngine(mixed(batch=False)), []
-    theta = engine.layout.flatten(engine.module)
+    module, results = make(batch=make is windowed), []
     real, synthetic = torch.randn(2, 70, 1, 28, 28), torch.randn(2, 5, 1, 28, 28)
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
+        engine = NativeEngine(copy.deepcopy(module))
+        theta = engine.layout.flatten(module)
         gradients, weights = engine.class_gradients(theta, real), theta.clone()
         sgd, labels = Sgd(1, 0.1, 0.9, 1e-2, 50), torch.arange(2).repeat_interleave(70)
         engine.train(weights, real.flatten(0, 1), labels, sgd, torch.Generator().manual_seed(1))
-        results.append([gradients, *engine.match(theta, synthetic, gradients, "layerwise_cosine"), weights])
+        results.append([gradients, *engine.match(theta, synthetic, gradients, "layerwise_cosine"), weights, *engine.module.buffers()])
     for other in results[1:]:
         assert all(torch.equal(found, first) for found, first in zip(other, results[0], strict=True))
 
@@ -409,10 +431,11 @@ def test_sizes_that_the_compiled_code_does_not_serve_are_left_to_torch() -> None
 
 
 @needs_extension
+@pytest.mark.parametrize("pooled", [[], [nn.AdaptiveAvgPool2d(2)], [nn.MaxPool2d(3, 1)]], ids=["by two", "adaptive", "larger windows"])
 @pytest.mark.parametrize("size", [(1, 1), (0, 0), (70_000, 1)])
-def test_images_of_which_nothing_is_left_are_refused_with_a_sentence(size: tuple[int, int]) -> None:
+def test_images_of_which_nothing_is_left_are_refused_with_a_sentence(size: tuple[int, int], pooled: list[nn.Module]) -> None:
     first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1, padding=1)
-    module = nn.Sequential(first, nn.ReLU(), nn.AvgPool2d(2), second, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
+    module = nn.Sequential(first, nn.ReLU(), nn.AvgPool2d(2), *pooled, second, nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
     engine = NativeEngine(module)
     with pytest.raises(UsageError, match="expected another size, for which the network was made"):
         engine.logits(engine.layout.flatten(module), torch.zeros(2, 3, *size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tolerances import (
 from torch import Tensor, nn
 
 import fastdc
-from fastdc.engines import Distillation, NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
+from fastdc.engines import Distillation, Engine, NativeEngine, ReferenceEngine, Sgd, TorchEngine, make_engine, resolve_engine
 from fastdc.errors import UsageError
 from fastdc.models import build, parts
 from fastdc.runtime import compiled
@@ -215,7 +216,14 @@ def test_class_gradients_are_the_derivatives_of_the_loss_and_add_up_over_images(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("spec", "size"), [("convnet:width=24", (3, 16, 16)), ("convnet:width=8,norm=layer,pooling=max", (1, 13, 18))])
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        ("convnet:width=24", (3, 16, 16)),
+        ("convnet:width=8,norm=layer,pooling=max", (1, 13, 18)),
+        ("convnet:width=8,depth=2,norm=batch", (1, 13, 18)),
+    ],
+)
 @pytest.mark.usefixtures("threads")
 def test_threads_and_runs_change_no_bit_and_instruction_sets_little(spec: str, size: tuple[int, int, int], dtype: torch.dtype) -> None:
     results = []
@@ -236,7 +244,10 @@ def test_threads_and_runs_change_no_bit_and_instruction_sets_little(spec: str, s
             assert relative(result[name], value) < NATIVE_INSTRUCTION_SETS[dtype], name
 
 
-@pytest.mark.parametrize("spec", ["convnet:width=8,norm=layer", "convnet:width=24,pooling=max", "convnet:width=8,norm=none,pooling=none"])
+@pytest.mark.parametrize(
+    "spec",
+    ["convnet:width=8,norm=layer", "convnet:width=24,pooling=max", "convnet:width=8,norm=none,pooling=none", "convnet:width=8,norm=batch"],
+)
 def test_no_memory_is_read_before_it_is_written(spec: str) -> None:
     others = make_and_do("convnet:width=32,norm=layer", COLOUR)  # leaves its numbers in the buffers
     first = make_and_do(spec, (2, 9, 11), each=3)
@@ -299,9 +310,9 @@ def test_a_run_is_its_steps_one_after_another() -> None:
     engine.train(whole, images, labels, SGD, torch.Generator().manual_seed(1))
     engine.train(single, images, labels, SGD, torch.Generator().manual_seed(1), augment=lambda *batch: batch[:2])
     assert torch.equal(whole, single)
-    whole, single, order = theta.clone(), theta.clone(), torch.arange(50)  # a step is of one batch, however small those of a run are
-    engine.training(whole, SGD).step(images, labels)
-    engine.train_in_order(single, torch.zeros_like(single), images, labels, Sgd(1, 0.05, 0.9, 1e-2, 50), order[None], None)
+    whole, single = theta.clone(), theta.clone()  # a step is of one batch, however small those of a run are
+    for weights, batch in ((whole, 20), (single, 50)):
+        engine.training(weights, dataclasses.replace(SGD, batch=batch)).step(images, labels)
     assert torch.equal(whole, single)
 
 
@@ -412,23 +423,60 @@ def test_images_that_are_not_of_the_modules_size_are_refused(size: tuple[int, in
             call(NativeEngine(module), theta, torch.zeros(3, 2, *size))
 
 
-# What the torch engine does for it
+# Batch norm
 
 
-def test_batch_norm_is_trained_by_the_torch_engine_and_its_frozen_statistics_are_used() -> None:
-    module, theta = make("convnet:width=8,norm=batch", SMALL, 3)
-    images, labels = torch.randn(9, *SMALL, dtype=torch.float64), torch.arange(9) % 3
+def assert_same_state(engine: Engine, expected: Engine) -> None:
+    """The statistics of both modules, and how many batches they are of."""
+    for (name, found), right in zip(engine.module.state_dict().items(), expected.module.state_dict().values(), strict=True):
+        assert torch.equal(found, right) if "running" not in name else relative(found, right) < NATIVE_FLOAT64, name
+
+
+@pytest.mark.parametrize(
+    ("spec", "size", "count"),
+    [
+        *(("convnet:width=16,norm=batch", (2, 9, 10), count) for count in (1, 7, 40, 41, 51)),  # the last batch has 1, 7, 20, 1 and 11
+        ("convnet:width=12,depth=2,pooling=max,activation=sigmoid,norm=batch", (2, 9, 10), 51),
+        ("convnet:width=8,depth=1,pooling=none,norm=batch", (1, 1, 2), 9),
+    ],
+)
+def test_batch_norm_is_trained_with_the_statistics_of_each_batch(spec: str, size: tuple[int, int, int], count: int) -> None:
+    module, theta = make(spec, size, 3)
+    images, labels = 3 * torch.randn(count, *size, dtype=torch.float64) + 1, torch.arange(count) % 3
     engines, thetas = (NativeEngine(module), TorchEngine(copy.deepcopy(module))), [theta.clone(), theta.clone()]
     for engine, weights in zip(engines, thetas, strict=True):
         engine.train(weights, images, labels, SGD, torch.Generator().manual_seed(1))
-    assert torch.equal(*thetas)
-    assert all(torch.equal(a, b) for a, b in zip(*(engine.module.state_dict().values() for engine in engines), strict=True))
-    before = engines[0].logits(theta, images)
+    assert relative(thetas[0] - theta, thetas[1] - theta) < NATIVE_FLOAT64
+    assert_same_state(*engines)
+    found, expected = (engine.logits(theta, images) for engine in engines)
+    assert relative(found, expected) < NATIVE_FLOAT64
+    before = found
     for engine in engines:
         engine.freeze_statistics(theta, 3 * images + 1)
     found, expected = (engine.logits(theta, images) for engine in engines)
     assert relative(found, expected) < NATIVE_FLOAT64
     assert relative(found, before) > 1e-3
+
+
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.7, 1.0])
+def test_statistics_move_by_the_momentum_of_their_norm_or_are_those_of_all_batches(momentum: float | None) -> None:
+    module, theta = make("convnet:width=8,depth=2,norm=batch", SMALL, 3)
+    module.features[1].momentum = momentum
+    images, labels = 3 * torch.randn(51, *SMALL, dtype=torch.float64) + 1, torch.arange(51) % 3
+    engines = NativeEngine(module), TorchEngine(copy.deepcopy(module))
+    for engine in engines:
+        engine.train(theta.clone(), images, labels, SGD, torch.Generator().manual_seed(1))
+    assert_same_state(*engines)
+
+
+def test_a_batch_of_one_number_of_each_channel_is_refused() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 8, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    engine, before = NativeEngine(module), copy.deepcopy(module.state_dict())
+    theta = engine.layout.flatten(module)
+    with pytest.raises(UsageError, match="a batch norm in training needs more than one number of each channel; give batches of more than"):
+        engine.train(theta, torch.randn(1, *SMALL).double(), torch.zeros(1, dtype=torch.int64), SGD, torch.Generator())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert torch.equal(theta, engine.layout.flatten(module))
 
 
 # Threads and processes of the caller

@@ -53,9 +53,12 @@ def make(given: dict[str, Any]) -> Any:
     blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
     convolution = compiled.extension.Convolution(**{name: given[name] for name in ("kernel", "stride", "padding")})
     layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
+    alike = {"features": given["features"], "convolution": convolution, "layers": layers, "momentum": given.get("momentum", 0.1)}
+    if "windows" in given:
+        alike["windows"] = compiled.extension.Windows(**given["windows"])
     return compiled.extension.ConvNet(
         image=(given["channels"], given["height"], given["width"]),
-        blocks=[compiled.extension.Block(features=given["features"], convolution=convolution, layers=layers, **block) for block in blocks],
+        blocks=[compiled.extension.Block(**alike, **block) for block in blocks],
         classifier=(given["linear_weight"], given["linear_bias"]),
         **{name: given[name] for name in ("classes", "parameters")},
     )
@@ -172,6 +175,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
     | {name: [0 if name == "weight" else None] for name in NO_BLOCKS}
     | {"channels": 1, "norm": NO_NORM, "parameters": BIG, "linear_bias": None, "expected": r"\w+"},
     **{f"{name} of no batch norm": {"norm": BATCH, name: [None, None], "expected": name} for name in ("mean", "variance")},
+    **{
+        f"windows of {name} {value}": {"windows": {"kind": "avg", "kernel": (2, 2), name: value}, "expected": name}
+        for name, value in [("kernel", (0, 1)), ("kernel", (1, BIG)), ("stride", (1, 0)), ("padding", (0, 2)), ("padding", (-1, 0))]
+    },
+    "windows of another kind": {"windows": {"kind": "median", "kernel": (2, 2)}, "expected": "kind"},
+    "windows larger than their map": {"windows": {"kind": "max", "kernel": (60, 60)}, "expected": "blocks"},
+    "windows over nothing": {"height": 1, "windows": {"kind": "adaptive", "kernel": (3, 3)}, "expected": "blocks"},
+    "windows of another network": {"windows": {"kind": "adaptive", "kernel": (9, 9)}, "expected": "linear_weight"},
     "statistics of other length": {"norm": BATCH, "mean": [f(8), f(7)], "expected": "mean"},
     "statistics of two dimensions": {"norm": BATCH, "variance": [f(8), f(1, 8)], "expected": "variance"},
     "statistics with gaps": {"norm": BATCH, "variance": [f(16)[::2], f(8)], "expected": "variance"},
@@ -215,11 +226,36 @@ def test_statistics_are_of_the_dtype_of_the_weights(job: str) -> None:
             call(job, network)
 
 
-def test_training_refuses_batch_norm() -> None:
+def test_training_moves_the_statistics_of_batch_norms_where_they_lie() -> None:
+    statistics = {name: [np.full(8, 0.5, np.float32) for _ in range(2)] for name in ("mean", "variance")}
+    call("train", make(plan(BATCH, momentum=0.0, **statistics)))
+    assert all((each == 0.5).all() for pair in statistics.values() for each in pair)
+    call("train", make(plan(BATCH, momentum=0.5, **statistics)))
+    assert all((each != 0.5).all() for pair in statistics.values() for each in pair)
+
+
+def test_training_refuses_statistics_that_it_cannot_move_and_batches_without_any() -> None:
     given = arguments("train")
     before = given["theta"].copy()
-    with pytest.raises(ValueError, match=r"^norm is batch; expected "):
-        run("train", make(plan(BATCH)), given)
+    fixed = f(8)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^statistics is .*; expected float32 \[8\], contiguous, aligned and writeable\.$"):
+        run("train", make(plan(BATCH, mean=[f(8), fixed])), given)
+    extension = compiled.extension
+    block = extension.Block(
+        features=8,
+        convolution=extension.Convolution(kernel=IMAGE[1:]),
+        layers=extension.Layers(norm=BATCH, activation="relu", pooling="none"),
+        weight=0,
+        gamma=0,
+        beta=0,
+        mean=f(8),
+        variance=f(8),
+    )
+    size = 8 * CHANNELS * HEIGHT * WIDTH
+    network = extension.ConvNet(image=IMAGE, classes=CLASSES, blocks=[block], classifier=(0, None), parameters=size)
+    with pytest.raises(ValueError, match=r"^batch is 1; expected a size of which no batch has one number of each channel"):
+        run("train", network, arguments("train", parameters=size) | {"batch": 1})
     np.testing.assert_array_equal(given["theta"], before)
 
 

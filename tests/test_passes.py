@@ -163,7 +163,7 @@ def test_derivatives_are_those_of_autograd(name: str) -> None:
 
 
 def test_auto_does_not_choose_it_on_the_cpu_but_it_is_there_by_name() -> None:
-    module = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 26 * 26, 10))
+    module = nn.Sequential(nn.Conv2d(1, 8, 3, dilation=2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 24 * 24, 10))
     assert resolve_engine("auto", module) == "torch"
     assert isinstance(make_engine("cuda", module), CudaEngine)
     with pytest.raises(fastdc.UsageError, match="cuda: its forward computes with maps by itself"):
@@ -175,6 +175,7 @@ def test_auto_does_not_choose_it_on_the_cpu_but_it_is_there_by_name() -> None:
     [
         ([nn.LayerNorm(8), nn.Flatten(), nn.Linear(64, 2)], "a layer norm is over"),
         ([nn.Flatten(), nn.Linear(64, 2), nn.Hardtanh()], "its forward calls hardtanh"),
+        ([nn.BatchNorm2d(1, momentum=None), nn.Flatten(), nn.Linear(64, 2)], "keeps the mean over all batches"),
     ],
 )
 def test_what_it_cannot_serve_gets_a_reason(layers: list[nn.Module], reason: str) -> None:

@@ -14,7 +14,7 @@ import pybind11
 import pytest
 from helpers import INSTRUCTION_SETS, ROOT, needs_bfloat16
 
-STAGES = ["first_conv", "winograd", "patch_conv", "norm_act_pool", "linear_loss"]
+STAGES = ["first_conv", "winograd", "patch_conv", "norm_act_pool", "window_pool", "linear_loss"]
 CHECKS_ONLY = {"winograd": "test", "norm_act_pool": "quick"}  # their other modes are longer, or measure
 FLAGS = ["-std=c++17", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-Wall", "-Wextra", "-Werror", "-Wno-psabi"]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ here")

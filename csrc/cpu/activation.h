@@ -37,13 +37,13 @@ struct Exponential<float> {
     static constexpr Bits kBias = 127;
 
     template <class Vector>
-    static FASTDC_INLINE Vector polynomial(Vector x) {  // Cephes expf
+    static FASTDC_INLINE Vector less_one(Vector x) {  // Cephes expf
         Vector p = x * 1.9875691500e-4f + 1.3981999507e-3f;
         p = p * x + 8.3334519073e-3f;
         p = p * x + 4.1665795894e-2f;
         p = p * x + 1.6666665459e-1f;
         p = p * x + 5.0000001201e-1f;
-        return p * (x * x) + x + 1.0f;
+        return p * (x * x) + x;
     }
 };
 
@@ -58,7 +58,7 @@ struct Exponential<double> {
     static constexpr Bits kBias = 1023;
 
     template <class Vector>
-    static FASTDC_INLINE Vector polynomial(Vector x) {  // Taylor: the next term is below 5e-18 for |x| <= log(2) / 2
+    static FASTDC_INLINE Vector less_one(Vector x) {  // Taylor: the next term is below 5e-18 for |x| <= log(2) / 2
         Vector p = x * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
         p = p * x + 1.0 / 39916800.0;
         p = p * x + 1.0 / 3628800.0;
@@ -70,23 +70,38 @@ struct Exponential<double> {
         p = p * x + 1.0 / 24.0;
         p = p * x + 1.0 / 6.0;
         p = p * x + 0.5;
-        return p * (x * x) + x + 1.0;
+        return p * (x * x) + x;
     }
 };
 
-// exp(x) for |x| up to kLimit and at the limit beyond; NaN for NaN.
+// exp(x) = (1 + rest) power for |x| up to kLimit and at the limit beyond; NaN for NaN.
+template <class T, class Vector>
+struct Power {
+    Vector rest, power;
+    explicit FASTDC_INLINE Power(Vector x) {
+        using Table = Exponential<T>;
+        using Bits = typename VectorOf<typename Table::Bits, static_cast<int>(sizeof(Vector) / sizeof(T))>::type;
+        x = choose(x > Table::kLimit, fill<Vector>(Table::kLimit), x);
+        x = choose(x < -Table::kLimit, fill<Vector>(-Table::kLimit), x);
+        const Vector rounded = x * static_cast<T>(1.44269504088896340736) + Table::kRound;
+        const Vector k = rounded - Table::kRound;
+        rest = Table::template less_one<Vector>((x - k * Table::kLog2High) - k * Table::kLog2Low);
+        // The low bits of `rounded` are k in two's complement; the shift drops the others. NaN survives in the rest.
+        power = (Vector)(((Bits)rounded + Table::kBias) << Table::kMantissa);
+    }
+};
+
 template <class T, class Vector>
 FASTDC_INLINE Vector exponential(Vector x) {
-    using Table = Exponential<T>;
-    using Bits = typename VectorOf<typename Table::Bits, static_cast<int>(sizeof(Vector) / sizeof(T))>::type;
-    x = choose(x > Table::kLimit, fill<Vector>(Table::kLimit), x);
-    x = choose(x < -Table::kLimit, fill<Vector>(-Table::kLimit), x);
-    const Vector rounded = x * static_cast<T>(1.44269504088896340736) + Table::kRound;
-    const Vector k = rounded - Table::kRound;
-    const Vector rest = (x - k * Table::kLog2High) - k * Table::kLog2Low;
-    // The low bits of `rounded` are k in two's complement; the shift drops the others. NaN survives in the polynomial.
-    const Bits power = ((Bits)rounded + Table::kBias) << Table::kMantissa;
-    return Table::template polynomial<Vector>(rest) * (Vector)power;
+    const Power<T, Vector> e(x);
+    return (e.rest + T(1)) * e.power;
+}
+
+// exp(x) - 1 without its cancellation.
+template <class T, class Vector>
+FASTDC_INLINE Vector exponential_less_one(Vector x) {
+    const Power<T, Vector> e(x);
+    return e.rest * e.power + (e.power - T(1));
 }
 
 // An activation at y: its value, and products with its first two derivatives, all as torch has them at kinks and at
@@ -129,6 +144,21 @@ struct Activated<T, Vector, Activation::kSigmoid> {
 };
 
 template <class T, class Vector>
+struct Activated<T, Vector, Activation::kTanh> {
+    Vector a;  // tanh(y)
+    Vector b;  // 1 - a a, without its cancellation
+    explicit FASTDC_INLINE Activated(Vector y) {
+        const Vector e = exponential_less_one<T>(choose(y < T(0), y, -y) * T(2)), sum = e + T(2);
+        a = e / sum;
+        a = choose(y < T(0), a, -a);
+        b = (e + T(1)) * T(4) / (sum * sum);
+    }
+    FASTDC_INLINE Vector value() const { return a; }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return b * g; }
+    FASTDC_INLINE Vector times_curvature(Vector g) const { return a * b * T(-2) * g; }
+};
+
+template <class T, class Vector>
 struct Activated<T, Vector, Activation::kSwish> {
     Vector y;
     Activated<T, Vector, Activation::kSigmoid> sigmoid;
@@ -141,7 +171,7 @@ struct Activated<T, Vector, Activation::kSwish> {
 };
 
 constexpr bool is_curved(Activation activation) {
-    return activation == Activation::kSigmoid || activation == Activation::kSwish;
+    return activation == Activation::kSigmoid || activation == Activation::kTanh || activation == Activation::kSwish;
 }
 
 }  // namespace

@@ -2,104 +2,19 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
-#include "cpu/buffer.h"
-#include "cpu/instruction_set.h"
+#include "cpu/convnet_tasks.h"
 #include "cpu/threads.h"
 
 namespace fastdc {
 namespace {
-
-template <class T>
-const ConvNetKernels<T>& choose(const ConvNetKernels<float>& of_float, const ConvNetKernels<double>& of_double) {
-    if constexpr (std::is_same_v<T, float>) {
-        (void)of_double;
-        return of_float;
-    } else {
-        (void)of_float;
-        return of_double;
-    }
-}
-
-template <class T>
-const ConvNetKernels<T>& kernels(const ConvNetPlan& plan) {
-#if defined(__x86_64__)
-    if (plan.bfloat16) return choose<T>(avx512_bfloat16::convnet_kernels_float, avx2::convnet_kernels_double);
-    switch (instruction_set()) {
-        case InstructionSet::avx512:
-            return choose<T>(avx512::convnet_kernels_float, avx2::convnet_kernels_double);
-        case InstructionSet::avx2:
-            return choose<T>(avx2::convnet_kernels_float, avx2::convnet_kernels_double);
-        case InstructionSet::baseline:
-            break;
-    }
-#endif
-    return choose<T>(baseline::convnet_kernels_float, baseline::convnet_kernels_double);
-}
-
-constexpr int64_t kMostParts = 8;       // pieces that the images of one class or batch are cut into
-constexpr int64_t kFewestParts = 2;     // where there are enough of them
-constexpr int64_t kEnoughTasks = 16;    // beyond which more pieces keep no more threads busy
-constexpr int64_t kFewestImages = 8;    // of a piece: below, weights cost more than images
-constexpr int64_t kMostForward = 32;    // images that one task takes forward
-constexpr int64_t kPieceOfSum = 32768;  // elements of a vector [P] that one task adds up
-
-// Of each of `groups` runs of images. A class is cut as if all classes of the network were there, so that it has the
-// same bits whatever others come with it.
-int64_t parts_of(int64_t groups, int64_t each) {
-    const int64_t wanted =
-        std::clamp((kEnoughTasks + groups - 1) / std::max<int64_t>(1, groups), kFewestParts, kMostParts);
-    return std::max<int64_t>(1, std::min(wanted, each / kFewestImages));
-}
-
-int64_t begin_of(int64_t part, int64_t parts, int64_t count) {
-    return part * count / parts;
-}
-
-// One buffer per purpose and thread, for as long as the thread lives.
-Buffer& shared_buffer() {
-    thread_local Buffer buffer;
-    return buffer;
-}
-Buffer& own_buffer() {
-    thread_local Buffer buffer;
-    return buffer;
-}
-
-template <class T>
-void pack_weights(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const T* theta, T* packed, int threads) {
-    parallel_for(kernel.pack_pieces(plan), threads, [&](int64_t piece) { kernel.pack(plan, theta, piece, packed); });
-}
-
-// One part of the gradient of a run of images, into `gradient` [P].
-template <class T>
-void gradient_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const PackedTheta<T>& theta,
-                 const ImageRun<T>& run, const Distilled<T>& distilled, T* record, T* gradient) {
-    const int64_t sums_size = kernel.sums_size(plan);
-    T* sums = own_buffer().at_least<T>(sums_size + kernel.workspace_size(plan));
-    std::memset(sums, 0, static_cast<size_t>(sums_size) * sizeof(T));
-    kernel.add_gradient(plan, theta, run, distilled, sums, record, sums + sums_size);
-    kernel.unpack_gradient(plan, sums, gradient);
-}
-
-template <class Body>
-void over_parameters(int64_t parameters, int threads, const Body& body) {
-    parallel_for((parameters + kPieceOfSum - 1) / kPieceOfSum, threads, [&](int64_t piece) {
-        body(Range{piece * kPieceOfSum, std::min(parameters, (piece + 1) * kPieceOfSum)});
-    });
-}
 
 // The plan where weights, their gradients or directions are packed and unpacked for `each` images.
 ConvNetPlan packed_for(const ConvNetPlan& plan, int64_t each) {
     ConvNetPlan result = plan;
     result.sharing = each;
     return result;
-}
-
-int64_t image_size(const ConvNetPlan& plan) {
-    return plan.channels * plan.height * plan.width;
 }
 
 // Calls body(weights, images, workspace) for pieces of `piece` images out of `count`.
@@ -237,32 +152,6 @@ void hessian_products(const ConvNetPlan& plan, const T* theta, const ClassImages
 }
 
 template <class T>
-void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
-           const Distilled<T>& distilled, const SgdOptions& sgd, int threads) {
-    const ConvNetKernels<T>& kernel = kernels<T>(plan);
-    const int64_t count = data.count, size = plan.parameters, packed_size = kernel.packed_size(plan);
-    T* packed = shared_buffer().at_least<T>(packed_size + kMostParts * size);
-    T* partial = packed + packed_size;  // [parts, P]
-    for (int64_t epoch = 0; epoch < order.epochs; ++epoch) {
-        for (int64_t first = 0; first < count; first += sgd.batch) {
-            const int64_t* index = order.index + epoch * count + first;
-            const int64_t batch = std::min(sgd.batch, count - first), parts = parts_of(1, batch);
-            const T scale = T(1) / static_cast<T>(batch);
-            pack_weights<T>(kernel, plan, weights.theta, packed, threads);
-            parallel_for(parts, threads, [&](int64_t part) {
-                const int64_t begin = begin_of(part, parts, batch), end = begin_of(part + 1, parts, batch);
-                gradient_of<T>(kernel, plan, {weights.theta, packed},
-                               {data.images, data.labels, index + begin, end - begin, scale}, distilled, nullptr,
-                               partial + part * size);
-            });
-            over_parameters(size, threads, [&](Range elements) {
-                kernel.update({partial, parts, size}, elements, sgd, weights.velocity, weights.theta);
-            });
-        }
-    }
-}
-
-template <class T>
 int64_t output_size(const ConvNetPlan& plan, Output output) {
     return kernels<T>(plan).output_size(plan, output);
 }
@@ -299,8 +188,6 @@ void output_gradients(const ConvNetPlan& plan, const T* theta, const T* images, 
                                      T*, T*, int);                                                                   \
     template void hessian_products<T>(const ConvNetPlan&, const T*, const ClassImages<T>&, const int64_t*, const T*, \
                                       T*, T*, int);                                                                  \
-    template void train<T>(const ConvNetPlan&, const Moving<T>&, const LabelledImages<T>&, const Order&,             \
-                           const Distilled<T>&, const SgdOptions&, int);                                             \
     template int64_t output_size<T>(const ConvNetPlan&, Output);                                                     \
     template void outputs<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, T*, int);                      \
     template void output_gradients<T>(const ConvNetPlan&, const T*, const T*, int64_t, Output, const T*, T*, int);

@@ -1,10 +1,10 @@
 // Whole passes through a ConvNet on the CPU: gradients by weights and by images, training, features and logits.
 //
-// The network: `depth` blocks of convolution, norm, activation and 2x2 pooling, each with its own channels and of its
-// own kinds, and one linear layer (norm_act_pool.h, first_conv.h, winograd.h, patch_conv.h and linear_loss.h have the
-// formulas). A linear layer before the last is the convolution of a block whose kernel is the whole map.
-// The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's order; a ConvNetPlan says
-// where each parameter lies.
+// The network: `depth` blocks of convolution, norm, activation, 2x2 pooling and pooling by other windows, each with its
+// own channels and of its own kinds, and one linear layer (norm_act_pool.h, window_pool.h, first_conv.h, winograd.h,
+// patch_conv.h and linear_loss.h have the formulas). A linear layer before the last is the convolution of a block whose
+// kernel is the whole map. The loss is cross-entropy. Weights, and gradients by them, are flat vectors [P] in torch's
+// order; a ConvNetPlan says where each parameter lies.
 //
 //     class_gradients   out[c] = d/d theta of the mean loss of images[c], all of which are of class labels[c]  [C, P]
 //     image_gradients   out[c, i] = d/d images[c, i] of <cotangent[c], class gradient c>, by forward over reverse
@@ -28,6 +28,8 @@
 
 #include <cstdint>
 
+#include "cpu/block_parts.h"
+
 namespace fastdc {
 
 constexpr int kMostBlocks = 16;
@@ -43,15 +45,22 @@ struct ConvNetPlan {
     int64_t kernel_height[kMostBlocks], kernel_width[kMostBlocks], stride[kMostBlocks], padding[kMostBlocks];
     int64_t groups[kMostBlocks];
     int norm[kMostBlocks], activation[kMostBlocks], pooling[kMostBlocks];
+    Windows windows[kMostBlocks];  // that pool after it
     // Where each parameter begins in theta; -1: there is none.
     int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];
     int64_t linear_weight, linear_bias;
-    // Statistics of a frozen batch norm, by channel; null for other norms.
-    const void* mean[kMostBlocks];
-    const void* variance[kMostBlocks];
+    // Statistics of a batch norm, by channel; null for other norms. They are taken as they stand, but in training:
+    // there the norm takes those of the batch, and they move towards these by `momentum`.
+    void* mean[kMostBlocks];
+    void* variance[kMostBlocks];
+    double momentum[kMostBlocks];
     // Whether products of float are rounded, where has_bfloat16: see operands.h.
     bool bfloat16;
 };
+
+inline bool is_batch_norm(const ConvNetPlan& plan, int64_t l) {
+    return plan.norm[l] == static_cast<int>(Norm::kBatch);
+}
 
 struct SgdOptions {
     int64_t batch;
@@ -167,6 +176,23 @@ struct Range {
     int64_t begin, end;
 };
 
+// A part of a batch that is trained block by block, all of the batch at a time, and what it leaves on the way.
+template <class T>
+struct BatchPart {
+    ImageRun<T> run;
+    int64_t first;  // of its images in the batch
+    T* maps;        // [batch_maps_size]
+    T* sums;        // [sums_size]
+    T* by_image;    // of the batch [images, 2, C]: mean and squares of a map (batch_norm.h), or sums of gy and gy d
+};
+
+// The same of all images of the batch, in order.
+template <class T>
+struct ByImage {
+    const T* values;
+    int64_t count;
+};
+
 // What differs between instruction sets. One call is the work of one thread. Buffers start at 64 bytes; their sizes, in
 // elements, come from the functions named after them.
 template <class T>
@@ -189,6 +215,17 @@ struct ConvNetKernels {
                             const ImageRun<T>& run, T* record, T* out, T* workspace);
     void (*add_hessian_product)(const ConvNetPlan&, const PackedTheta<T>& theta, const PackedTheta<T>& direction,
                                 const ImageRun<T>& run, T* sums, T* out, T* workspace);
+
+    // A batch whose norms go over all of it: see batch_norm.h. Parts in any order, steps as they stand there.
+    int64_t (*batch_maps_size)(const ConvNetPlan&, int64_t count);
+    void (*batch_forward)(const ConvNetPlan&, const PackedTheta<T>& theta, const BatchPart<T>& part,
+                          const Distilled<T>& distilled, int64_t step, T* workspace);
+    void (*batch_backward)(const ConvNetPlan&, const PackedTheta<T>& theta, const BatchPart<T>& part,
+                           const T* coefficients, int64_t l, T* workspace);
+    void (*batch_statistics)(const ConvNetPlan&, int64_t l, const ByImage<T>& moments, T* mean, T* variance);
+    void (*batch_coefficients)(const ConvNetPlan&, const T* theta, int64_t l, const ByImage<T>& from, T* coefficients,
+                               T* sums);
+
     int64_t (*output_size)(const ConvNetPlan&, Output output);
     void (*outputs)(const ConvNetPlan&, const PackedTheta<T>& theta, const T* images, int64_t count, Output output,
                     T* out, T* workspace);

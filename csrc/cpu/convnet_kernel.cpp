@@ -1,7 +1,8 @@
 // Compiled once per instruction set, into namespace FASTDC_INSTRUCTION_SET: see instruction_set.h.
+#include "cpu/batch_norm.h"
 #include "cpu/convnet.h"
 #include "cpu/convnet_memory.h"
-#include "cpu/stopping.h"
+#include "cpu/convnet_steps.h"
 
 namespace fastdc {
 namespace {
@@ -59,11 +60,6 @@ int64_t sums_size(const ConvNetPlan& plan) {
 }
 
 template <class T>
-void add_to(const T* from, int64_t count, T* to) {
-    for (int64_t i = 0; i < count; ++i) to[i] += from[i];
-}
-
-template <class T>
 void unpack_convolution(const ConvNetPlan& plan, const Shapes& shapes, int64_t l, const T* sums, T* gradient) {
     switch (shapes.route[l]) {
         case Route::kDirect:
@@ -103,74 +99,6 @@ void unpack_gradient(const ConvNetPlan& plan, const T* buffer, T* gradient) {
         add_to(static_cast<const T*>(sums.linear_bias), plan.classes, gradient + plan.linear_bias);
 }
 
-// The image with a frame of zeros as wide as the first convolution's padding.
-template <class T>
-void pad_image(const ConvNetPlan& plan, const T* image, T* padded) {
-    const int64_t frame = plan.padding[0], row = plan.width + 2 * frame;
-    for (int64_t c = 0; c < plan.channels; ++c) {
-        for (int64_t y = -frame; y < plan.height + frame; ++y, padded += row) {
-            const bool inside = y >= 0 && y < plan.height;
-            for (int64_t x = 0; x < row; ++x) padded[x] = T(0);
-            if (inside) std::memcpy(padded + frame, image + (c * plan.height + y) * plan.width, sizeof(T) * plan.width);
-        }
-    }
-}
-
-// Calls body(first image, number of images) for groups of nearly the same size, with a stop_point before each.
-template <class T, class Body>
-void for_groups(const ConvNetPlan& plan, const Shapes& shapes, int64_t count, Body body) {
-    const int64_t most = most_together<T>(plan, shapes), groups = (count + most - 1) / most;
-    for (int64_t g = 0; g < groups; ++g) {
-        stop_point();
-        body(g * count / groups, (g + 1) * count / groups - g * count / groups);
-    }
-}
-
-// What block 0 normalises, of one padded image.
-template <class T>
-void first_map(const Weights<T>& weights, const T* padded, T* out) {
-    first_conv_forward(weights.shapes.first_convolution(weights.plan.channels), padded,
-                       static_cast<const T*>(weights.packed.forward[0]), weights.bias(0), out);
-}
-
-// An image [channels, pixels], and [pixels, channels].
-template <class T>
-void turn_image(const ConvNetPlan& plan, const T* image, T* turned) {
-    const int64_t pixels = plan.height * plan.width, channels = plan.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t at = 0; at < pixels; ++at) turned[at * channels + c] = image[c * pixels + at];
-    }
-}
-template <class T>
-void turn_back(const ConvNetPlan& plan, const T* turned, T* image) {
-    const int64_t pixels = plan.height * plan.width, channels = plan.channels;
-    for (int64_t c = 0; c < channels; ++c) {
-        for (int64_t at = 0; at < pixels; ++at) image[c * pixels + at] = turned[at * channels + c];
-    }
-}
-
-// What the norm of block l reads of a map and of weights, or of their tangents.
-template <class T>
-NormInput<T> norm_input(const Weights<T>& weights, int64_t l, const T* normed) {
-    return {normed, weights.scale(l), weights.shift(l)};
-}
-
-template <class T>
-void block_forward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps) {
-    const BlockShape& block = weights.shapes.block[l];
-    forward(block, norm_input(weights, l, normed), static_cast<const T*>(weights.plan.mean[l]),
-            static_cast<const T*>(weights.plan.variance[l]), maps.output(weights.plan, l) + image * pooled_size(block),
-            maps.statistics[l] + image * stats_size(block));
-}
-
-template <class T>
-void add_bias_gradient(const BlockShape& block, const T* gz, T* bias) {
-    if (block.norm == Norm::kInstance) return;  // it is zero: the norm takes away what a bias adds
-    for (int64_t at = 0; at < block.height * block.width; ++at) {
-        for (int64_t c = 0; c < block.channels; ++c) bias[c] += gz[at * block.channels + c];
-    }
-}
-
 // Up to the logits of `count` images; image(i) points to the i-th one.
 template <class T, class Image>
 void forward_pass(const Weights<T>& weights, int64_t count, Image image, const GradientSpace<T>& space,
@@ -188,39 +116,11 @@ void forward_pass(const Weights<T>& weights, int64_t count, Image image, const G
     }
     for (int64_t l = weights.shapes.first_of_maps(); l < plan.depth; ++l) {
         const int64_t size = map_size(weights.shapes.block[l]);
-        if (weights.shapes.route[l] == Route::kWinograd) {
-            const WinogradShape shape = weights.shapes.convolution(l, count);
-            transform_input<T>(shape, maps.input[l], space.transformed[l]);
-            multiply<T>(shape.tiles(), shape.in_channels, shape.out_channels, space.transformed[l],
-                        weights.packed.forward[l], space.products);
-            transform_output<T>(shape, space.products, weights.bias(l), maps.normed[l]);
-        } else {
-            const PatchTerm<T> term = {maps.input[l], weights.packed.forward[l]};
-            patch_forward<T>(weights.shapes.patch_convolution(l, count), &term, 1, weights.bias(l), space.patches,
-                             maps.normed[l]);
-        }
+        convolution_forward(weights, l, count, space, maps);
         for (int64_t i = 0; i < count; ++i) block_forward(weights, l, i, maps.normed[l] + i * size, maps);
     }
     linear_forward<T>(linear_shape(plan, weights.shapes, count), maps.last, weights.packed.linear,
                       weights.at(plan.linear_bias), maps.logits);
-}
-
-// gz, the gradient by what block l normalises; adds to the sums, which may be null.
-template <class T>
-void block_backward(const Weights<T>& weights, int64_t l, int64_t image, const T* normed, const Maps<T>& maps,
-                    const Sums<T>* sums, T* gz, T* scratch) {
-    const BlockShape& block = weights.shapes.block[l];
-    backward<T>(block, norm_input(weights, l, normed), maps.statistics[l] + image * stats_size(block),
-                maps.output_gradient(weights.plan, l) + image * pooled_size(block), gz, sums ? sums->gamma[l] : nullptr,
-                sums ? sums->beta[l] : nullptr, scratch);
-    if (sums && weights.plan.bias[l] >= 0) add_bias_gradient<T>(block, gz, sums->bias[l]);
-}
-
-// From the gradients by the logits to those by the features.
-template <class T>
-void classifier_backward(const Weights<T>& weights, int64_t count, const Maps<T>& maps) {
-    linear_input_gradient<T>(linear_shape(weights.plan, weights.shapes, count), maps.logits_gradient,
-                             weights.packed.linear, Write::kOver, maps.last_gradient);
 }
 
 // From the gradients by what block l gives to those by what its convolution reads, and by its weights: each where it is
@@ -233,19 +133,7 @@ void block_backward_pass(const Weights<T>& weights, int64_t l, int64_t count, co
     for (int64_t i = 0; i < count; ++i) {
         block_backward(weights, l, i, maps.normed[l] + i * size, maps, sums, gz + i * size, space.scratch);
     }
-    if (weights.shapes.route[l] == Route::kWinograd) {
-        const WinogradShape shape = weights.shapes.convolution(l, count);
-        const int64_t rows = shape.tiles(), in = shape.in_channels, out = shape.out_channels;
-        transform_output_adjoint<T>(shape, gz, space.products);
-        if (sums) accumulate_weight_products<T>(rows, in, out, space.transformed[l], space.products, sums->weight[l]);
-        multiply<T>(rows, out, in, space.products, weights.packed.backward[l], space.gradients);
-        transform_input_adjoint<T>(shape, space.gradients, input_gradient);
-    } else {
-        const PatchShape shape = weights.shapes.patch_convolution(l, count);
-        const PatchTerm<T> term = {gz, weights.packed.backward[l]};
-        if (sums) patch_weight_gradient<T>(shape, maps.input[l], gz, space.patches, sums->weight[l]);
-        if (input_gradient) patch_input_gradient<T>(shape, &term, 1, space.patches, input_gradient);
-    }
+    convolution_backward(weights, l, count, sums, space, maps, gz, input_gradient);
 }
 
 // From the gradients by the features back to the input of block 1, after forward_pass of the same images; with sums,
@@ -260,6 +148,7 @@ void backward_pass(const Weights<T>& weights, int64_t count, const Sums<T>* sums
     }
     for (int64_t l = plan.depth - 1; l > 0; --l) {
         block_backward_pass(weights, l, count, sums, space, maps, maps.input_gradient[l]);
+        windows_backward(weights, l - 1, count, maps, maps);
     }
     if (!sums) return;
     if (weights.shapes.route[0] != Route::kDirect) {
@@ -287,24 +176,9 @@ void add_gradient(const ConvNetPlan& plan, const PackedTheta<T>& theta, const Im
     Arena<T> kept{record};
     for_groups<T>(plan, shapes, run.count, [&](int64_t begin, int64_t group) {
         const Maps<T> maps = record ? Maps<T>(plan, shapes, group, kept, where) : space.maps;
-        const auto place = [&](int64_t i) { return run.index ? run.index[begin + i] : begin + i; };
-        const auto image = [&](int64_t i) { return run.images + place(i) * image_size; };
+        const auto image = [&](int64_t i) { return run.images + place_of(run, begin + i) * image_size; };
         forward_pass(weights, group, image, space, maps);
-        if (run.labels.shares) {
-            for (int64_t i = 0; i < group; ++i) {
-                soft_loss_gradient<T>(plan.classes, maps.logits + i * plan.classes,
-                                      run.labels.shares + place(i) * plan.classes, run.scale,
-                                      maps.logits_gradient + i * plan.classes);
-            }
-        } else {
-            for (int64_t i = 0; i < group; ++i) space.labels[i] = run.labels.classes[run.index ? place(i) : 0];
-            loss_gradient<T>(group, plan.classes, maps.logits, space.labels, run.scale, maps.logits_gradient);
-        }
-        for (int64_t i = 0; i < group && distilled.shares; ++i) {
-            add_distillation_gradient(distilled.groups, distilled.classes, distilled.temperature,
-                                      maps.logits + i * plan.classes, distilled.shares + place(i) * distilled.kept,
-                                      run.scale, maps.logits_gradient + i * plan.classes);
-        }
+        logits_gradient(weights, run, distilled, begin, group, space, maps);
         classifier_backward(weights, group, maps);
         backward_pass(weights, group, &sums, space, maps);
     });
@@ -369,6 +243,7 @@ void output_gradients(const ConvNetPlan& plan, const PackedTheta<T>& theta, cons
                 to_channels_last(from + i * size, shapes.last_channels, size / shapes.last_channels,
                                  maps.last_gradient + i * size);
             }
+            windows_backward(weights, plan.depth - 1, group, maps, maps);
         }
         backward_pass<T>(weights, group, nullptr, space, maps);
         if (shapes.route[0] != Route::kDirect) {
@@ -416,6 +291,7 @@ void block_forward_tangent(const Weights<T>& weights, const Weights<T>& along, i
                        maps.statistics[l] + image * stats_size(block),
                        space.tangents.output(weights.plan, l) + image * pooled_size(block),
                        space.statistics[l] + image * tangent_stats_size(block));
+    windows_forward(weights, l, image, maps, space.tangents);
 }
 
 // The tangent of the map lies where that of its gradient goes, gz.tangent. Adds to the sums, which may be null.
@@ -510,6 +386,7 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
     linear_input_gradient<T>(linear, tangents.logits_gradient, weights.packed.linear, Write::kOver,
                              tangents.last_gradient);
     linear_input_gradient<T>(linear, maps.logits_gradient, along.packed.linear, Write::kAdd, tangents.last_gradient);
+    windows_backward(weights, plan.depth - 1, count, maps, tangents);
     if (sums) {
         linear_weight_gradient<T>(linear, tangents.logits_gradient, maps.last, sums->linear, sums->linear_bias);
         linear_weight_gradient<T>(linear, maps.logits_gradient, tangents.last, sums->linear, nullptr);
@@ -537,6 +414,7 @@ void backward_tangent_pass(const Weights<T>& weights, const Weights<T>& along, i
             patch_input_gradient<T>(weights.shapes.patch_convolution(l, count), terms, 2, space.patches,
                                     input_gradient);
         }
+        if (l > 0) windows_backward(weights, l - 1, count, maps, tangents);
     }
     const int64_t image_size = plan.channels * plan.height * plan.width;
     if (weights.shapes.route[0] != Route::kDirect) {
@@ -613,11 +491,7 @@ void add_hessian_product(const ConvNetPlan& plan, const PackedTheta<T>& theta, c
 
 template <class T>
 int64_t record_size(const ConvNetPlan& plan, int64_t count) {
-    const Shapes shapes(plan);
-    Arena<T> kept{nullptr};
-    for_groups<T>(plan, shapes, count,
-                  [&](int64_t, int64_t group) { Maps<T>(plan, shapes, group, kept, Gradients::kApart); });
-    return kept.used;
+    return group_maps_size<T>(plan, count, Gradients::kApart);
 }
 
 template <class T>
@@ -665,6 +539,11 @@ constexpr ConvNetKernels<T> kernels_of() {
     kernels.unpack_gradient = unpack_gradient<T>;
     kernels.image_gradients = image_gradients<T>;
     kernels.add_hessian_product = add_hessian_product<T>;
+    kernels.batch_maps_size = batch_maps_size<T>;
+    kernels.batch_forward = batch_forward<T>;
+    kernels.batch_backward = batch_backward<T>;
+    kernels.batch_statistics = batch_statistics<T>;
+    kernels.batch_coefficients = batch_coefficients<T>;
     kernels.output_size = output_size;
     kernels.outputs = outputs<T>;
     kernels.output_gradients = output_gradients<T>;

@@ -14,6 +14,7 @@
 #include "cpu/linear_loss.h"
 #include "cpu/norm_act_pool.h"
 #include "cpu/patch_conv.h"
+#include "cpu/window_pool.h"
 #include "cpu/winograd.h"
 
 namespace fastdc {
@@ -73,13 +74,17 @@ struct Shapes {
                         static_cast<Norm>(plan.norm[l]),
                         static_cast<Activation>(plan.activation[l]),
                         static_cast<Pooling>(plan.pooling[l])};
-            height = pooled_height(block[l]);
-            width = pooled_width(block[l]);
+            windows[l] = {pooled_height(block[l]), pooled_width(block[l]), channels, plan.windows[l]};
+            height = has_windows(l) ? windows[l].out_height() : windows[l].height;
+            width = has_windows(l) ? windows[l].out_width() : windows[l].width;
+            given[l] = height * width * channels;
         }
         last_height = height;
         last_width = width;
         last_channels = channels;
     }
+
+    bool has_windows(int64_t l) const { return windows[l].windows.rows.kernel > 0; }
 
     // The first block whose convolution reads a map, and not the images.
     int64_t first_of_maps() const { return route[0] == Route::kDirect ? 1 : 0; }
@@ -102,6 +107,8 @@ struct Shapes {
     Route route[kMostBlocks];
     PatchShape patches[kMostBlocks];  // of one image
     BlockShape block[kMostBlocks];
+    WindowShape windows[kMostBlocks];                // over what norm_act_pool.h pools
+    int64_t given[kMostBlocks];                      // elements of the map that a block gives
     int64_t last_height, last_width, last_channels;  // of what the linear layer reads
 };
 
@@ -300,11 +307,14 @@ struct Maps {
         const bool apart = gradients == Gradients::kApart;
         for (int64_t l = 0; l < plan.depth; ++l) {
             const bool kept = l >= shapes.first_of_maps();
-            const int64_t read = l ? pooled_size(shapes.block[l - 1]) : plan.channels * plan.height * plan.width;
+            const int64_t read = l ? shapes.given[l - 1] : plan.channels * plan.height * plan.width;
+            const int64_t covered = shapes.has_windows(l) ? pooled_size(shapes.block[l]) : 0;
             input[l] = kept ? arena.take(images * read) : nullptr;
             input_gradient[l] = l && apart ? arena.take(images * read) : input[l];
             normed[l] = kept ? arena.take(images * map_size(shapes.block[l])) : nullptr;
             statistics[l] = arena.take(images * stats_size(shapes.block[l]));
+            under_windows[l] = covered ? arena.take(images * covered) : nullptr;
+            under_windows_gradient[l] = covered ? arena.take(images * covered) : nullptr;
         }
         last = arena.take(images * linear_features(shapes));
         last_gradient = arena.take(images * linear_features(shapes));
@@ -312,16 +322,24 @@ struct Maps {
         logits_gradient = arena.take(images * plan.classes);
     }
 
-    // What block l writes: the next block's input, or what the classifier reads.
-    T* output(const ConvNetPlan& plan, int64_t l) const { return l + 1 < plan.depth ? input[l + 1] : last; }
-    T* output_gradient(const ConvNetPlan& plan, int64_t l) const {
+    // What block l gives: the next block's input, or what the classifier reads.
+    T* given(const ConvNetPlan& plan, int64_t l) const { return l + 1 < plan.depth ? input[l + 1] : last; }
+    T* given_gradient(const ConvNetPlan& plan, int64_t l) const {
         return l + 1 < plan.depth ? input_gradient[l + 1] : last_gradient;
+    }
+
+    // What norm_act_pool.h writes: the same, or what windows pool to that.
+    T* output(const ConvNetPlan& plan, int64_t l) const { return under_windows[l] ? under_windows[l] : given(plan, l); }
+    T* output_gradient(const ConvNetPlan& plan, int64_t l) const {
+        return under_windows[l] ? under_windows_gradient[l] : given_gradient(plan, l);
     }
 
     T* input[kMostBlocks];  // what block l reads; null where that is the image itself, computed with directly
     T* input_gradient[kMostBlocks];
     T* normed[kMostBlocks];  // what its norm reads; null where it is computed anew wherever it is needed
     T* statistics[kMostBlocks];
+    T* under_windows[kMostBlocks];  // null where there are none
+    T* under_windows_gradient[kMostBlocks];
     T* last;
     T* last_gradient;
     T* logits;

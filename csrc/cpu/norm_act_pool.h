@@ -61,6 +61,8 @@ FASTDC_INLINE void choose_activation(Activation activation, const Body& body) {
             return body(Constant<Activation, Activation::kLeakyRelu>{});
         case Activation::kSigmoid:
             return body(Constant<Activation, Activation::kSigmoid>{});
+        case Activation::kTanh:
+            return body(Constant<Activation, Activation::kTanh>{});
         case Activation::kSwish:
             return body(Constant<Activation, Activation::kSwish>{});
     }
@@ -104,7 +106,7 @@ FASTDC_INLINE void choose_block(const BlockShape& shape, const Body& body) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The four functions
+// The functions
 // ---------------------------------------------------------------------------------------------------------------------
 
 // A quantity and its tangent.
@@ -127,25 +129,45 @@ void forward(const BlockShape& shape, const NormInput<T>& in, const T* frozen_me
     });
 }
 
+// Adds to sums [2, C] those by channel of gy and gy d, out of gp [H', W', C]. Layer norm has sums of gn and gn d, and
+// adds to ggamma and gbeta [affine_size], or both are null.
+template <class T>
+void add_backward_sums(const BlockShape& shape, const NormInput<T>& in, const T* stats, const T* gp, T* sums, T* ggamma,
+                       T* gbeta) {
+    choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
+        using Vector = typename decltype(vector)::type;
+        using Map = Primal<T, Vector, decltype(activation)::value, reading(decltype(affine)::value)>;
+        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
+        walk<decltype(pooling)::value, Positions::kPooled, lanes>(
+            shape, BackwardSumsPass<T, Map>{Map(shape, in, stats), gp, sums, ggamma, gbeta});
+    });
+}
+
+// gz [H, W, C] from gp [H', W', C] and the coefficients u, q [2, C] of a norm whose statistics move. gz may be z.
+template <class T>
+void backward_by(const BlockShape& shape, const NormInput<T>& in, const T* stats, const T* gp, const T* coefficients,
+                 T* gz) {
+    choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
+        using Vector = typename decltype(vector)::type;
+        using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
+        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
+        walk<decltype(pooling)::value, Positions::kAll, lanes>(
+            shape, BackwardPass<T, Map>{Map(shape, in, stats), gp, coefficients, gz});
+    });
+}
+
 // gz [H, W, C] from gp [H', W', C]; adds to ggamma and gbeta [affine_size], or both are null. gz may be z.
 // scratch [backward_scratch_size].
 template <class T>
 void backward(const BlockShape& shape, const NormInput<T>& in, const T* stats, const T* gp, T* gz, T* ggamma, T* gbeta,
               T* scratch) {
-    choose_block<T>(shape, [&](auto vector, auto affine, auto activation, auto pooling) {
-        using Vector = typename decltype(vector)::type;
-        using Map = Primal<T, Vector, decltype(activation)::value, decltype(affine)::value>;
-        constexpr int lanes = static_cast<int>(sizeof(Vector) / sizeof(T));
-        if (Map::affine != Affine::kFixed || (shape.norm == Norm::kBatch && ggamma)) {
-            using Read = Primal<T, Vector, Map::activation, reading(Map::affine)>;
-            clear(scratch, 2 * shape.channels);
-            walk<decltype(pooling)::value, Positions::kPooled, lanes>(
-                shape, BackwardSumsPass<T, Read>{Read(shape, in, stats), gp, scratch, ggamma, gbeta});
-            backward_coefficients(shape, in.gamma, stats, ggamma, gbeta, scratch);
-        }
-        walk<decltype(pooling)::value, Positions::kAll, lanes>(
-            shape, BackwardPass<T, Map>{Map(shape, in, stats), gp, scratch, gz});
-    });
+    const bool fixed = shape.norm == Norm::kBatch || shape.norm == Norm::kNone;
+    if (!fixed || (shape.norm == Norm::kBatch && ggamma)) {
+        clear(scratch, 2 * shape.channels);
+        add_backward_sums(shape, in, stats, gp, scratch, ggamma, gbeta);
+        backward_coefficients(shape, in.gamma, stats, ggamma, gbeta, scratch);
+    }
+    backward_by<T>(shape, in, stats, gp, scratch, gz);
 }
 
 // pdot [H', W', C] and tangent_stats [tangent_stats_size], along `dot`.

@@ -21,6 +21,8 @@ from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
 from fastdc.runtime.stopping import stop_point
 
+ONE_NUMBER = "a batch norm in training needs more than one number of each channel; give batches of more than one image."
+
 
 @dataclass(frozen=True)
 class Sgd:

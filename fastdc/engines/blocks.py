@@ -1,4 +1,4 @@
-"""Chains of blocks, each of convolution or linear layer, norm, activation and pooling, with a linear layer at their end: what the C++
+"""Chains of blocks, each of convolution or linear layer, norm, activation and poolings, with a linear layer at their end: what the C++
 computes, to which a linear layer that reads a map is the convolution whose kernel is the whole map."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Kind = TypeVar("Kind", bound=Step)
 
 _MOST_PADDING = 16
 _EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
-_RISING = ("relu", "leaky_relu", "sigmoid")  # activations of which the largest is that of the largest
+_RISING = ("relu", "leaky_relu", "sigmoid", "tanh")  # activations of which the largest is that of the largest
 
 
 class Block(NamedTuple):
@@ -23,6 +23,9 @@ class Block(NamedTuple):
     norm: Norm | None
     activation: Activation
     pooling: Pooling | None
+    """Of 2 by 2."""
+    windows: Pooling | None
+    """Any other, after it."""
 
     @property
     def features(self) -> int:
@@ -78,6 +81,8 @@ class Blocks:
             yield block.features
             if isinstance(block.layer, Convolution):
                 yield from (block.layer.channels, *block.layer.kernel, *block.layer.stride)
+            if block.windows is not None:
+                yield from (*block.windows.kernel, *block.windows.stride)
 
     def takes(self, channels: int, height: int, width: int) -> bool:
         """Whether images of this size fit its layers."""
@@ -94,13 +99,18 @@ class Blocks:
                 return False
         return self.linear.inputs == reads[-1].size
 
+    def convolved(self, channels: int, height: int, width: int) -> Iterator[Pair]:
+        """Height and width of the map that each block's layer gives, of images of this size."""
+        for block, read in zip(self.blocks, self.reads(channels, height, width), strict=False):
+            yield _convolved(block.layer, read)
+
     def reads(self, channels: int, height: int, width: int) -> Iterator[Read]:
         """What each block, and the last layer, reads of images of this size."""
         read = Read(channels, height, width)
         for block in self.blocks:
             yield read
             size = _convolved(block.layer, read)
-            read = Read(block.features, *(side // 2 if block.pooling is not None else side for side in size))
+            read = Read(block.features, *_pooled(block, size))
         yield read
 
 
@@ -108,7 +118,22 @@ def _convolved(layer: Convolution | Linear, read: Read) -> Pair:
     """Height and width of the map that a layer gives."""
     if isinstance(layer, Linear):
         return 1, 1
-    sides = zip(read[1:], layer.kernel, layer.stride, layer.padding, strict=True)
+    return _count(read[1:], layer)
+
+
+def _pooled(block: Block, size: Pair) -> Pair:
+    """Height and width of what a block gives out of a map of this size."""
+    height, width = (side // 2 for side in size) if block.pooling is not None else size
+    if (windows := block.windows) is None:
+        return height, width
+    if windows.kind == "adaptive":
+        return windows.kernel if min(height, width) else (0, 0)
+    return _count((height, width), windows)
+
+
+def _count(size: Pair, windows: Convolution | Pooling) -> Pair:
+    """How many windows lie over a map of this height and width, each way."""
+    sides = zip(size, windows.kernel, windows.stride, windows.padding, strict=True)
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sides)
     return height, width
 
@@ -147,15 +172,21 @@ def _block(layer: Convolution | Linear, steps: list[Step], number: int) -> Block
     match steps[:2]:
         case [Pooling(kind="max"), Activation(name=name)] if name in _RISING:
             steps[:2] = reversed(steps[:2])
-    activation, pooling = _next(steps, Activation), _next(steps, Pooling) if isinstance(layer, Convolution) else None
+    activation, pooling, windows = _next(steps, Activation), None, None
+    if isinstance(layer, Convolution):
+        pooling = _next(steps, Pooling) if steps and _is_by_2(steps[0]) else None
+        windows = _next(steps, Pooling)
     if activation is None:
         raise NotAChain(f"block {number} has no activation after its {'norm' if norm else type(layer).__name__.lower()}")
     if norm is not None and isinstance(layer, Linear) and norm.shape == (layer.outputs,):
         norm = norm._replace(shape=(layer.outputs, 1, 1))
     _check_norm(norm)
     _check_activation(activation, number)
-    _check_pooling(pooling)
-    return Block(layer, norm, activation, pooling)
+    return Block(layer, norm, activation, pooling, windows)
+
+
+def _is_by_2(step: Step) -> bool:
+    return step in (Pooling("avg", (2, 2), (2, 2)), Pooling("max", (2, 2), (2, 2)))
 
 
 def _next(steps: list[Step], kind: type[Kind]) -> Kind | None:
@@ -191,8 +222,3 @@ def _check_norm(norm: Norm | None) -> None:
         raise NotAChain(f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_EPS}, with weight and bias")
     if norm.kind == "layer" and len(norm.shape) != len(Read._fields):
         raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")
-
-
-def _check_pooling(pooling: Pooling | None) -> None:
-    if pooling is not None and (pooling.kernel, pooling.stride, pooling.padding) != ((2, 2), (2, 2), (0, 0)):
-        raise NotAChain(f"a pooling is {pooling.kind} of {pooling.kernel} by {pooling.stride}; it serves windows of 2 by 2")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastdc.engines.base import Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
+from fastdc.engines.base import ONE_NUMBER, Distillation, Engine, Sgd, Training, batch_norms, class_numbers, shares_of_all
 from fastdc.engines.blocks import Blocks, blocks_of
-from fastdc.engines.plan import Convolution, NotAChain, chain_of
-from fastdc.engines.torch_func import TorchEngine
+from fastdc.engines.plan import Convolution, Norm, NotAChain, chain_of
 from fastdc.engines.widths import Widths, odd_widths, rounded, widened
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
@@ -33,8 +32,8 @@ class NativeEngine(Engine):
     """Chains of blocks, as a ConvNet, a VGG or an MLP is, on the CPU: a few images at a time through the whole network and back, while
     their maps stay in the cache.
 
-    Exact but for rounding, and of the same bits for any number of threads. The training of a batch norm, whose statistics follow each
-    batch, is left to the torch engine.
+    Exact but for rounding, and of the same bits for any number of threads. Networks with a batch norm, whose statistics follow each batch,
+    are trained block by block, the whole batch at a time (csrc/cpu/batch_norm.h).
     """
 
     name: ClassVar[str] = "native"
@@ -47,7 +46,6 @@ class NativeEngine(Engine):
         self.precision = precision
         self._blocks = blocks_of(chain_of(module))
         self._widths = Widths(self._blocks, self.layout)
-        self._torch = TorchEngine(module)
 
     @classmethod
     def missing_for(cls, precision: str) -> list[str]:
@@ -123,35 +121,34 @@ class NativeEngine(Engine):
         return self._widths.narrow(by_weights), by_images
 
     def training(self, theta: Tensor, sgd: Sgd) -> Training:
-        # A channel more of which the activation makes something would train the weights that read it.
-        grows = any(block.activation.name == "sigmoid" for block in odd_widths(self._blocks))
-        return self._torch.training(theta, sgd) if grows or batch_norms(self.module) else _NativeTraining(self, theta, sgd)
+        return _NativeTraining(self, theta, sgd)
 
-    def train_in_order(
-        self,
-        theta: Tensor,
-        velocity: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        sgd: Sgd,
-        order: Tensor,
-        distillation: Distillation | None,
+    def train_on(
+        self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, distillation: Distillation | None = None
     ) -> None:
-        """Move theta [P] and the velocity of its momentum [P] on, by batches of images in an order [epochs, N]."""
+        """Move theta [P], the velocity of its momentum [P] and the statistics of batch norms on by a step on one batch of images."""
         self._check_images(theta, images, 4)
+        self._check_batch(images)
         if labels.dim() == 2:
             labels = shares_of_all(labels, self._blocks.linear.outputs, theta.dtype)
         weights, speeds = self._widths.widen(theta).contiguous(), self._widths.widen(velocity)
+        statistics = self._statistics(images.dtype)
         assert compiled.extension is not None
-        self._network(images).train(
-            *(_array(tensor) for tensor in (weights, speeds, images, labels, order)),
-            sgd=compiled.extension.Sgd(batch=sgd.batch, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
+        self._network(images, statistics).train(
+            *(_array(tensor) for tensor in (weights, speeds, images, labels, torch.arange(len(images))[None])),
+            sgd=compiled.extension.Sgd(batch=len(images), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
             distillation=None if distillation is None else _as_kept(distillation, theta),
             threads=compute_threads(),
         )
         for given, moved in ((theta, weights), (velocity, speeds)):
             if moved is not given:
                 given.copy_(self._widths.narrow(moved))
+        for name, moved in statistics.items():
+            buffer = self.module.get_buffer(name)
+            buffer.copy_(moved[: len(buffer)])
+        for norm in batch_norms(self.module):
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
 
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
@@ -202,14 +199,37 @@ class NativeEngine(Engine):
                 f"{self._blocks.linear.inputs} numbers."
             )
 
-    def _network(self, images: Tensor) -> _C.ConvNet:
-        """The plan of the network for images [..., channels, H, W]; statistics of a batch norm are taken as they stand."""
+    def _check_batch(self, images: Tensor) -> None:
+        """Refuse a batch of which a batch norm has no variance."""
+        network = self._blocks
+        for block, size in zip(network.blocks, network.convolved(*images.shape[1:]), strict=True):
+            if block.norm_name == "batch" and len(images) * math.prod(size) == 1:
+                raise UsageError(ONE_NUMBER)
+
+    def _statistics(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The running mean and variance of each batch norm, by their names, with all channels of the C++."""
+        found: dict[str, Tensor] = {}
+        for block in self._blocks.blocks:
+            for name, rest in ((block.norm.mean, 0.0), (block.norm.variance, 1.0)) if block.norm is not None else ():
+                if name is not None:
+                    found[name] = widened(self.module.get_buffer(name).to(dtype), rounded(block.features), rest).contiguous()
+        return found
+
+    def _momentum(self, norm: Norm) -> float:
+        """By which the next batch moves the statistics of a norm, if it has any."""
+        if norm.mean is not None and norm.momentum is None:  # to the mean over all batches
+            return 1 / (1 + int(self.module.get_buffer(norm.mean.removesuffix("running_mean") + "num_batches_tracked")))
+        return norm.momentum or 0.0
+
+    def _network(self, images: Tensor, statistics: dict[str, Tensor] | None = None) -> _C.ConvNet:
+        """The plan of the network for images [..., channels, H, W]; statistics of batch norms are those of its module, or those given."""
         network, places = self._blocks, self._widths.places
+        statistics = self._statistics(images.dtype) if statistics is None else statistics
         assert compiled.extension is not None
         blocks = []
         for block, read in zip(network.blocks, network.reads(*images.shape[-3:]), strict=False):
             layer, norm, features = block.layer, block.norm, rounded(block.features)
-            mean, variance = (None, None) if norm is None or norm.mean is None else (norm.mean, norm.variance)
+            mean, variance = (None, None) if norm is None else (norm.mean, norm.variance)
             if isinstance(layer, Convolution):
                 moves = compiled.extension.Convolution(kernel=layer.kernel, stride=layer.stride[0], padding=layer.padding[0])
             else:
@@ -221,14 +241,14 @@ class NativeEngine(Engine):
                     layers=compiled.extension.Layers(
                         norm=block.norm_name, groups=block.groups, activation=block.activation.name, pooling=block.pooling_name
                     ),
+                    windows=None if block.windows is None else compiled.extension.Windows(**block.windows._asdict()),
                     weight=places[layer.weight],
                     bias=places.get(layer.bias),
                     gamma=None if norm is None else places.get(norm.weight),
                     beta=None if norm is None else places.get(norm.bias),
-                    mean=None if mean is None else _array(widened(self.module.get_buffer(mean).to(images.dtype), features)),
-                    variance=None
-                    if variance is None
-                    else _array(widened(self.module.get_buffer(variance).to(images.dtype), features, 1.0)),
+                    mean=None if mean is None else _array(statistics[mean]),
+                    variance=None if variance is None else _array(statistics[variance]),
+                    momentum=0.0 if norm is None else self._momentum(norm),
                 )
             )
         return compiled.extension.ConvNet(
@@ -249,8 +269,7 @@ class _NativeTraining(Training):
         self._engine = engine
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        one, order = dataclasses.replace(self.sgd, batch=len(images)), torch.arange(len(images))[None]
-        self._engine.train_in_order(self.theta, self.velocity, images, labels, one, order, distillation)
+        self._engine.train_on(self.theta, self.velocity, images, labels, self.sgd, distillation)
 
 
 def _memory_for(size: int, like: Tensor) -> np.ndarray:
@@ -282,6 +301,7 @@ def _lacking(network: Blocks) -> list[str]:
         ("norm", extension.NORMS, [block.norm_name for block in network.blocks]),
         ("activation", extension.ACTIVATIONS, [block.activation.name for block in network.blocks]),
         ("pooling", extension.POOLINGS, [block.pooling_name for block in network.blocks]),
+        ("pooling", extension.WINDOW_KINDS, [block.windows.kind for block in network.blocks if block.windows is not None]),
     ]
     for kind, known, found in names:
         if unknown := [name for name in found if name not in known]:

@@ -35,7 +35,7 @@ class Convolution(NamedTuple):
 
 class Norm(NamedTuple):
     """By mean and variance of each map ("instance"), of groups of channels ("group"), of an image or its groups ("layer"), or of a channel
-    over images ("batch"), frozen in buffers of these names, which training moves on by `momentum`."""
+    over images ("batch"), frozen in buffers of these names, which training moves on by `momentum`; None: to the mean over all batches."""
 
     kind: str
     weight: str | None
@@ -113,7 +113,12 @@ def _read(module: nn.Module, training: bool) -> tuple[Step, ...]:
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # which forward may change
     names = {id(value): name for name, value in (*module.named_parameters(), *buffers.items())}
     modes = [(part, part.training) for part in module.modules()]
-    record = _Record([], names, training)
+    averages = {
+        f"{name}.running_mean".lstrip(".")
+        for name, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum is None
+    }
+    record = _Record([], names, averages, training)
     module.train(training)
     try:
         with torch.enable_grad(), torch.autocast("cpu", enabled=False):
@@ -136,6 +141,7 @@ class _Record:
 
     steps: list[Step]
     names: dict[int, str]  # of parameters and buffers, by identity
+    averages: set[str]  # of running means: those over all batches
     training: bool  # the mode that forward is read in
     last: _Maps | None = None
 
@@ -193,6 +199,10 @@ class _Maps:
     def named(self, value: Tensor | None) -> str | None:
         """The name of a parameter or buffer."""
         return self._record.name(value)
+
+    def is_average(self, mean: str | None) -> bool:
+        """Whether a running mean is that over all batches."""
+        return mean in self._record.averages
 
     def dim(self) -> int:
         return self._dimensions
@@ -316,6 +326,7 @@ def _batch_norm(
     if training != x.training:
         raise NotAChain("a batch norm is in another mode than the network")
     mean, variance = x.named(running_mean), x.named(running_var)
+    momentum = None if x.is_average(mean) else momentum  # which torch gives as that of the next batch
     return x.then(Norm("batch", x.named(weight), x.named(bias), eps, mean=mean, variance=variance, momentum=momentum))
 
 

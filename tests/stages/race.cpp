@@ -47,9 +47,20 @@ ConvNetPlan two_blocks(bool bfloat16) {
         plan.gamma[l] = take(kFeatures);
         plan.beta[l] = take(kFeatures);
     }
+    plan.windows[0] = {WindowKind::kMax, {3, 1, 1}, {3, 1, 1}};
+    plan.windows[1] = {WindowKind::kAdaptive, {2, 1, 0}, {2, 1, 0}};  // which leave maps as large as they are
     plan.linear_weight = take(kClasses * kFeatures * 4);
     plan.linear_bias = take(kClasses);
     plan.parameters = end;
+    return plan;
+}
+
+// The same with a batch norm in the last block, whose statistics are [2, features].
+ConvNetPlan normed_by_batch(ConvNetPlan plan, float* statistics) {
+    plan.norm[1] = static_cast<int>(Norm::kBatch);
+    plan.mean[1] = statistics;
+    plan.variance[1] = statistics + kFeatures;
+    plan.momentum[1] = 0.1;
     return plan;
 }
 
@@ -80,12 +91,16 @@ double work(int threads, bool bfloat16) {
     std::vector<float> velocity(theta.size());
     train<float>(plan, {theta.data(), velocity.data()}, {images.data(), {labels.data()}, count}, {order.data(), 2}, {},
                  {20, 0.01, 0.9, 5e-4}, threads);
+    std::vector<float> statistics(2 * kFeatures, 1), trained = theta;
+    train<float>(normed_by_batch(plan, statistics.data()), {trained.data(), velocity.data()},
+                 {images.data(), {labels.data()}, count}, {order.data(), 2}, {}, {20, 0.01, 0.9, 5e-4}, threads);
     outputs<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), threads);
     std::vector<float> pulled(images.size());
     output_gradients<float>(plan, theta.data(), images.data(), count, Output::kLogits, scores.data(), pulled.data(),
                             threads);
     double sum = 0;
-    for (const auto* values : {&moved, &theta, &scores, &distance, &velocity, &pulled, &product, &pushed})
+    for (const auto* values :
+         {&moved, &theta, &scores, &distance, &velocity, &pulled, &product, &pushed, &trained, &statistics})
         sum = std::accumulate(values->begin(), values->end(), sum);
     return sum;
 }

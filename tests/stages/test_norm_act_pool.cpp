@@ -67,6 +67,8 @@ static double naive_act(Activation a, double y) {
             return y > 0 ? y : 0.01 * y;
         case Activation::kSigmoid:
             return 1 / (1 + std::exp(-y));
+        case Activation::kTanh:
+            return std::tanh(y);
         case Activation::kSwish:
             return y / (1 + std::exp(-y));
     }
@@ -368,7 +370,7 @@ void check_exponential() {
 // Max pooling on few distinct values, NaN among them: the gradient goes where torch's scan stops.
 static void check_ties() {
     for (Activation activation :
-         {Activation::kRelu, Activation::kLeakyRelu, Activation::kSigmoid, Activation::kSwish}) {
+         {Activation::kRelu, Activation::kLeakyRelu, Activation::kSigmoid, Activation::kTanh, Activation::kSwish}) {
         BlockShape s{8, 8, 32, 1, Norm::kNone, activation, Pooling::kMax};
         auto d = random_data<double>(s, 9);
         std::mt19937_64 engine(2);
@@ -501,7 +503,7 @@ int main(int argc, char** argv) {
         for (int64_t channels : {8, 24, 32, 128}) {
             if (quick && side[0] * channels > 14 * 32) continue;
             for (int norm = 0; norm < 5; ++norm) {
-                for (int activation = 0; activation < 4; ++activation) {
+                for (int activation = 0; activation < 5; ++activation) {
                     for (int pooling = 0; pooling < 3; ++pooling) {
                         BlockShape s{side[0],
                                      side[1],

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastdc.engines.base import ONE_NUMBER
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Norm
 from fastdc.errors import UsageError
@@ -93,7 +94,7 @@ class NormPass(Pass):
         mean, variance = self._mean(sets), sets.var((0, 2), correction=0, keepdim=True)
         count = sets.numel() // sets.shape[1]
         if count == 1:
-            raise UsageError("a batch norm in training needs more than one number of each channel; give batches of more than one image.")
+            raise UsageError(ONE_NUMBER)
         for buffer, now in zip(running, (mean, variance * (count / (count - 1))), strict=True):
             buffer.lerp_(now.flatten(), step.momentum)
         return mean, variance

@@ -47,6 +47,8 @@ def check_known(chain: Sequence[Step]) -> None:
         rows = rows or isinstance(step, Flatten)
         if isinstance(step, Norm) and step.kind == "layer" and len(step.shape) != (1 if rows else 3):
             raise NotAChain(f"a layer norm is over {step.shape}; it serves all numbers of an image")
+        if isinstance(step, Norm) and step.kind == "batch" and step.momentum is None:
+            raise NotAChain("a batch norm keeps the mean over all batches; it serves those with a momentum")
         if isinstance(step, Activation) and step.name not in DERIVATIVES:
             raise NotAChain(f"it has no activation {step.name!r}; it has {', '.join(DERIVATIVES)}")
         if isinstance(step, Pooling) and step.kind not in POOLINGS:
