@@ -37,6 +37,11 @@ FASTDC_INLINE VectorOf<float, 8>::type pairs(VectorOf<float, 8>::type first, Vec
     return (VectorOf<float, 8>::type)__builtin_shufflevector(halves, halves, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6,
                                                              14, 7, 15);
 }
+FASTDC_INLINE VectorOf<float, 4>::type pairs(VectorOf<float, 4>::type first, VectorOf<float, 4>::type second) {
+    const auto both = pairs(__builtin_shufflevector(first, first, 0, 1, 2, 3, 0, 1, 2, 3),
+                            __builtin_shufflevector(second, second, 0, 1, 2, 3, 0, 1, 2, 3));
+    return __builtin_shufflevector(both, both, 0, 1, 2, 3);
+}
 FASTDC_INLINE float pairs(float first, float second) {
     typedef VectorOf<float, 8>::type Vector;
     return pairs(Vector{first}, Vector{second})[0];
