@@ -349,7 +349,7 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         (block(stride=(2, 1)), "block 1 has stride (2, 1); it serves (2, 2)"),
         (block() + block(dilation=2, padding=2), "block 2 has dilation (2, 2); it serves (1, 1)"),
         (block() + block(groups=2), "block 2 has groups 2; it serves 1"),
-        ([nn.Conv2d(8, 12, 3), nn.GroupNorm(12, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
+        ([nn.Conv2d(8, 12, 3), nn.GroupNorm(3, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.SiLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),

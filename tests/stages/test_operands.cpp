@@ -43,10 +43,10 @@ static std::vector<double> plain(int64_t rows, int64_t k, int64_t n, A a, B b) {
 static void as_it_is(int64_t rows, int64_t k, int64_t n) {
     const auto a = random_values<float>(rows * k), b = random_values<float>(k * n);
     std::vector<float> packed(patch_packed_size<float>(k, n), NAN), c(rows * n, NAN);
-    pack_operand(k, n, [&](int64_t p, int64_t j) { return b[p * n + j]; }, packed.data());
+    pack_patch_weights(patch_shape(1, 1, 1, k, n, {1, 1, 1, 0}), b.data(), packed.data());  // b is transposed
     multiply_packed<float>(rows, k, n, {a.data(), k}, packed.data(), {c.data(), n}, Write::kOver);
     auto expected =
-        plain(rows, k, n, [&](auto i, auto p) { return a[i * k + p]; }, [&](auto p, auto j) { return b[p * n + j]; });
+        plain(rows, k, n, [&](auto i, auto p) { return a[i * k + p]; }, [&](auto p, auto j) { return b[j * k + p]; });
     check("as it is", rows, k, n, difference(c, expected), 1e-6);
     multiply_packed<float>(rows, k, n, {a.data(), k}, packed.data(), {c.data(), n}, Write::kAdd);
     for (double& value : expected) value *= 2;
@@ -60,6 +60,29 @@ static void transposed(int64_t rows, int64_t k, int64_t n) {
     const auto expected =
         plain(k, rows, n, [&](auto i, auto p) { return a[p * k + i]; }, [&](auto p, auto j) { return b[p * n + j]; });
     check("transposed", rows, k, n, difference(c, expected), 1e-6);
+}
+
+// One patch of an odd number of channels, whose weights do not come in the order of its elements; and the way back.
+static void patch(int64_t side, int64_t channels, int64_t n) {
+    const PatchShape shape = patch_shape(1, side, side, channels, n, {side, side, 1, 0});
+    const int64_t pixels = side * side, k = pixels * channels;
+    const auto map = random_values<float>(k), w = random_values<float>(n * k), gz = random_values<float>(n);
+    const auto weight = [&](int64_t p, int64_t o) { return w[o * k + p % channels * pixels + p / channels]; };
+    std::vector<float> packed(patch_packed_size<float>(shape.depth(), n), NAN),
+        patches(patches_size<float>(shape), NAN);
+    std::vector<float> z(n, NAN), gmap(k, NAN);
+    pack_patch_weights(shape, w.data(), packed.data());
+    const PatchTerm<float> forward[] = {{map.data(), packed.data()}};
+    patch_forward<float>(shape, forward, 1, nullptr, patches.data(), z.data());
+    const auto expected = plain(1, k, n, [&](auto, auto p) { return map[p]; }, weight);
+    check("patch", 1, k, n, difference(z, expected), 1e-6);
+    packed.assign(patch_packed_size<float>(n, shape.depth()), NAN);
+    pack_patch_weights_backward(shape, w.data(), packed.data());
+    const PatchTerm<float> backward[] = {{gz.data(), packed.data()}};
+    patch_input_gradient<float>(shape, backward, 1, patches.data(), gmap.data());
+    const auto pulled =
+        plain(1, n, k, [&](auto, auto o) { return gz[o]; }, [&](auto o, auto p) { return weight(p, o); });
+    check("patch, back", 1, n, k, difference(gmap, pulled), 1e-6);
 }
 
 static double distance(const std::vector<float>& found, const std::vector<double>& expected) {
@@ -93,13 +116,13 @@ static void convolution(const WinogradShape& s) {
     std::vector<float> v(planes_size<float>(tiles, in)), m(planes_size<float>(tiles, out));
     std::vector<float> du(planes_size<float>(in, out)), found_y(y.size()), found_x(x.size()), found_w(w.size());
     std::vector<float> forward(packed_weights_size<float>(in, out)), backward(packed_weights_size<float>(out, in));
-    transform_weights<float>(w.data(), in, out, forward.data(), backward.data());
+    transform_weights<float>(s.kernel, w.data(), in, out, forward.data(), backward.data());
     transform_input<float>(s, x.data(), v.data());
     multiply<float>(tiles, in, out, v.data(), forward.data(), m.data());
     transform_output<float>(s, m.data(), nullptr, found_y.data());
     transform_output_adjoint<float>(s, gy.data(), m.data());
     accumulate_weight_products<float>(tiles, in, out, v.data(), m.data(), du.data());
-    transform_weights_adjoint<float>(in, out, du.data(), found_w.data());
+    transform_weights_adjoint<float>(s.kernel, in, out, du.data(), found_w.data());
     multiply<float>(tiles, out, in, m.data(), backward.data(), v.data());
     transform_input_adjoint<float>(s, v.data(), found_x.data());
     const double errors[] = {distance(found_y, y), distance(found_x, gx), distance(found_w, gw)};
@@ -113,7 +136,8 @@ int main() {
         for (int64_t n = 8; n <= 72; n += 8) as_it_is(rows, 24, n), transposed(rows, 24, n);
     for (const int64_t k : {8, 120, 248, 256, 264, 600}) as_it_is(20, k, 40), transposed(21, k, 40);
     for (const int64_t rows : {127, 128, 129, 255, 300}) transposed(rows, 40, 24);
-    convolution({2, 8, 8, 32, 32});
-    convolution({3, 7, 5, 8, 24});
+    for (const int64_t channels : {1, 3, 8}) patch(3, channels, 16), patch(5, channels, 40);
+    convolution({3, 2, 8, 8, 32, 32});
+    convolution({3, 3, 7, 5, 8, 24});
     return 0;
 }
