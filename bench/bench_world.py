@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 RUN = """
-import json, re, sys, time, torch, fastdc
+import json, re, sys, threading, time, torch, fastdc
 from fastdc.callbacks import IterationDone
 from fastdc.parallel.world import launched, world
 
@@ -24,7 +24,14 @@ def resident(what):
         return int(re.search(what + r":\\s+(\\d+) kB", status.read())[1]) / 1024
 
 data, options, warm = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-moments, bytes_then = [time.monotonic()], []
+moments, bytes_then, held = [time.monotonic()], [], []
+
+def watch():
+    while True:
+        time.sleep(0.1)
+        held.append(resident("VmRSS"))
+
+threading.Thread(target=watch, daemon=True).start()
 
 def note(event):
     if isinstance(event, IterationDone):
@@ -33,7 +40,7 @@ def note(event):
 
 with launched():
     fastdc.condense(data, progress=False, callbacks=[note], **options)
-    held, peak = world().gathered(resident("VmRSS")), world().gathered(resident("VmHWM"))
+    held, peak = world().gathered(max(held[-30:])), world().gathered(resident("VmHWM"))  # in the last three seconds of the run
     if world().leads:
         steps = [after - before for before, after in zip(moments[1 + warm:], moments[2 + warm:])]
         passed = (bytes_then[-1] - bytes_then[warm]) / max(1, len(steps))
@@ -44,8 +51,8 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 
 def run(processes: int, threads: int, data: str, warm: int = 1, **options: Any) -> dict[str, Any]:
     """What a run says of itself: of each iteration after the first `warm` its seconds, the bytes that pass in one; the memory in MiB that
-    each process holds at its end, and its peak."""
-    launcher = LAUNCHER + (f"--nproc-per-node={processes}",) if processes > 1 else (sys.executable,)
+    each process holds in the last seconds of the run, and its peak."""
+    launcher = (*LAUNCHER, f"--nproc-per-node={processes}") if processes > 1 else (sys.executable,)
     script = Path(os.environ.get("TMPDIR", "/tmp")) / f"fastdc_bench_world_{os.getpid()}.py"
     script.write_text(RUN)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
@@ -87,8 +94,8 @@ def bench_step(record: Callable[..., None], tmp_path: Path) -> None:
 
 
 def bench_memory_of_a_share(record: Callable[..., None], tmp_path: Path) -> None:
-    """A thousand classes of 64 x 64 at 10 images per class: what a process holds at the end, alone and as one of two."""
+    """A thousand classes of 64 x 64 at 10 images per class: what a process holds towards the end, alone and as one of two."""
     data = noise(tmp_path / "noise.npz", 1000, 300, 64)
     for processes in (1, 2):
-        found = run(processes, 2 // processes, data, warm=0, ipc=10, method="dm", model="convnet:width=32", iterations=2, batch_real=32)
+        found = run(processes, 2 // processes, data, warm=0, ipc=10, method="dm", model="convnet:width=32", iterations=4, batch_real=64)
         record("memory", processes=processes, held_mib=found["held_mib"], peak_mib=found["peak_mib"])

@@ -361,7 +361,7 @@ def world_memory() -> str:
     alone, shared = (row_of("world", what="memory", processes=processes) for processes in (1, 2))
     lines = [
         [what, *(slashes(row[key]) for row in (alone, shared)), f"{100 * max(shared[key]) / alone[key][0]:.0f}%"]
-        for what, key in (("at the end", "held_mib"), ("at most", "peak_mib"))
+        for what, key in (("in the last seconds of a run", "held_mib"), ("at most", "peak_mib"))
     ]
     return markdown(["MiB", "one process", "each of two", "share"], lines) + source("world")
 

@@ -17,7 +17,7 @@ from fastdc.data.image_data import ImageData, what_classes_have
 from fastdc.data.pictures import checked_size
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError
-from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import planned_iterations
@@ -27,15 +27,17 @@ from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
-from fastdc.parallel.world import world
+from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
+from fastdc.runtime.versions import versions
 
 
 @isolated()
+@shared
 def condense(
     data: Any,
     ipc: int | Sequence[int],
@@ -190,13 +192,18 @@ def condense(
         check_learnable(network, some, twice=times == 2)
     config = dataclasses.replace(config, engine=engine, device=str(where), ipc=one_or_each(numbers), formation=formation)
     here = world()
-    with here.together(), contextlib.ExitStack() as stack:
+    if here.size > 1:
+        plain = as_plain(dataclasses.replace(config, device=where.type))  # each has a GPU of its own
+        here.check_same({"dataset": real.name, "fingerprint": real.fingerprint, **plain, **versions()})
+    with contextlib.ExitStack() as stack:
         run = here.led(lambda: stack.enter_context(open_run(out)) if out is not None else None)
         if budget is not None and iterations is None:
             known = here.first(lambda: run.recorded("iterations") if run is not None else None)
             planned = known if type(known) is int and known > 0 else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
-        return Condensation(config, real, family, run, callbacks, progress).result(protocol)
+        condensation = Condensation(config, real, family, run, callbacks, progress)
+        del real  # of which the condensation may keep a part
+        return condensation.result(protocol)
 
 
 def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tuple[int, ...], str]:

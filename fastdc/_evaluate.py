@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,17 +19,18 @@ from fastdc.engines.chunks import even_slices
 from fastdc.engines.gather_normalise import near
 from fastdc.errors import DataError, UsageError
 from fastdc.models.network import NetworkFamily
-from fastdc.models.registry import ModelFactory
+from fastdc.models.registry import ModelFactory, describe
 from fastdc.options.checks import check_count
 from fastdc.options.specs import split_spec, with_options
 from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.parallel.threads import compute_threads, one_thread_each, result_of
-from fastdc.parallel.world import world
+from fastdc.parallel.world import shared, world
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
 from fastdc.runtime.stopping import stop_point
+from fastdc.runtime.versions import versions
 from fastdc.training.by_batch import accuracy, check_finite
 from fastdc.training.evaluation import Evaluation
 from fastdc.training.protocols import PROTOCOLS, Protocol
@@ -37,6 +39,7 @@ AUTO = "auto"
 
 
 @isolated()
+@shared
 def evaluate(
     condensed: CondensedDataset,
     test: Any,
@@ -105,8 +108,11 @@ def evaluate(
     epochs = trained.epochs if epochs is None else epochs
     trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0), precision), precision, seed, trained, epochs)
     here = world()
+    if here.size > 1:
+        given = {"condensed": _digest(condensed), "test": data.fingerprint, "protocol": spec, "epochs": epochs, "model": describe(model)}
+        here.check_same({**given, "networks": networks, "seed": seed, "precision": precision, "engine": trial.engine, **versions()})
     mine = here.share(networks)
-    with here.together(), progress_bar(len(mine), "evaluating", "network", shown=progress and here.leads) as bar:
+    with progress_bar(len(mine), "evaluating", "network", shown=progress and here.leads) as bar:
         accuracies: list[float] = []
         for accuracy in trial.accuracies(mine):
             accuracies.append(accuracy)
@@ -114,6 +120,14 @@ def evaluate(
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
         of_all = tuple(itertools.chain.from_iterable(here.gathered(accuracies)))
     return Evaluation(of_all, spec, epochs, precision)
+
+
+def _digest(condensed: CondensedDataset) -> str:
+    """A short hash of what networks are trained on."""
+    digest = hashlib.blake2b(repr((condensed.formation, condensed.mean, condensed.std)).encode(), digest_size=12)
+    for tensor in (condensed.stored, condensed.targets):
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def protocol_for(condensed: CondensedDataset, protocol: str) -> str:

@@ -26,7 +26,8 @@ class Processes:
     """`size` processes that call `work(*arguments)` in one process group, and what each of them returns or raises."""
 
     def __init__(self, size: int, work: Callable[..., Any], *arguments: Any) -> None:
-        port = _free_port()
+        port = free_port()
+        _stores.append(dist.TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False))
         self.ends: list[Connection] = []
         self.processes: list[ForkServerProcess] = []
         for rank in range(size):
@@ -82,9 +83,9 @@ def _run(end: Connection, rank: int, size: int, port: int, work: Callable[..., A
 _stores: list[dist.TCPStore] = []  # where the processes meet, of this process, which outlives them, as a launcher does
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    _stores.append(dist.TCPStore("127.0.0.1", port, None, is_master=True, wait_for_workers=False))
-    return port
+        return port

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from helpers import ROOT, noise_data
-from processes import Processes, together
+from processes import Processes, free_port, together
 
 import fastdc
+from fastdc.callbacks import Event, IterationDone
 from fastdc.data.part import part_of
 from fastdc.parallel.world import world
 from fastdc.runs.files import load_tensors
@@ -73,6 +74,28 @@ def test_more_processes_than_classes() -> None:
 
 def _of_noise(data: fastdc.ImageData) -> torch.Tensor:
     return fastdc.condense(data, 1, **SMALL).stored
+
+
+def _evaluated_in_a_callback() -> torch.Tensor:
+    def evaluate(event: Event) -> None:
+        if isinstance(event, IterationDone):
+            _evaluated()
+
+    return learned({"callbacks": [evaluate]})
+
+
+def test_a_callback_may_evaluate() -> None:
+    for found in together(2, _evaluated_in_a_callback):
+        assert torch.equal(found, learned({}))
+
+
+def _evaluated_of_its_own() -> None:
+    fastdc.evaluate(fastdc.coresets.random("digits", 1, seed=world().rank), "digits", model="mlp:width=8", networks=2, epochs=1)
+
+
+def test_another_set_to_evaluate_is_refused() -> None:
+    for text in Processes(2, _evaluated_of_its_own).results():
+        assert "process 1 differs from process 0 in condensed" in text
 
 
 def _evaluated() -> tuple[float, ...]:
@@ -190,14 +213,19 @@ def _torchrun(*arguments: str) -> subprocess.Popen[str]:
 def test_the_command_on_two_machines(tmp_path: Path) -> None:
     """Two addresses of this one, each with a launcher of its own."""
     options = shlex.split("--dataset digits --ipc 2 --iterations 3 --model convnet:width=8 --batch-real 24 --networks 2 --epochs 2")
+    port = free_port()
     machines = [
         _torchrun(
-            *("--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.2", "--master-port=29471"),
+            *("--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.2", f"--master-port={port}"),
             *(f"--local-addr=127.0.0.{2 + rank}", "-m", "fastdc", "condense", *options, "--out", str(tmp_path / "run")),
         )
         for rank in range(2)
     ]
-    (first, errors), (second, _) = (machine.communicate(timeout=120) for machine in machines)
+    try:
+        (first, errors), (second, _) = (machine.communicate(timeout=120) for machine in machines)
+    finally:
+        for machine in machines:
+            machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], errors
     assert "written to" in first
     assert second == ""  # the first alone speaks

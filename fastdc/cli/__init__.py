@@ -24,7 +24,7 @@ from fastdc.cli.selfcheck import Selfcheck
 from fastdc.cli.show import Show
 from fastdc.cli.table import Table
 from fastdc.errors import FastdcError, Interrupted, UsageError
-from fastdc.parallel.world import apart, launched, world
+from fastdc.parallel.world import launched, leads_by_launcher, world
 
 _DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
 
@@ -59,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(COMMANDS, given, _DESCRIPTION)
         debug = command.debug
-        with warnings.catch_warnings(), launched(), _among_processes():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             if command.shared:
-                command.run()
-            elif world().leads:
-                with apart():
+                with launched(), _among_processes():
                     command.run()
+            elif leads_by_launcher():
+                command.run()
     except KeyboardInterrupt as stop:
         text = str(stop) or "stopped; the same command again continues from the last checkpoint."
         print(f"fastdc: {text}", file=sys.stderr)

@@ -19,6 +19,7 @@ from fastdc.errors import UsageError, unknown_name
 from fastdc.loop.events import Callback, Evaluated
 from fastdc.models.paper import evaluation_model
 from fastdc.options.ipc import of_each_class
+from fastdc.parallel.world import apart
 from fastdc.recipe import Recipe
 from fastdc.training.evaluation import Evaluation
 from fastdc.training.protocols import PROTOCOLS
@@ -72,8 +73,9 @@ def evaluate_all(
         results[subject] = evaluate(images, test, **dataclasses.asdict(options), progress=not quiet)
         held = f", {len(images)} images in the storage of {len(images.stored)}" if len(images) != len(images.stored) else ""
         print(f"{subject:<10}  {results[subject]}{held}", flush=True)
-        for callback in callbacks:
-            callback(Evaluated(subject, results[subject]))
+        with apart():
+            for callback in callbacks:
+                callback(Evaluated(subject, results[subject]))
     return results
 
 

@@ -24,7 +24,8 @@ def empty_pixels(shape: tuple[int, ...]) -> Tensor:
         RunError: the file cannot be made.
     """
     size = math.prod(shape)
-    if size <= _SHARE * free_memory(torch.device("cpu")):
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of a launcher, which load at the same time
+    if size <= _SHARE / neighbours * free_memory(torch.device("cpu")):
         return torch.empty(shape, dtype=torch.uint8, device="cpu")
     folder = FOLDER.expanduser()
     try:

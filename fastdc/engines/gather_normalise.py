@@ -58,8 +58,8 @@ class DeviceImages(ImageData):
 
 def near(data: ImageData, device: torch.device) -> ImageData:
     """A set with its images on a CUDA device, where they take no more than a share of its free memory; else as it is."""
-    if isinstance(data, PartOfImages) and data.held is not None:
-        return dataclasses.replace(data, held=near(data.held, device))
+    if isinstance(data, PartOfImages):
+        return data if data.held is None else dataclasses.replace(data, held=near(data.held, device))
     if device.type != "cuda" or data.images.nbytes > _SHARE_OF_DEVICE * free_memory(device):
         return data
     kept = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}

@@ -34,7 +34,7 @@ from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, Iterat
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, check_fits, memory_share
-from fastdc.parallel.world import world
+from fastdc.parallel.world import apart, world
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
 from fastdc.recipe.formation import fitted_formation
 from fastdc.recipe.groups import class_groups
@@ -112,6 +112,10 @@ class Condensation:
         stored = self.formation.encode(start[None])[0]  # [S, ...]
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
+        if self.world.size > 1 and self.state.learned and not self.match.needs_all_classes:
+            raise UsageError(
+                f"match {recipe.match!r} learns something beside the images, class by class, which processes cannot share; start one."
+            )
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
@@ -119,7 +123,6 @@ class Condensation:
     def result(self, protocol: str) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one; the provenance says by which protocol to evaluate the images."""
         state, run, total = self.state, self.run, self.recipe.iterations
-        self.world.check_same({"dataset": self.real.name, "fingerprint": self.real.fingerprint, **as_plain(self.config), **versions()})
         self.world.led(self._restore)
         state.copy_from_first(self.world)
         self._tell(Started(self.config, state.iteration))
@@ -316,11 +319,14 @@ class Condensation:
                 **self.match.provenance(self.state),
             },
         )
+        self.world.led(lambda: self._write_result(condensed))
+        self._tell(Ended(condensed))
+        return condensed
+
+    def _write_result(self, condensed: CondensedDataset) -> None:
         if self.run is not None:
             condensed.save(self.run.result)
             condensed.save_grid(self.run.picture)
-        self._tell(Ended(condensed))
-        return condensed
 
     def _initial_images(self) -> Tensor:
         """The images to start from, class by class, [N, channels, H, W]."""
@@ -361,5 +367,6 @@ class Condensation:
         )
 
     def _tell(self, event: Event) -> None:
-        for callback in self.callbacks:
-            callback(event)
+        with apart():  # the first process alone has any
+            for callback in self.callbacks:
+                callback(event)

@@ -6,7 +6,9 @@ them goes by one operation, the broadcast of a tensor.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import itertools
 import os
 import pickle
@@ -14,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,11 +27,14 @@ from fastdc.runs.content import in_a_line
 
 SILENT = 20.0  # seconds without a sign of life after which a process counts as lost,
 LEFT = 4.0  # or fewer, where a connection to one is closed
+_LOOK = 1e-4  # seconds between two looks at what a GPU does
 _BEAT = 1.0  # seconds between two signs of life
+_LATE = 600.0  # seconds after which a process that has not come yet counts as lost
 _LONGEST = timedelta(days=1)  # that processes which live are waited for
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what a launcher sets
 
 Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
 
 
 class World:
@@ -44,11 +49,12 @@ class World:
         self.rank, self.size = rank, size
         self.sent = 0
         """Bytes that this process has sent or received."""
-        self._task, self._tasks = 0, itertools.count(1)
+        self._tasks, self._working = itertools.count(1), threading.Lock()
         self._life: _Life | None = None
         self._group: Any = None
         if size > 1:
             self._life = _Life(rank, size)
+            self._life.wait_for_all()
             self._group = dist.new_group(backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_LONGEST)
 
     @property
@@ -128,13 +134,24 @@ class World:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """While this context is open, all work on one thing; whoever leaves it by an error tells the others, who then end as well."""
-        self._task = next(self._tasks)
+        if self._life is None:
+            yield
+            return
+        if not self._working.acquire(blocking=False):
+            raise UsageError("two threads share a run with other processes at once; make one call after the other.")
+        self._life.begin(next(self._tasks))
         try:
             yield
         except BaseException as error:
-            if self._life is not None:
-                self._life.leave(self._task, f"{error}" if isinstance(error, FastdcError) else f"{type(error).__name__}: {error}")
+            self._life.leave(f"{error}" if isinstance(error, FastdcError) else f"{type(error).__name__}: {error}")
             raise
+        finally:
+            self._working.release()
+
+    def end(self) -> None:
+        """Leave the others for good."""
+        if self._life is not None:
+            self._life.end()
 
     def _sent_by(self, rank: int, value: Value) -> Value:
         content = bytearray(pickle.dumps(value)) if rank == self.rank else bytearray()
@@ -153,83 +170,129 @@ class World:
             for tensor, rank in parts:
                 if tensor.numel():
                     self.sent += tensor.nbytes
-                    works.append(dist.broadcast(tensor, rank, group=self._group, async_op=True))
-            for work in works:
-                self._wait(work)
+                    works.append((dist.broadcast(tensor, rank, group=self._group, async_op=True), tensor.device.type == "cpu"))
+            for work, on_cpu in works:
+                self._wait(work, on_cpu)
         except RuntimeError as error:
             if isinstance(error, FastdcError):
                 raise
-            raise self._life.lost(self._task, LEFT, str(error)) from None
+            raise self._life.lost(LEFT, str(error)) from None
 
-    def _wait(self, work: Any) -> None:
+    def _wait(self, work: Any, on_cpu: bool) -> None:
         """Wait as long as all processes show that they live."""
         assert self._life is not None
         while not work.is_completed():
             try:
-                work.wait(timedelta(seconds=_BEAT))
+                if on_cpu:
+                    work.wait(timedelta(seconds=_BEAT))
+                else:
+                    time.sleep(_LOOK)  # nccl ends what is waited for in vain
             except RuntimeError:
                 if work.is_completed():
                     raise
-                self._life.check(self._task, SILENT)
+            self._life.check(SILENT)
         work.wait()
 
 
 class _Life:
-    """Signs of life of all processes, in the store by which they met; and why one has left."""
+    """Signs of life of all processes, in the store by which they met; and why one has left.
+
+    A thread of its own talks to the store, which may not answer: others look at what it has heard.
+    """
 
     def __init__(self, rank: int, size: int) -> None:
         self._rank, self._size = rank, size
         self._store = dist.distributed_c10d._get_default_store()
-        self._seen: dict[int, tuple[bytes, float]] = {}  # the last sign of each process, and when it was new
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._signs: dict[int, tuple[bytes, float]] = {}  # the last sign of each other process, and when it was new
+        self._left: dict[int, str] = {}  # why others have left the task
+        self._task = 0
+        self._leaving, self._told = "", threading.Event()
+        self._heard = time.monotonic()  # when the store has answered last
+        self._over, self._thread = threading.Event(), threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        atexit.register(self.end)
 
-    def _beat(self) -> None:
-        for count in itertools.count():
-            with contextlib.suppress(RuntimeError):  # the store has ended, and this process will learn of it
-                self._store.set(_alive(self._rank), str(count))
-            time.sleep(_BEAT)
+    def wait_for_all(self) -> None:
+        """Wait until each process has given a sign.
 
-    def leave(self, task: int, why: str) -> None:
-        """Tell the others that this process leaves a task."""
-        with contextlib.suppress(RuntimeError):
-            self._store.set(_left(task, self._rank), why)
+        Raises:
+            RunError: one has not, for a long time.
+        """
+        end = time.monotonic() + _LATE
+        while len(self._signs) < self._size - 1:
+            if time.monotonic() > end:
+                missing = [rank for rank in range(self._size) if rank not in (self._rank, *self._signs)]
+                raise RunError(
+                    f"process {missing[0]} has not called fastdc for {_LATE:.0f} s; all processes of a group make the same calls. For a "
+                    "call of one of them there is fastdc.parallel.world.apart."
+                )
+            time.sleep(_BEAT / 10)
 
-    def check(self, task: int, silent: float) -> None:
+    def end(self) -> None:
+        """Talk to the store no more, which may end."""
+        self._over.set()
+        self._thread.join(3 * _BEAT)
+
+    def begin(self, task: int) -> None:
+        """Another task; who has left those before it does not count."""
+        self._task, self._left = task, {}
+
+    def leave(self, why: str) -> None:
+        """Tell the others that this process leaves the task; a store that does not answer is not waited for."""
+        self._leaving = why
+        self._told.clear()
+        self._told.wait(3 * _BEAT)
+
+    def check(self, silent: float) -> None:
         """Raise a RunError where a process has left the task, or has given no sign for so many seconds."""
-        others = [rank for rank in range(self._size) if rank != self._rank]
-        try:
-            for rank in others:
-                if self._store.check([key := _left(task, rank)]):
-                    raise RunError(f"process {rank} has left: {in_a_line(self._store.get(key).decode(), 500)}")
-            for rank in others:
-                self._look(rank, silent)
-        except RuntimeError as error:
-            if isinstance(error, FastdcError):
-                raise
-            raise RunError("process 0, where all meet, has ended; the same command again continues from the last checkpoint.") from None
-
-    def _look(self, rank: int, silent: float) -> None:
-        now, key = time.monotonic(), _alive(rank)
-        sign = self._store.get(key) if self._store.check([key]) else b""
-        if rank not in self._seen or self._seen[rank][0] != sign:
-            self._seen[rank] = sign, now
-        elif now - self._seen[rank][1] > silent:
+        for rank, why in sorted(self._left.items()):
+            raise RunError(f"process {rank} has left: {in_a_line(why, 500)}")
+        now = time.monotonic()
+        if now - self._heard > silent:
             raise RunError(
-                f"process {rank} has given no sign of life for {now - self._seen[rank][1]:.0f} s: it has ended, is stopped or cannot be "
-                "reached; the same command again continues from the last checkpoint."
+                f"where the processes meet nobody has answered for {now - self._heard:.0f} s; the same command again continues from the "
+                "last checkpoint."
             )
+        for rank, (_, when) in sorted(self._signs.items()):
+            if now - when > silent:
+                raise RunError(
+                    f"process {rank} has given no sign of life for {now - when:.0f} s: it has ended, is stopped or cannot be reached; the "
+                    "same command again continues from the last checkpoint."
+                )
 
-    def lost(self, task: int, silent: float, why: str) -> RunError:
+    def lost(self, silent: float, why: str) -> RunError:
         """The error for a connection that was closed; says which process has ended, where that is found."""
         end = time.monotonic() + 3 * silent
-        self._seen.clear()
         while time.monotonic() < end:
             try:
-                self.check(task, silent)
+                self.check(silent)
             except RunError as error:
                 return error
             time.sleep(_BEAT / 4)
         return RunError(f"the connection to another process has failed ({in_a_line(why)}); the same command again continues.")
+
+    def _beat(self) -> None:
+        for count in itertools.count():
+            if self._over.wait(_BEAT):
+                return
+            with contextlib.suppress(RuntimeError):  # the store has ended
+                self._store.set(_alive(self._rank), str(count))
+                if self._leaving:
+                    self._store.set(_left(self._task, self._rank), self._leaving)
+                    self._leaving = ""
+                    self._told.set()
+                for rank in range(self._size):
+                    if rank != self._rank:
+                        self._listen(rank)
+                self._heard = time.monotonic()
+
+    def _listen(self, rank: int) -> None:
+        if self._store.check([key := _left(self._task, rank)]):
+            self._left[rank] = self._store.get(key).decode()
+        if self._store.check([key := _alive(rank)]):
+            sign = self._store.get(key)
+            if rank not in self._signs or self._signs[rank][0] != sign:
+                self._signs[rank] = sign, time.monotonic()
 
 
 def _alive(rank: int) -> str:
@@ -257,6 +320,17 @@ def world() -> World:
     return _worlds[group]
 
 
+def shared(call: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """A call that all processes make together."""
+
+    @functools.wraps(call)
+    def inner(*arguments: Arguments.args, **options: Arguments.kwargs) -> Value:
+        with world().together():
+            return call(*arguments, **options)
+
+    return inner
+
+
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
     """While this context is open, this thread works for itself alone."""
@@ -267,17 +341,25 @@ def apart() -> Iterator[None]:
         _apart.is_so = before
 
 
+def leads_by_launcher() -> bool:
+    """Whether this is the first of the processes that a launcher has started, or was started by none."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def launched() -> Iterator[None]:
     """Join the process group that a launcher has described, as torchrun does, for as long as this context is open; else do nothing."""
     if not all(name in os.environ for name in _LAUNCHED) or dist.is_initialized():
         yield
         return
-    on_gpus = torch.cuda.is_available()
+    on_gpus, number = torch.cuda.is_available(), int(os.environ.get("LOCAL_RANK", "0"))
+    if on_gpus and number >= torch.cuda.device_count():
+        raise UsageError(f"process {number} of this machine has no GPU: torch sees {torch.cuda.device_count()}; start one for each.")
     if on_gpus:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(number)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
         yield
     finally:
+        world().end()
         dist.destroy_process_group()
