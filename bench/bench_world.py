@@ -36,9 +36,10 @@ threading.Thread(target=watch, daemon=True).start()
 def note(event):
     if isinstance(event, IterationDone):
         moments.append(time.monotonic())
-        bytes_then.append(world().sent)
+        bytes_then.append(here.sent)
 
 with launched():
+    here = world()
     fastdc.condense(data, progress=False, callbacks=[note], **options)
     held, peak = world().gathered(max(held[-30:])), world().gathered(resident("VmHWM"))  # in the last three seconds of the run
     if world().leads:

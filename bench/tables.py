@@ -343,29 +343,6 @@ def architecture_search() -> str:
     return markdown(["seconds per network", "eager PyTorch", "fastdc", "ratio"], lines) + source("architecture_search")
 
 
-# Several processes
-
-
-def world_steps() -> str:
-    rows = rows_of("world", what="iteration")
-    lines = []
-    for name in dict.fromkeys(row["name"] for row in rows):
-        alone, shared = (row_of("world", what="iteration", name=name, processes=processes) for processes in (1, 2))
-        ratio = number(shared["seconds"] / alone["seconds"], 2)
-        lines.append([name, number(alone["seconds"]), number(shared["seconds"]), ratio, f"{shared['bytes']:,.0f}"])
-    head = ["", "one process, two threads, s", "two processes, one thread each, s", "ratio", "bytes that reach each of two"]
-    return markdown(head, lines) + source("world")
-
-
-def world_memory() -> str:
-    alone, shared = (row_of("world", what="memory", processes=processes) for processes in (1, 2))
-    lines = [
-        [what, *(slashes(row[key]) for row in (alone, shared)), f"{100 * max(shared[key]) / alone[key][0]:.0f}%"]
-        for what, key in (("in the last seconds of a run", "held_mib"), ("at most", "peak_mib"))
-    ]
-    return markdown(["MiB", "one process", "each of two", "share"], lines) + source("world")
-
-
 # On a GPU
 
 
@@ -477,8 +454,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "match-loss": match_loss,
     "memory": memory,
     "search-time": architecture_search,
-    "world-steps": world_steps,
-    "world-memory": world_memory,
     "gpu-step": gpu_step,
     "gpu-distance": gpu_distance,
     "kernels": kernels,
