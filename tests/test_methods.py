@@ -308,7 +308,7 @@ def test_dd_takes_a_fresh_network_or_a_fixed_one(networks: str, same: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("method", "iterations"), [("dc", 30), ("dd:unroll=5", 60), ("parameter_matching:unroll=3", 60), ("curriculum", 12)]
+    ("method", "iterations"), [("dc", 30), ("dd:unroll=5", 60), ("parameter_matching:unroll=3", 60), ("curriculum", 24)]
 )
 def test_every_method_learns_images_that_teach(method: str, iterations: int) -> None:
     train, test = fastdc.load_dataset("digits")
