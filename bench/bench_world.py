@@ -59,10 +59,11 @@ def run(processes: int, threads: int, data: str, warm: int = 1, **options: Any) 
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     try:
         command = [*launcher, str(script), data, json.dumps(options), str(warm)]
-        found = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        found = subprocess.run(command, env=environment, capture_output=True, text=True)
     finally:
         script.unlink()
-    result: dict[str, Any] = json.loads(next(line for line in found.splitlines() if line.startswith("{")))
+    assert found.returncode == 0, found.stderr
+    result: dict[str, Any] = json.loads(next(line for line in found.stdout.splitlines() if line.startswith("{")))
     return result
 
 
