@@ -11,9 +11,9 @@ static double uniform() {
     return static_cast<double>(state >> 11) / 9007199254740992.0 * 2 - 1;
 }
 template <class T>
-static std::vector<T> random_values(int64_t size) {
+static std::vector<T> random_values(int64_t size, double scale = 1) {
     std::vector<T> v(size);
-    for (auto& e : v) e = static_cast<T>(uniform());
+    for (auto& e : v) e = static_cast<T>(uniform() * scale);
     return v;
 }
 template <class T>
