@@ -300,6 +300,11 @@ def _alive(rank: int) -> str:
     return f"fastdc, alive {rank}"
 
 
+def _through(rank: int) -> str:
+    """The key of a process that has nothing more to do."""
+    return f"fastdc, through {rank}"
+
+
 def _left(task: int, rank: int) -> str:
     """The key of why a process has left a task."""
     return f"fastdc, left {task} {rank}"
@@ -360,6 +365,16 @@ def launched() -> Iterator[None]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
         yield
+        _wait_for_the_others()
     finally:
         world().end()
         dist.destroy_process_group()
+
+
+def _wait_for_the_others() -> None:
+    """Wait until all processes are through, or a while: what was sent to one of them is lost with a connection that is closed before it
+    was read."""
+    store = dist.distributed_c10d._get_default_store()
+    with contextlib.suppress(RuntimeError):  # one has failed; or the first, with which the store ends, has seen all others here
+        store.set(_through(dist.get_rank()), "")
+        store.wait([_through(rank) for rank in range(dist.get_world_size())], timedelta(seconds=SILENT))
