@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from record import commit
@@ -293,19 +294,11 @@ def convolution_rates(precision: str, channels_last: bool) -> dict[str, Any]:
 
 
 class Recorder:
-    """A plugin of pytest: each failure is a row at once, and the counts are one at the end."""
+    """A plugin of pytest: each failure is a row at once, and the counts are one at the end, or when the time is over."""
 
     def __init__(self, results: Results) -> None:
         self.results, self.counts, self.reasons = results, Counter[str](), Counter[str]()
         self.slowest: list[tuple[float, str]] = []
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        # What compiles most, and would eat the time of the others, comes last.
-        def order(item: Any) -> int:
-            name = item.name
-            return 2 * ("compile" in name or "opcheck" in name) + ("triton" in name)
-
-        items.sort(key=order)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call":
@@ -317,17 +310,21 @@ class Recorder:
         if report.skipped and isinstance(report.longrepr, tuple):
             self.reasons[report.longrepr[2]] += 1
 
-    def pytest_sessionfinish(self) -> None:
-        self.results.row("tests", **self.counts, why_skipped=dict(self.reasons), slowest_s=self.slowest[::-1])
+    @pytest.hookimpl(tryfirst=True)  # before xdist waits for its processes, for which there may be no time
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        unfinished = exitstatus == pytest.ExitCode.INTERRUPTED
+        self.results.row("tests", **self.counts, unfinished=unfinished, why_skipped=dict(self.reasons), slowest_s=self.slowest[::-1])
 
 
 def run_tests(results: Results, marked: str, *files: str) -> None:
-    """The tests so marked in these files of tests/, with this package and without the project's pytest settings."""
-    import pytest
-
+    """The tests so marked in these files of tests/, with this package and without the project's pytest settings; where xdist is there, in
+    several processes of one thread each, since compiling kernels and the references on the CPU take most of the time."""
     settings = Path.cwd() / "pytest.ini"
     settings.write_text("[pytest]\nmarkers = slow\n")
-    options = ["-c", str(settings), "-p", "no:cacheprovider", "-q", "--tb=short", "--maxfail=60", "-m", marked]
+    options = ["-c", str(settings), "-p", "no:cacheprovider", "-p", "tests_in_order", "-q", "--tb=short", "--maxfail=60", "-m", marked]
+    if version_of("pytest-xdist"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        options += ["-n", str(min(os.cpu_count() or 1, 12)), "--maxschedchunk=1"]
     code = pytest.main([*options, *(str(TESTS / file) for file in files)], plugins=[Recorder(results)])
     results.failed = code != 0
 
