@@ -525,20 +525,25 @@ class Ours:
         self.engine.train(self.theta.clone(), images.flatten(0, 1), labels, Sgd(epochs, LR_MODEL), torch.Generator().manual_seed(0))
 
     def iteration(self, problem: Problem, ipc: int, iterations: int) -> dict[str, Any]:
-        import fastdc
-        from fastdc.callbacks import IterationDone
-
-        seconds: list[float] = []
-
-        def note(event: object) -> None:
-            if isinstance(event, IterationDone):
-                seconds.append(event.seconds)
-
-        options = {"model": MODEL, "batch_real": REAL, "engine": self.name, "device": DEVICE.type, "progress": False, **self.of_engine}
         start = time.perf_counter()
-        fastdc.condense(problem.data, ipc, iterations=iterations, callbacks=[note], **options)
+        _, seconds = condensed(problem.data, ipc, iterations, engine=self.name, **self.of_engine)
         whole = time.perf_counter() - start
         return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations, "whole_call_seconds": whole}
+
+
+def condensed(data: Any, ipc: int, iterations: int, **options: Any) -> tuple[Any, list[float]]:
+    """What `condense` makes of a set, and the seconds of each iteration."""
+    import fastdc
+    from fastdc.callbacks import IterationDone
+
+    seconds: list[float] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, IterationDone):
+            seconds.append(event.seconds)
+
+    settings = {"model": MODEL, "batch_real": REAL, "device": DEVICE.type, "progress": False, "callbacks": [note]}
+    return fastdc.condense(data, ipc, iterations=iterations, **settings, **options), seconds
 
 
 def engines(results: Results) -> None:
@@ -989,39 +994,59 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
 # condensation
 
 
+# Images per class, precision, most iterations, and which share of the time that is left may go to them.
+RUNS = (
+    ((1, "float32", 300, 0.45), (1, "tf32", 300, 0.4), (10, "tf32", 1000, 0.65)) if GPU else ((1, "float32", 2, 1.0), (2, "tf32", 1, 1.0))
+)
+
+
 def condensation(results: Results) -> None:
+    import fastdc
+
+    train, test = fashion_mnist(results)
+    results.attempt("same bits", functools.partial(same_bits, train), needs=5, data=train.name)
+    for ipc in dict.fromkeys(ipc for ipc, *_ in RUNS):
+        evaluation = functools.partial(evaluate, fastdc.coresets.random(train, ipc), test)
+        results.attempt("evaluate", evaluation, needs=6, subject=f"random {ipc}", data=train.name)
+    for ipc, precision, wanted, share in RUNS:
+        labels, made = {"precision": precision, "data": train.name}, []
+        condense = functools.partial(condense_in_time, results, train, ipc, precision, wanted, share, made)
+        results.attempt("condense", condense, needs=5, ipc=ipc, **labels)
+        for images in made:
+            results.attempt("evaluate", functools.partial(evaluate, images, test), needs=6, subject=f"condensed {ipc}", **labels)
+
+
+def condense_in_time(results: Results, train: Any, ipc: int, precision: str, wanted: int, share: float, made: list[Any]) -> dict[str, Any]:
+    """As many iterations of those wanted as fit into the share of the time that is left; the images go to `made`."""
+    options = {"engine": "cuda", "precision": precision}
+    *_, one = condensed(train, ipc, 3, **options)[1]  # the first with all that is done once in a process, the second captured
+    iterations = max(1, min(wanted, int(share * results.left() / one)))
+    start = time.perf_counter()
+    images, each = condensed(train, ipc, iterations, **options)
+    seconds = time.perf_counter() - start
+    images.save_grid(results.folder / f"condensed-{train.name}-{ipc}-{precision}.png")
+    made.append(images)
+    return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": statistics.median(each)}
+
+
+def fashion_mnist(results: Results) -> tuple[Any, Any]:
+    """Its images to train on and to test on, or the digits where it is missing or too large."""
     import fastdc
 
     root = os.environ.get("FASTDC_GPU_DATA")
     if GPU and root:
-        train, test = fastdc.load_dataset("fashion-mnist", root=root)
-    else:
-        train, test = fastdc.load_dataset("digits")
-        reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
-        results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
-    options = {"model": MODEL, "batch_real": REAL, "engine": "cuda", "device": DEVICE.type, "progress": False}
-    images: dict[str, Any] = {}
-    for ipc, wanted, share in ((1, 300, 0.45), (10, 20, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
-        deadline = results.left() * share
+        return fastdc.load_dataset("fashion-mnist", root=root)
+    reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
+    results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
+    return fastdc.load_dataset("digits")
 
-        def condense(ipc: int = ipc, wanted: int = wanted, deadline: float = deadline) -> dict[str, Any]:
-            fastdc.condense(train, ipc, iterations=1, **options)  # with all that is done once in a process
-            start = time.perf_counter()
-            fastdc.condense(train, ipc, iterations=1, **options)
-            one = time.perf_counter() - start
-            iterations = max(1, min(wanted, int((deadline - one) * 0.7 / one)))
-            start = time.perf_counter()
-            images[f"condensed {ipc}"] = fastdc.condense(train, ipc, iterations=iterations, **options)
-            seconds = time.perf_counter() - start
-            images[f"condensed {ipc}"].save_grid(results.folder / f"condensed-{train.name}-{ipc}.png")
-            return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": seconds / iterations, "first_seconds": one}
 
-        results.attempt("condense", condense, needs=5, ipc=ipc, data=train.name)
-        images[f"random {ipc}"] = fastdc.coresets.random(train, ipc)
-        for subject in (f"condensed {ipc}", f"random {ipc}"):
-            if subject in images:
-                evaluation = functools.partial(evaluate, images[subject], test)
-                results.attempt("evaluate", evaluation, needs=6, subject=subject, data=train.name)
+def same_bits(train: Any) -> dict[str, Any]:
+    """One run twice."""
+    iterations = 10 if GPU else 2
+    first, second = (condensed(train, 1, iterations, engine="cuda")[0].images for _ in range(2))
+    assert torch.equal(first, second), "the images of two runs differ"
+    return {"iterations": iterations, "equal": True}
 
 
 def evaluate(images: Any, test: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 SHAPES = ("28x28 grey", "32x32 rgb")
+MISSING = "\N{EN DASH}"
 Row = dict[str, Any]
 
 # Table 4 of the paper: CIFAR10, 720 networks.
@@ -363,7 +364,7 @@ def gpu_step() -> str:
     def line(label: str, what: str, key: str, by: str = "ipc", values: Sequence[int | None] = (1, 10, 50)) -> list[str]:
         found = {(row["arm"], row["precision"], row.get(by)): row[key] for row in rows if row["what"] == what and key in row}
         cells = [[found.get((*arm, value)) for value in values] for arm in arms]
-        return [label, *(" / ".join("–" if each is None else number(each) for each in cell) for cell in cells)]
+        return [label, *(" / ".join(MISSING if each is None else number(each) for each in cell) for cell in cells)]
 
     ipcs = (1, 10, 50, 200)
     lines = [
@@ -388,13 +389,14 @@ def gpu_distance() -> str:
 
 def gpu_fashion_mnist() -> str:
     rows = [row for row in on_the_card() if row["stage"] == "condensation"]
-    tested = {row["subject"]: row for row in rows if row["what"] == "evaluate"}
+    tested = {(row["subject"], row.get("precision")): row for row in rows if "accuracy_%" in row}
     lines = []
-    for made in (row for row in rows if row["what"] == "condense"):
-        both = [tested[f"{name} {made['ipc']}"] for name in ("condensed", "random")]
-        accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" for row in both]
-        lines.append([str(made["ipc"]), str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
-    return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
+    for made in (row for row in rows if row["what"] == "condense" and "seconds" in row):
+        precision, ipc = made.get("precision"), made["ipc"]
+        both = [tested.get(key) for key in ((f"condensed {ipc}", precision), (f"random {ipc}", None))]
+        accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" if row else MISSING for row in both]
+        lines.append([str(ipc), precision or "float32", str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
+    return markdown(["images per class", "precision", "iterations", "seconds", "condensed", "random real images"], lines) + card()
 
 
 def precision(file: str, further: Iterable[Sequence[str]] = ()) -> str:
