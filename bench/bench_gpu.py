@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import copy
 import functools
+import gc
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from record import commit
@@ -39,7 +41,7 @@ MODEL = "convnet" if GPU else "convnet:width=4,depth=2"
 SIZE = (32, 32) if GPU else (8, 8)
 CLASSES, REAL, COUNT = (10, 256, 20_000) if GPU else (10, 4, 200)
 IPCS = (10, 1, 50, 200) if GPU else (2, 1)  # the most wanted first
-METRIC = "layerwise_cosine"
+METRIC, PRECISIONS = "layerwise_cosine", ("float32", "tf32", "bfloat16")
 LR_MODEL, LR_IMAGES = 0.01, 0.1
 
 
@@ -99,17 +101,13 @@ def synchronise() -> None:
 
 
 def measure(job: Callable[[], object], seconds: float = 0.4, most: int = 15, calls: int = 1, profiled: bool = True) -> dict[str, Any]:
-    """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels, and how much memory it took at its peak."""
+    """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels."""
     first, _ = one_call(job)
     figures: dict[str, Any] = {"first_ms": 1e3 * first}
-    if GPU:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
     walls, events = zip(*repeated(job, seconds, most), strict=True)
     figures |= {"wall_ms": 1e3 * statistics.median(walls) / calls, "repeats": len(walls)}
     if GPU:
         figures |= {"event_ms": statistics.median(events) / calls}
-        figures |= {"peak_MiB": (torch.cuda.max_memory_allocated() - before) / 2**20}
         if profiled and walls[-1] < 3:
             figures |= kernels_of(job, calls)
     return figures
@@ -137,6 +135,31 @@ def one_call(job: Callable[[], object]) -> tuple[float, float]:
     end.record()
     torch.cuda.synchronize()
     return time.perf_counter() - start, begin.elapsed_time(end)
+
+
+def peak_bytes(job: Callable[[], object]) -> int:
+    """What tensors take in one call, at its peak; not for what replays graphs, whose memory lies apart."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    job()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def reserved_bytes(make: Callable[[], Callable[[], object]], calls: int) -> int:
+    """What torch holds for these calls of a job at its peak, graphs and what it keeps for later included."""
+    free_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    job = make()
+    for _ in range(calls):
+        job()
+    synchronise()
+    return torch.cuda.max_memory_reserved() - before
+
+
+def free_cache() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def profiled_kernels(job: Callable[[], object]) -> list[tuple[str, float]]:
@@ -194,10 +217,10 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def ceilings(results: Results) -> None:
     results.attempt("machine", machine)
     results.attempt("copy", copy_rate)
-    for precision in ("float32", "tf32", "bfloat16"):
+    for precision in PRECISIONS:
         results.attempt("matmul", functools.partial(matmul_rate, precision), precision=precision)
     results.attempt("launch", launch_overhead)
-    for precision in ("float32", "tf32", "bfloat16"):
+    for precision in PRECISIONS:
         for channels_last in (False, True):
             labels = {"precision": precision, "channels_last": channels_last}
             results.attempt("convolution 128 to 128, 16x16", functools.partial(convolution_rates, **labels), **labels)
@@ -293,19 +316,11 @@ def convolution_rates(precision: str, channels_last: bool) -> dict[str, Any]:
 
 
 class Recorder:
-    """A plugin of pytest: each failure is a row at once, and the counts are one at the end."""
+    """A plugin of pytest: each failure is a row at once, and the counts are one at the end, or when the time is over."""
 
     def __init__(self, results: Results) -> None:
         self.results, self.counts, self.reasons = results, Counter[str](), Counter[str]()
         self.slowest: list[tuple[float, str]] = []
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        # What compiles most, and would eat the time of the others, comes last.
-        def order(item: Any) -> int:
-            name = item.name
-            return 2 * ("compile" in name or "opcheck" in name) + ("triton" in name)
-
-        items.sort(key=order)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call":
@@ -317,17 +332,21 @@ class Recorder:
         if report.skipped and isinstance(report.longrepr, tuple):
             self.reasons[report.longrepr[2]] += 1
 
-    def pytest_sessionfinish(self) -> None:
-        self.results.row("tests", **self.counts, why_skipped=dict(self.reasons), slowest_s=self.slowest[::-1])
+    @pytest.hookimpl(tryfirst=True)  # before xdist waits for its processes, for which there may be no time
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        unfinished = exitstatus == pytest.ExitCode.INTERRUPTED
+        self.results.row("tests", **self.counts, unfinished=unfinished, why_skipped=dict(self.reasons), slowest_s=self.slowest[::-1])
 
 
 def run_tests(results: Results, marked: str, *files: str) -> None:
-    """The tests so marked in these files of tests/, with this package and without the project's pytest settings."""
-    import pytest
-
+    """The tests so marked in these files of tests/, with this package and without the project's pytest settings; where xdist is there, in
+    several processes of one thread each, since compiling kernels and the references on the CPU take most of the time."""
     settings = Path.cwd() / "pytest.ini"
     settings.write_text("[pytest]\nmarkers = slow\n")
-    options = ["-c", str(settings), "-p", "no:cacheprovider", "-q", "--tb=short", "--maxfail=60", "-m", marked]
+    options = ["-c", str(settings), "-p", "no:cacheprovider", "-p", "tests_in_order", "-q", "--tb=short", "--maxfail=60", "-m", marked]
+    if version_of("pytest-xdist"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        options += ["-n", str(min(os.cpu_count() or 1, 12)), "--maxschedchunk=1"]
     code = pytest.main([*options, *(str(TESTS / file) for file in files)], plugins=[Recorder(results)])
     results.failed = code != 0
 
@@ -374,6 +393,7 @@ class Plain:
     name = "plain"
 
     def __init__(self, problem: Problem, precision: str) -> None:
+        self.again = functools.partial(Plain, problem, precision)
         self.precision, self.module = precision, problem.module
         self.images = problem.data.normalised(slice(None)).to(DEVICE)  # the whole set, float32
         self.members = [(problem.data.labels == c).nonzero()[:, 0] for c in range(CLASSES)]
@@ -435,6 +455,7 @@ class Plain:
 
         steps, epochs = paper_schedule(ipc)
         synthetic, seconds = problem.synthetic(ipc), []
+        iterations = max(iterations - 1, 1)  # it has nothing to capture in a first one
         for _ in range(iterations):
             synchronise()
             start = time.perf_counter()
@@ -446,7 +467,7 @@ class Plain:
                     self.train(synthetic, epochs, module)
             synchronise()
             seconds.append(time.perf_counter() - start)
-        return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations}
+        return {"seconds": statistics.median(seconds), "iterations": iterations}
 
 
 def plain_distance(synthetic: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> Tensor:
@@ -461,12 +482,13 @@ def plain_distance(synthetic: tuple[Tensor, ...], real: tuple[Tensor, ...]) -> T
 class Ours:
     """An engine of fastdc, through the calls that the loop of `condense` makes."""
 
-    def __init__(self, problem: Problem, name: str, spec: str, precision: str = "float32") -> None:
+    def __init__(self, problem: Problem, spec: str, precision: str = "float32") -> None:
         from fastdc.data import ClassSampler
         from fastdc.engines import make_engine
         from fastdc.engines.gather_normalise import near
 
-        self.name, self.spec, self.precision = name, spec, precision
+        self.again = functools.partial(Ours, problem, spec, precision)
+        self.name, self.precision = spec, precision
         self.of_engine = {"precision": precision} if spec == "cuda" else {}  # the others are told by torch's settings
         self.engine = make_engine(spec, problem.module, **self.of_engine)
         self.theta = self.engine.layout.flatten(problem.module)
@@ -503,80 +525,71 @@ class Ours:
         self.engine.train(self.theta.clone(), images.flatten(0, 1), labels, Sgd(epochs, LR_MODEL), torch.Generator().manual_seed(0))
 
     def iteration(self, problem: Problem, ipc: int, iterations: int) -> dict[str, Any]:
-        import fastdc
-        from fastdc.callbacks import IterationDone
-
-        if self.precision != "float32" and not self.of_engine:
-            return {"skipped": "this engine condenses in float32"}
-        seconds: list[float] = []
-
-        def note(event: object) -> None:
-            if isinstance(event, IterationDone):
-                seconds.append(event.seconds)
-
-        options = {"model": MODEL, "batch_real": REAL, "engine": self.spec, "device": DEVICE.type, "progress": False, **self.of_engine}
         start = time.perf_counter()
-        fastdc.condense(problem.data, ipc, iterations=iterations, callbacks=[note], **options)
+        _, seconds = condensed(problem.data, ipc, iterations, engine=self.name, **self.of_engine)
         whole = time.perf_counter() - start
         return {"seconds": statistics.median(seconds[1:] or seconds), "iterations": iterations, "whole_call_seconds": whole}
 
 
-def our_engines(results: Results, problem: Problem) -> list[str]:
-    """The engines that serve here; the torch engine without torch.compile, which has a stage of its own."""
-    from fastdc.engines import ENGINES
+def condensed(data: Any, ipc: int, iterations: int, **options: Any) -> tuple[Any, list[float]]:
+    """What `condense` makes of a set, and the seconds of each iteration."""
+    import fastdc
+    from fastdc.callbacks import IterationDone
 
-    served = []
-    for name, engine in ENGINES.items():
-        if reasons := engine.unsupported_reasons(problem.module):
-            results.row("engine", arm=name, skipped="; ".join(reasons))
-        else:
-            served.append(name)
-    return served
+    seconds: list[float] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, IterationDone):
+            seconds.append(event.seconds)
+
+    settings = {"model": MODEL, "batch_real": REAL, "device": DEVICE.type, "progress": False, "callbacks": [note]}
+    return fastdc.condense(data, ipc, iterations=iterations, **settings, **options), seconds
 
 
 def engines(results: Results) -> None:
-    problem = Problem()
-    arms: list[Any] = [Plain(problem, precision) for precision in ("float32", "tf32", "bfloat16")]
-    for name in our_engines(results, problem):
-        arms.append(Ours(problem, name, name))
-        for precision in ("tf32", "bfloat16") if name == "cuda" else ("tf32",) if GPU and name == "torch" else ():
-            arms.append(Ours(problem, name, name, precision))
-    if not GPU:
-        arms = [arm for arm in arms if arm.precision != "tf32" or arm.name == "cuda"]
-        results.row("arms in tf32", skipped="no TF32 on the CPU")
-    rows = EngineRows(results, problem, arms)
-    rows.draw()
+    rows = EngineRows(results, Problem())
+    first, *others = IPCS[:3]
     rows.real_side()
-    rows.synthetic_side(IPCS[0])
-    rows.step(IPCS[0])
-    rows.training(IPCS[0], epochs=10)
-    for ipc in IPCS[1:3]:
-        rows.synthetic_side(ipc)
+    rows.synthetic_side(first)
+    for ipc in (first, *others):
         rows.step(ipc)
-    rows.iteration(1, 20 if GPU else 2)
-    rows.iteration(IPCS[0], 2)
+    rows.training(first, epochs=10)
     rows.training(50 if GPU else 3, epochs=5)
-    for networks in (1, 5, 20):
-        rows.side_by_side(IPCS[0], networks, epochs=10 if GPU else 2)
-    for ipc in IPCS[3:]:
-        rows.synthetic_side(ipc)
-        rows.step(ipc)
+    rows.iteration(first, 2)
     if GPU:
-        rows.arms = [arm for arm in arms if arm.name == "cuda" or (arm.name == "plain" and arm.precision == "tf32")]
-        rows.iteration(50, 1, needs=15)
+        rows.iteration(50, 1, rows.some(("plain", "tf32"), ("cuda", "tf32"), ("cuda", "float32")), needs=15)
+    for ipc in others:
+        rows.synthetic_side(ipc)
+    rows.iteration(1, 5 if GPU else 2)
+    for ipc in IPCS:
+        rows.memory(ipc)
+    rows.side_by_side(first, 5, epochs=10 if GPU else 2)
+    for ipc in IPCS[3:]:
+        rows.step(ipc)
+    rows.memory(1000 if GPU else 3, rows.some(("cuda", "tf32")))  # that it runs at all
+    rows.draw()
+    rows.side_by_side(first, 20, epochs=10 if GPU else 2)
 
 
 class EngineRows:
     """One job after the other, each by every arm."""
 
-    def __init__(self, results: Results, problem: Problem, arms: list[Any]) -> None:
-        self.results, self.problem, self.arms = results, problem, arms
-        with arms[0].settings():
-            gradients = arms[0].real_side(problem.real)
+    def __init__(self, results: Results, problem: Problem) -> None:
+        self.results, self.problem = results, problem
+        self.plain = [Plain(problem, precision) for precision in PRECISIONS if GPU or precision != "tf32"]  # no TF32 on the CPU
+        self.cuda = [Ours(problem, "cuda", precision) for precision in PRECISIONS]
+        self.both: list[Any] = [*self.plain, *self.cuda]
+        self.all = [*self.both, Ours(problem, "torch")]
+        with self.plain[0].settings():
+            gradients = self.plain[0].real_side(problem.real)
         self.real = torch.stack([torch.cat([g.flatten() for g in each]) for each in gradients])  # [C, P], float32, of the plain script
 
-    def each(self, what: str, job: Callable[[Any], dict[str, Any]], needs: float = 3, **labels: Any) -> None:
-        for arm in self.arms:
+    def some(self, *wanted: tuple[str, str]) -> list[Any]:
+        """The arms of these names and precisions, in this order."""
+        return [arm for each in wanted for arm in self.both if (arm.name, arm.precision) == each]
+
+    def each(self, what: str, arms: list[Any], job: Callable[[Any], dict[str, Any]], needs: float = 3, **labels: Any) -> None:
+        for arm in arms:
 
             def within(arm: Any = arm) -> dict[str, Any]:
                 with arm.settings():
@@ -584,8 +597,12 @@ class EngineRows:
 
             self.results.attempt(what, within, needs, arm=arm.name, precision=arm.precision, **labels)
 
+    def timed(self, arm: Any, job: Callable[[], object], ipc: int) -> dict[str, Any]:
+        """Of the plain script, whose thousands of kernels take long to list, only the first."""
+        return measure(job, profiled=arm.name != "plain" or ipc == IPCS[0])
+
     def draw(self) -> None:
-        self.each("draw", lambda arm: measure(arm.draw))
+        self.each("draw", self.both, lambda arm: measure(arm.draw))
 
     def checked(self, arm: Any, found: Tensor, expected: Tensor) -> dict[str, Any]:
         """The error against the plain script in float32, which must be small where an engine computes in float32."""
@@ -600,7 +617,7 @@ class EngineRows:
                 found = torch.stack([torch.cat([g.flatten() for g in each]) for each in found])
             return {**self.checked(arm, found, self.real), **measure(lambda: arm.real_side(self.problem.real))}
 
-        self.each("real side", job)
+        self.each("real side", self.both, job)
 
     def gradients_for(self, arm: Any) -> Any:
         """The real gradients of the plain script as an arm takes them."""
@@ -614,24 +631,39 @@ class EngineRows:
 
     def synthetic_side(self, ipc: int) -> None:
         synthetic = self.problem.synthetic(ipc)
-        with self.arms[0].settings():
-            expected = self.arms[0].synthetic_side(synthetic, self.gradients_for(self.arms[0]))
+        with self.plain[0].settings():
+            expected = self.plain[0].synthetic_side(synthetic, self.gradients_for(self.plain[0]))
 
         def job(arm: Any) -> dict[str, Any]:
             real = self.gradients_for(arm)
             distance, gradient = arm.synthetic_side(synthetic, real)
             errors = {**self.checked(arm, gradient, expected[1]), "distance_error": relative(distance, expected[0])}
-            return {**errors, **measure(lambda: arm.synthetic_side(synthetic, real))}
+            return {**errors, **self.timed(arm, lambda: arm.synthetic_side(synthetic, real), ipc)}
 
-        self.each("synthetic side", job, ipc=ipc)
+        self.each("synthetic side", self.both, job, ipc=ipc)
 
     def step(self, ipc: int) -> None:
-        self.each("step", lambda arm: measure(arm.stepper(self.problem.synthetic(ipc))), ipc=ipc)
+        self.each("step", self.all, lambda arm: self.timed(arm, arm.stepper(self.problem.synthetic(ipc)), ipc), ipc=ipc)
+
+    def memory(self, ipc: int, arms: list[Any] | None = None) -> None:
+        """What three matching steps of a fresh arm hold beyond the set: as they are, captured, replayed."""
+        if not GPU:
+            self.results.row("memory", ipc=ipc, skipped="torch sees no CUDA device")
+            return
+
+        def job(arm: Any) -> dict[str, Any]:
+            fresh, synthetic = arm.again(), self.problem.synthetic(ipc)
+            return {"reserved_MiB": reserved_bytes(lambda: fresh.stepper(synthetic), calls=3) / 2**20}
+
+        for arm in arms or self.both:
+            self.each("memory", [arm], job, ipc=ipc)
+            free_cache()
 
     def training(self, ipc: int, epochs: int) -> None:
         images = self.problem.synthetic(ipc)
         steps = epochs * -(-CLASSES * ipc // 256)
-        self.each("SGD step", lambda arm: measure(lambda: arm.train(images, epochs), calls=steps), ipc=ipc, images=min(CLASSES * ipc, 256))
+        labels = {"ipc": ipc, "images": min(CLASSES * ipc, 256)}
+        self.each("SGD step", self.both, lambda arm: measure(lambda: arm.train(images, epochs), calls=steps), **labels)
 
     def side_by_side(self, ipc: int, networks: int, epochs: int) -> None:
         """A step of SGD of several networks: at once, and one after another."""
@@ -640,8 +672,6 @@ class EngineRows:
         images, sgd = self.problem.synthetic(ipc).flatten(0, 1), Sgd(epochs, LR_MODEL, 0.9, 5e-4)
         labels = torch.arange(len(images), device=DEVICE) // ipc
         generators = [torch.Generator().manual_seed(number) for number in range(networks)]
-        arms = self.arms
-        self.arms = [arm for arm in arms if arm.name == "cuda"]
         for what, train in (
             ("at once", lambda engine: engine.train_side_by_side),
             ("in turn", lambda engine: functools.partial(Engine.train_side_by_side, engine)),
@@ -651,11 +681,10 @@ class EngineRows:
                 thetas = arm.theta.repeat(networks, 1)
                 return measure(lambda: train(arm.engine)(thetas, images, labels, sgd, generators), calls=epochs * -(-len(images) // 256))
 
-            self.each(f"SGD step of networks {what}", job, ipc=ipc, networks=networks)
-        self.arms = arms
+            self.each(f"SGD step of networks {what}", self.cuda, job, ipc=ipc, networks=networks)
 
-    def iteration(self, ipc: int, iterations: int, needs: float = 8) -> None:
-        self.each("iteration", lambda arm: arm.iteration(self.problem, ipc, iterations), needs, ipc=ipc)
+    def iteration(self, ipc: int, iterations: int, arms: list[Any] | None = None, needs: float = 8) -> None:
+        self.each("iteration", arms or self.all, lambda arm: arm.iteration(self.problem, ipc, iterations), needs, ipc=ipc)
 
 
 def chunks(results: Results) -> None:
@@ -683,7 +712,7 @@ def chunks(results: Results) -> None:
         engine.images = images
         with products("float32", deterministic=True):
             figures = measure(job, seconds=0.2, most=7)
-        return {**figures, "maps_copies": figures["peak_MiB"] * 2**20 / (images * map_bytes)} if GPU else figures
+            return {**figures, "maps_copies": peak_bytes(job) / (images * map_bytes)} if GPU else figures
 
     results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
     for classes in (1, 2, 5, 10):
@@ -709,7 +738,7 @@ def graphs(results: Results) -> None:
         return
     problem = Problem()
     for precision in ("float32", "tf32"):
-        arm = Ours(problem, "torch", "torch", precision)
+        arm = Ours(problem, "torch", precision)
         jobs: dict[str, Callable[[], Tensor]] = {"real side": lambda arm=arm: arm.real_side(problem.real)}  # type: ignore[misc]
         gradients = arm.real_side(problem.real)
         for ipc in IPCS[:3]:
@@ -809,7 +838,7 @@ def convolutions(results: Results) -> None:
     width, sides = (128, (32, 16, 8)) if GPU else (4, (6, 3))
     gradients, *others = "weight gradients", "products", "transposed"
     jobs = [(gradients, CLASSES, REAL), (gradients, 1, REAL), *((what, CLASSES, IPCS[0]) for what in (gradients, *others))]
-    for precision in ("float32", "tf32", "bfloat16"):
+    for precision in PRECISIONS:
         for channels, side in zip((3, *[width] * len(sides[1:])), sides, strict=True):
             for what, count, each in jobs:
                 labels = {"precision": precision, "channels": channels, "side": side, "count": count, "each": each}
@@ -819,11 +848,11 @@ def convolutions(results: Results) -> None:
 def convolution_rows(results: Results, title: str, what: str, width: int, labels: dict[str, Any]) -> None:
     """One job by every arm, the first of which says what is right."""
     from fastdc.engines.chain.base import Network
-    from fastdc.engines.chain.precision import PRECISIONS
+    from fastdc.engines.chain.precision import PRECISIONS as ROUNDINGS
     from fastdc.engines.plan import Convolution
 
     channels, side, count, each = (labels[key] for key in ("channels", "side", "count", "each"))
-    precision = PRECISIONS[labels["precision"]]
+    precision = ROUNDINGS[labels["precision"]]
     step = Convolution("weight", None, channels, width, (3, 3), (1, 1), (1, 1), (1, 1), 1)
     weights = torch.randn(count, width, channels, 3, 3, device=DEVICE)
     x, gy = (torch.randn(count * each, c, side, side, device=DEVICE) for c in (channels, width))
@@ -965,39 +994,59 @@ def configurations_of_triton(results: Results, layout: Any, pairs: list[Any], ex
 # condensation
 
 
+# Images per class, precision, most iterations, and which share of the time that is left may go to them.
+RUNS = (
+    ((1, "float32", 300, 0.45), (1, "tf32", 300, 0.4), (10, "tf32", 1000, 0.65)) if GPU else ((1, "float32", 2, 1.0), (2, "tf32", 1, 1.0))
+)
+
+
 def condensation(results: Results) -> None:
+    import fastdc
+
+    train, test = fashion_mnist(results)
+    results.attempt("same bits", functools.partial(same_bits, train), needs=5, data=train.name)
+    for ipc in dict.fromkeys(ipc for ipc, *_ in RUNS):
+        evaluation = functools.partial(evaluate, fastdc.coresets.random(train, ipc), test)
+        results.attempt("evaluate", evaluation, needs=6, subject=f"random {ipc}", data=train.name)
+    for ipc, precision, wanted, share in RUNS:
+        labels, made = {"precision": precision, "data": train.name}, []
+        condense = functools.partial(condense_in_time, results, train, ipc, precision, wanted, share, made)
+        results.attempt("condense", condense, needs=5, ipc=ipc, **labels)
+        for images in made:
+            results.attempt("evaluate", functools.partial(evaluate, images, test), needs=6, subject=f"condensed {ipc}", **labels)
+
+
+def condense_in_time(results: Results, train: Any, ipc: int, precision: str, wanted: int, share: float, made: list[Any]) -> dict[str, Any]:
+    """As many iterations of those wanted as fit into the share of the time that is left; the images go to `made`."""
+    options = {"engine": "cuda", "precision": precision}
+    *_, one = condensed(train, ipc, 3, **options)[1]  # the first with all that is done once in a process, the second captured
+    iterations = max(1, min(wanted, int(share * results.left() / one)))
+    start = time.perf_counter()
+    images, each = condensed(train, ipc, iterations, **options)
+    seconds = time.perf_counter() - start
+    images.save_grid(results.folder / f"condensed-{train.name}-{ipc}-{precision}.png")
+    made.append(images)
+    return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": statistics.median(each)}
+
+
+def fashion_mnist(results: Results) -> tuple[Any, Any]:
+    """Its images to train on and to test on, or the digits where it is missing or too large."""
     import fastdc
 
     root = os.environ.get("FASTDC_GPU_DATA")
     if GPU and root:
-        train, test = fastdc.load_dataset("fashion-mnist", root=root)
-    else:
-        train, test = fastdc.load_dataset("digits")
-        reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
-        results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
-    options = {"model": MODEL, "batch_real": REAL, "engine": "cuda", "device": DEVICE.type, "progress": False}
-    images: dict[str, Any] = {}
-    for ipc, wanted, share in ((1, 300, 0.45), (10, 20, 0.85)) if GPU else ((1, 2, 1.0), (2, 1, 1.0)):
-        deadline = results.left() * share
+        return fastdc.load_dataset("fashion-mnist", root=root)
+    reason = "set FASHION_MNIST to the folder of its files" if GPU else "it is too large without a GPU"
+    results.row("data", data="digits", skipped=f"FashionMNIST: {reason}")
+    return fastdc.load_dataset("digits")
 
-        def condense(ipc: int = ipc, wanted: int = wanted, deadline: float = deadline) -> dict[str, Any]:
-            fastdc.condense(train, ipc, iterations=1, **options)  # with all that is done once in a process
-            start = time.perf_counter()
-            fastdc.condense(train, ipc, iterations=1, **options)
-            one = time.perf_counter() - start
-            iterations = max(1, min(wanted, int((deadline - one) * 0.7 / one)))
-            start = time.perf_counter()
-            images[f"condensed {ipc}"] = fastdc.condense(train, ipc, iterations=iterations, **options)
-            seconds = time.perf_counter() - start
-            images[f"condensed {ipc}"].save_grid(results.folder / f"condensed-{train.name}-{ipc}.png")
-            return {"seconds": seconds, "iterations": iterations, "seconds_per_iteration": seconds / iterations, "first_seconds": one}
 
-        results.attempt("condense", condense, needs=5, ipc=ipc, data=train.name)
-        images[f"random {ipc}"] = fastdc.coresets.random(train, ipc)
-        for subject in (f"condensed {ipc}", f"random {ipc}"):
-            if subject in images:
-                evaluation = functools.partial(evaluate, images[subject], test)
-                results.attempt("evaluate", evaluation, needs=6, subject=subject, data=train.name)
+def same_bits(train: Any) -> dict[str, Any]:
+    """One run twice."""
+    iterations = 10 if GPU else 2
+    first, second = (condensed(train, 1, iterations, engine="cuda")[0].images for _ in range(2))
+    assert torch.equal(first, second), "the images of two runs differ"
+    return {"iterations": iterations, "equal": True}
 
 
 def evaluate(images: Any, test: Any) -> dict[str, Any]:
@@ -1016,7 +1065,7 @@ def evaluate(images: Any, test: Any) -> dict[str, Any]:
 
 def compiled(results: Results) -> None:
     problem = Problem()
-    arm = Ours(problem, "torch compiled", "torch:compile=true")
+    arm = Ours(problem, "torch:compile=true")
     plain = Plain(problem, "float32")
     synthetic = problem.synthetic(IPCS[0])
 
@@ -1074,6 +1123,7 @@ def table(folder: Path) -> None:
         if row not in failures and "skipped" not in row and (cell := cell_of(row)):
             line = row["what"] + (f", ipc {row['ipc']}" if "ipc" in row else "")
             line += f", {row['classes']} classes" if row["stage"] == "distance" else ""
+            line += f", {row['networks']} networks" if row["stage"] == "engines" and "networks" in row else ""
             lines.setdefault(line, []).append(f"{label_of(row)} {cell}")
     for line, cells in lines.items():
         print(f"{line}: " + " | ".join(cells))
@@ -1096,12 +1146,14 @@ def cell_of(row: dict[str, Any]) -> str:
     for rate in ("TFLOP/s", "kernel_GB/s", "GB/s"):
         if rate in row:
             return f"{row.get('kernel_ms', row.get('event_ms', row['wall_ms'])):.3g} ms {row[rate]:.4g} {rate}"
+    if "reserved_MiB" in row:
+        return f"{row['reserved_MiB']:.0f} MiB"
     if "wall_ms" not in row:
         return ""
     text = f"{row.get('event_ms', row['wall_ms']):.4g} ms"
     if "maps_copies" in row:
         return f"{text} {row['maps_copies']:.3g} copies"
-    return text + (f" ({row['kernel_ms']:.3g} in {row['launches']:.0f} kernels, {row['peak_MiB']:.0f} MiB)" if "kernel_ms" in row else "")
+    return text + (f" ({row['kernel_ms']:.3g} in {row['launches']:.0f} kernels)" if "kernel_ms" in row else "")
 
 
 STAGES: dict[str, Callable[[Results], None]] = {

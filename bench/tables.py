@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 SHAPES = ("28x28 grey", "32x32 rgb")
+MISSING = "\N{EN DASH}"
 Row = dict[str, Any]
 
 # Table 4 of the paper: CIFAR10, 720 networks.
@@ -346,24 +347,36 @@ def architecture_search() -> str:
 # On a GPU
 
 
-def gpu_step() -> str:
-    rows = [row for row in on_the_card() if row["stage"] == "engines"]
+CARD_PRECISIONS = ("float32", "tf32", "bfloat16")
+CARD_ARMS = {
+    **{("plain", precision): "plain script" for precision in CARD_PRECISIONS},
+    **{("cuda", precision): "`cuda`" for precision in CARD_PRECISIONS},
+    ("torch", "float32"): "`torch`",
+}
 
-    def figures(key: str, what: str, **fields: tuple[int, ...]) -> list[str]:
-        """A field for the plain script in float32 and in TF32, and for fastdc, with a figure for each of these values."""
-        ((by, values),) = fields.items()
-        found = {(row["arm"], row.get("precision"), row[by]): row[key] for row in rows if row["what"] == what and key in row}
-        arms = (("plain", "float32"), ("plain", "tf32"), ("torch", "float32"))
-        return [slashes(found[(*arm, value)] for value in values) for arm in arms]
+
+def gpu_step() -> str:
+    """A column for each arm that was measured, a line for each job that was; an en dash for what is not there."""
+    rows = [row for row in on_the_card() if row["stage"] == "engines"]
+    measured = {(row.get("arm"), row.get("precision")) for row in rows if "wall_ms" in row}
+    arms = [arm for arm in CARD_ARMS if arm in measured]
+
+    def line(label: str, what: str, key: str, by: str = "ipc", values: Sequence[int | None] = (1, 10, 50)) -> list[str]:
+        found = {(row["arm"], row["precision"], row.get(by)): row[key] for row in rows if row["what"] == what and key in row}
+        cells = [[found.get((*arm, value)) for value in values] for arm in arms]
+        return [label, *(" / ".join(MISSING if each is None else number(each) for each in cell) for cell in cells)]
 
     ipcs = (1, 10, 50, 200)
     lines = [
-        ["matching step, ipc 1 / 10 / 50 / 200, ms", *figures("wall_ms", "step", ipc=ipcs)],
-        ["SGD step of 100 / 256 images, ms", *figures("event_ms", "SGD step", images=(100, 256))],
-        ["whole iteration, ipc 1 / 10, s", *figures("seconds", "iteration", ipc=(1, 10))],
-        ["peak memory of a step, ipc 1 / 10 / 50 / 200, MiB", *figures("peak_MiB", "step", ipc=ipcs)],
+        line("matching step, ipc 1 / 10 / 50 / 200, ms", "step", "wall_ms", values=ipcs),
+        line("real side, ms", "real side", "wall_ms", values=(None,)),
+        line("synthetic side, ipc 1 / 10 / 50, ms", "synthetic side", "wall_ms"),
+        line("SGD step of 100 / 256 images, ms", "SGD step", "event_ms", "images", (100, 256)),
+        line("whole iteration, ipc 1 / 10 / 50, s", "iteration", "seconds"),
+        line("memory held for steps, ipc 1 / 10 / 50 / 200, MiB", "memory", "reserved_MiB", values=ipcs),
     ]
-    return markdown(["", "plain script, float32", "plain script, TF32", "fastdc, float32"], lines) + card()
+    head = [f"{CARD_ARMS[arm]}, {arm[1].replace('tf32', 'TF32')}" for arm in arms]
+    return markdown(["", *head], [each for each in lines if any(map(str.isdigit, "".join(each[1:])))]) + card()
 
 
 def gpu_distance() -> str:
@@ -376,13 +389,14 @@ def gpu_distance() -> str:
 
 def gpu_fashion_mnist() -> str:
     rows = [row for row in on_the_card() if row["stage"] == "condensation"]
-    tested = {row["subject"]: row for row in rows if row["what"] == "evaluate"}
+    tested = {(row["subject"], row.get("precision")): row for row in rows if "accuracy_%" in row}
     lines = []
-    for made in (row for row in rows if row["what"] == "condense"):
-        both = [tested[f"{name} {made['ipc']}"] for name in ("condensed", "random")]
-        accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" for row in both]
-        lines.append([str(made["ipc"]), str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
-    return markdown(["images per class", "iterations", "seconds", "condensed", "random real images"], lines) + card()
+    for made in (row for row in rows if row["what"] == "condense" and "seconds" in row):
+        precision, ipc = made.get("precision"), made["ipc"]
+        both = [tested.get(key) for key in ((f"condensed {ipc}", precision), (f"random {ipc}", None))]
+        accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" if row else MISSING for row in both]
+        lines.append([str(ipc), precision or "float32", str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
+    return markdown(["images per class", "precision", "iterations", "seconds", "condensed", "random real images"], lines) + card()
 
 
 def precision(file: str, further: Iterable[Sequence[str]] = ()) -> str:
