@@ -861,7 +861,7 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
 
     def job(kind: Any) -> dict[str, Any]:
         made = kind(step, Network({"weight": weights[0]}, {}, precision), x)
-        gradients, v = made.round(gy), made.round(weights)
+        gradients, v = made.round(gy), made.laid_out(made.round(weights))
         calls = {
             "weight gradients": (weights, lambda to: made._add_gradients({"weight": to}, made.x, gradients, None)),
             "products": (gy, lambda to: made.add_product_by_class(to, made.x, v)),

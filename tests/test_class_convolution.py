@@ -29,8 +29,8 @@ def _small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     from fastdc.kernels import class_convolution
 
     if SEVERAL in request.node.name:
-        small = class_convolution.Tile(16, 16, 16, warps=4)
-        for name, value in {"GRADIENT_TILE": small, "PRODUCT_TILE": small, "POSITIONS": 32}.items():
+        small = class_convolution.Tile(16, 16, 16, warps=4, stages=3)
+        for name, value in {"GRADIENT_TILES": (small,), "PRODUCT_TILES": (small,), "POSITIONS": 32}.items():
             monkeypatch.setattr(class_convolution, name, value)
 
 
@@ -46,6 +46,7 @@ CASES = {  # a convolution, classes, images of each, and their size
     "3x2, stride 1 by 3, padding 0 by 1": (convolution(2, 3, (3, 2), (1, 3), (0, 1)), 2, 2, (5, 8)),
     "4x4, stride 3, rows that no window reads": (convolution(1, 2, (4, 4), (3, 3), (0, 0)), 2, 1, (9, 11)),
     SEVERAL: (convolution(2, 18, (3, 3), (1, 1), (1, 1)), 2, 1, (7, 5)),
+    f"{SEVERAL}, offset by offset": (convolution(18, 17, (3, 2), (1, 2), (1, 1)), 2, 2, (7, 5)),
 }
 
 

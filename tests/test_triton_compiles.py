@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from versions import triton_version
 
 ARCHITECTURES = (80, 90, 100)
@@ -36,7 +37,7 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
 CONVOLUTIONS = tuple(  # every kernel in each precision; Triton before 3.5 has no product of float64
     (dtype, which, precision)
     for which in ("weight_gradients", "products", "transposed")
-    for dtype, precision in (("fp32", "ieee"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
+    for dtype, precision in (("fp32", "tf32x3"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
     if dtype != "fp64" or triton_version() >= (3, 5)
 )
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
@@ -77,9 +78,10 @@ def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
     """One of the kernels of convolutions with weights of each class, of 3x3."""
     from fastdc.kernels import class_convolution as kernels
 
-    products = (kernels.products_kernel, kernels.PRODUCT_TILE)
-    kernel, tile = (kernels.weight_gradients_kernel, kernels.GRADIENT_TILE) if which == "weight_gradients" else products
-    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants(tile)
+    products = (kernels.products_kernel, kernels.PRODUCT_TILES[0])
+    kernel, tile = (kernels.weight_gradients_kernel, kernels.GRADIENT_TILES[0]) if which == "weight_gradients" else products
+    kind = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}[dtype]
+    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants(tile, 128, kind)
     given |= {"BIAS": True, "TRANSPOSED": which == "transposed"}
     sums = "fp64" if dtype == "fp64" else "fp32"
     kinds = {"x": dtype, "gy": dtype, "weights": dtype, "y": sums, "by_weight": sums, "by_bias": sums}
@@ -88,6 +90,7 @@ def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
         "pointers": {name: f"*{kind}" for name, kind in kinds.items()},
         "constants": {name: value for name, value in given.items() if name in kernel.arg_names},
         "warps": tile.warps,
+        "stages": tile.stages,
     }
 
 
@@ -109,16 +112,22 @@ def of_gather(dtype: str, name: str) -> dict[str, Any]:
     return {"kernel": kernel, "pointers": pointers, "constants": {"BLOCK": kernels.BLOCK}, "warps": kernels.WARPS}
 
 
-def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
+def compiled_for(
+    architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int, stages: int = 3
+) -> dict[str, int]:
     """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
+    wide = ("channels", "features", "out_channels")
+    whole = [
+        kind.startswith("*") or (name in wide and not kernel.params[i].do_not_specialize) for i, (name, kind) in enumerate(kinds.items())
+    ]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, multiple in enumerate(whole) if multiple}
     source = ASTSource(kernel, kinds, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, "num_stages": stages})
     found = resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
     return {**found, "shared": compiled.metadata.shared, "warps": warps}
 

@@ -22,6 +22,7 @@ from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbe
 from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
 from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
+from fastdc.engines.chain.norms import without_idle_biases
 from fastdc.engines.chain.passes import Passes, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
@@ -64,7 +65,7 @@ class CudaEngine(Engine):
         """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used. `graphs`: whether steps are
         captured on a GPU. `networks`: how many of the module's structure are trained as one, as `chain.side_by_side` has them."""
         super().__init__(module)
-        chain = side_by_side(chain_of(module), networks)
+        chain = without_idle_biases(side_by_side(chain_of(module), networks))
         self._chain: tuple[Link, ...] = chain
         self.layout, self.networks = layout_of(self.layout, networks), networks
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)

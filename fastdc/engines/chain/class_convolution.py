@@ -32,6 +32,10 @@ class ClassConvolutionPass(ConvolutionPass):
         self.window = self.kernels.Window(step.kernel, step.stride, step.padding, network.precision.of_dot)
         super().__init__(step, network, x.contiguous())
 
+    def laid_out(self, direction: Tensor) -> Tensor:
+        weights: Tensor = self.kernels.laid_out(direction)
+        return weights
+
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
         self.kernels.add_products(self.window, y, x, weights)
 

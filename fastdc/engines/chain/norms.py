@@ -13,13 +13,25 @@ A batch norm that is not trained has constants in the place of mean and r: J u =
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
 from fastdc.engines.base import ONE_NUMBER
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
-from fastdc.engines.plan import Norm
+from fastdc.engines.plan import Convolution, Norm, Step
 from fastdc.errors import UsageError
+
+
+def without_idle_biases(chain: Sequence[Step]) -> tuple[Step, ...]:
+    """The chain without the biases that do nothing, whose gradients are zero: an instance norm takes away what is added to a whole map."""
+    left = list(chain)
+    for place, (step, after) in enumerate(pairwise(chain)):
+        if isinstance(step, Convolution) and isinstance(after, Norm) and after.kind == "instance":
+            left[place] = step._replace(bias=None)
+    return tuple(left)
 
 
 class NormPass(Pass):

@@ -33,7 +33,8 @@ class _Product(Pass):
 
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         v = of(direction, self.step.weight)
-        self.tx, self.v = (None if given is None else self.round(given) for given in (tx, v))
+        self.tx = None if tx is None else self.round(tx)
+        self.v = None if v is None else self.laid_out(self.round(v))
         ty = torch.zeros_like(self.y) if self.tx is None else self.product(self.tx, self.weight)
         if self.v is not None:
             self.add_product_by_class(ty, self.x, self.v)
@@ -60,13 +61,17 @@ class _Product(Pass):
         if by_bias is not None and (found := of(gradients, self.step.bias)) is not None:
             found += summed_by_class(by_bias, len(found), found.shape[1:])
 
+    def laid_out(self, direction: Tensor) -> Tensor:
+        """A direction of W, one for each class [G, *shape], as products with it read it."""
+        return direction
+
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """W x."""
 
     @abstractmethod
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        """y += W x with weights of each class [G, *shape]."""
+        """y += V x with weights of each class, laid out."""
 
     @abstractmethod
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ class _Product(Pass):
 
     @abstractmethod
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        """gx += W^T gy with weights of each class [G, *shape]."""
+        """gx += V^T gy with weights of each class, laid out."""
 
     @abstractmethod
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
