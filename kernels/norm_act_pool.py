@@ -14,10 +14,13 @@ activation and P the pooling (P^T its transpose):
 Where mean and r are constants (a frozen batch norm, no norm at all) J u = r u, and the last two terms of gx' are zero. The largest of a
 window is the first of several. The plain definition is `fastdc.engines.chain`, its norms, activations and poolings one after another.
 
-How the work is split: one program for each image and set of numbers, a map for instance norm, a group of maps for group norm. It goes
-over its set as often as sums must be known before what depends on them; what it reads again lies in the cache. Nothing of the size of a
-map is kept but x: x^, z and the places of the largest are computed again. Sums are in the dtype of the maps, in an order that the sizes
-alone decide. TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors.
+How the work is split: one program for several sets of numbers, each a map of an image for instance norm, a group of maps for group norm.
+It goes over maps in steps of BLOCK numbers, window by window: a tile [R, W, E] of R sets, W windows and their E numbers. Where a map is
+smaller than a step a program has more sets, the last one perhaps fewer. It goes over its sets as often as sums must be known before what
+depends on them. Sizes of maps are known to the compiler: where a step covers a whole set, the loops over channels and steps have one turn,
+and what they read alike is read once, as long as nothing is written between them. So what is written for each set is written last. Nothing
+of the size of a map is kept but x: x^, z and the places of the largest are computed again. Sums are in the dtype of the maps, in an order
+that the sizes alone decide. TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors.
 """
 # ruff: noqa: N803 (constexpr arguments are in capitals, as is usual in Triton)
 
@@ -35,8 +38,8 @@ from torch import Tensor
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "swish")  # those that the kernels have code for
 POOLINGS = ("none", "avg", "max")  # windows of 2 by 2, one beside another
 
-BLOCK = 1024  # numbers of a step: a map of 32x32
-WARPS = 4
+BLOCK = 512  # numbers of a step: two maps of 16x16
+WARPS = 2
 
 
 @triton.jit
@@ -72,49 +75,63 @@ def _activated(z, SLOPE: tl.constexpr, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _places(step, height, width, SIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """Where the numbers of a step lie in a map, window by window [BLOCK / SIDE^2, SIDE^2], and whether there; of each window its place
-    in the pooled map [BLOCK / SIDE^2], and whether it has one: at an edge what fills no window is left out of the pooling."""
-    across = (width + (SIDE - 1)) // SIDE
-    down = (height + (SIDE - 1)) // SIDE
-    window = step * (BLOCK // (SIDE * SIDE)) + tl.arange(0, BLOCK // (SIDE * SIDE))
-    element = tl.arange(0, SIDE * SIDE)
-    top = (window // across) * SIDE
-    left = (window % across) * SIDE
-    row = top[:, None] + (element // SIDE)[None, :]
-    column = left[:, None] + (element % SIDE)[None, :]
-    inside = (window < across * down)[:, None] & (row < height) & (column < width)
-    pooled = (top // SIDE) * (width // SIDE) + left // SIDE
-    whole = (window < across * down) & (top + SIDE <= height) & (left + SIDE <= width)
-    return row * width + column, inside, pooled, whole
+def _sets(total, ROWS: tl.constexpr):
+    """The numbers of the sets of a program [R, 1, 1], and whether there are so many."""
+    number = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None, None]
+    return number, number < total
 
 
 @triton.jit
-def _steps(height, width, SIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """How many steps cover a map."""
-    windows = ((width + (SIDE - 1)) // SIDE) * ((height + (SIDE - 1)) // SIDE)
-    per_step = BLOCK // (SIDE * SIDE)
-    return (windows + (per_step - 1)) // per_step
+def _first_map(CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+    """How many maps lie before those of a program: in 64 bits, where places within a program's maps need 32."""
+    return tl.program_id(0).to(tl.int64) * (ROWS * CHANNELS)
+
+
+@triton.jit
+def _places(
+    channel, step, total,
+    CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SIDE: tl.constexpr, ROWS: tl.constexpr, WINDOWS: tl.constexpr,
+):  # fmt: skip
+    """Where the numbers of a step lie in the maps of a program, window by window [R, W, E], and whether they are there; where their windows
+    lie in the pooled maps [R, W, 1], and whether they do: at an edge what fills no window is left out of the pooling."""
+    _, there = _sets(total, ROWS)
+    across: tl.constexpr = (WIDTH + SIDE - 1) // SIDE
+    down: tl.constexpr = (HEIGHT + SIDE - 1) // SIDE
+    place = tl.arange(0, ROWS)[:, None, None] * CHANNELS + channel  # of a map
+    window = (step * WINDOWS + tl.arange(0, WINDOWS))[None, :, None]
+    element = tl.arange(0, SIDE * SIDE)[None, None, :]
+    row = window // across * SIDE + element // SIDE
+    column = window % across * SIDE + element % SIDE
+    there = there & (window < across * down)
+    inside = there & (row < HEIGHT) & (column < WIDTH)
+    pooled = place * ((HEIGHT // SIDE) * (WIDTH // SIDE)) + window // across * (WIDTH // SIDE) + window % across
+    whole = there & (window // across < HEIGHT // SIDE) & (window % across < WIDTH // SIDE)
+    return place * (HEIGHT * WIDTH) + row * WIDTH + column, inside, pooled, whole
+
+
+@triton.jit
+def _total(values):
+    """Sums of each set [R, 1, 1] of numbers [R, W, E]."""
+    return tl.sum(tl.sum(values, 2, keep_dims=True), 1, keep_dims=True)
 
 
 @triton.jit
 def _pooled(values, chosen, POOLING: tl.constexpr):
-    """P of windows [W, E]: [W]."""
+    """P of windows [R, W, E]: [R, W, 1]."""
     if POOLING == "max":
-        result = tl.sum(tl.where(chosen, values, 0.0), 1)
-    elif POOLING == "avg":
-        result = tl.sum(values, 1) * 0.25
-    else:
-        result = tl.sum(values, 1)  # of one number
+        values = tl.where(chosen, values, 0.0)
+    result = tl.sum(values, 2, keep_dims=True)
+    if POOLING == "avg":
+        result *= 0.25
     return result
 
 
 @triton.jit
 def _chosen(values, POOLING: tl.constexpr):
-    """Which number of each window is the largest, the first of several [W, E]."""
+    """Which number of each window is the largest, the first of several [R, W, E]."""
     if POOLING == "max":
-        places = tl.arange(0, 4)[None, :]
-        result = places == tl.argmax(values, 1, tie_break_left=True)[:, None]
+        places = tl.arange(0, 4)[None, None, :]
+        result = places == tl.argmax(values, 2, tie_break_left=True, keep_dims=True)
     else:
         result = tl.full(values.shape, 1, tl.int1)
     return result
@@ -122,9 +139,9 @@ def _chosen(values, POOLING: tl.constexpr):
 
 @triton.jit
 def _spread(pooled, chosen, POOLING: tl.constexpr):
-    """P^T of numbers [W], as windows [W, E]."""
+    """P^T of numbers [R, W, 1], as windows [R, W, E]."""
     share = 0.25 if POOLING == "avg" else 1.0
-    return tl.where(chosen, pooled[:, None] * share, 0.0)
+    return tl.where(chosen, pooled * share, 0.0)
 
 
 @triton.jit
@@ -135,205 +152,206 @@ def _normal(x, index, inside, mean, scale):
 
 
 @triton.jit
-def _channel(pointer, channel, GIVEN: tl.constexpr, neutral):
-    """A number of a channel; `neutral` where there are none."""
-    return tl.load(pointer + channel) if GIVEN else neutral
+def _channel(pointer, channel, there, GIVEN: tl.constexpr, neutral):
+    """A number of a channel of each set [R, 1, 1]; `neutral` where there are none."""
+    return tl.load(pointer + channel, mask=there, other=0.0) if GIVEN else neutral
 
 
-@triton.jit(do_not_specialize=["sets", "channels", "height", "width"])
+@triton.jit
+def _kept(mean, scale, total, sets, kind: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr):
+    """Mean and r of the sets of a program [R, 1, 1], which the forward pass has written or which are constants."""
+    number, there = _sets(total, ROWS)
+    if NORM == "none":
+        m = tl.zeros([ROWS, 1, 1], kind)
+        r = m + 1.0
+    else:
+        place = number % sets if NORM == "constants" else number
+        m = tl.load(mean + place, mask=there, other=0.0)
+        r = tl.load(scale + place, mask=there, other=0.0)
+    return m, r
+
+
+@triton.jit(do_not_specialize=["total", "sets"])
 def forward_kernel(
-    x, weight, bias, mean, scale, y, sets, channels, height, width,
+    x, weight, bias, mean, scale, y, total, sets,
     EPS: tl.constexpr, SLOPE: tl.constexpr,
-    NORM: tl.constexpr, AFFINE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr,
+    NORM: tl.constexpr, AFFINE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr, SIDE: tl.constexpr,
+    CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WINDOWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """y of one image and set; with NORM "sets" mean and r are written, with "constants" they are read, with "none" they are 0 and 1.
+    """y of some sets; with NORM "sets" mean and r are written, with "constants" they are read, with "none" they are 0 and 1.
 
     Args:
-        x: maps [N, sets * channels, height, width], contiguous.
-        weight, bias: of each channel [sets * channels], where AFFINE says so.
+        x: maps [N, sets * CHANNELS, HEIGHT, WIDTH], contiguous.
+        weight, bias: of each channel [sets * CHANNELS], where AFFINE says so.
         mean, scale: [N, sets], or of constants [sets].
         y: pooled maps, written.
-        channels: of a set.
+        total: N * sets.
+        CHANNELS, HEIGHT, WIDTH: of a set.
+        ROWS, WINDOWS, STEPS: sets of a program, windows of a step, steps of a map.
     """
-    program = tl.program_id(0).to(tl.int64)
-    first = (program % sets) * channels
-    area = height * width
-    pooled_area = (height // SIDE) * (width // SIDE)
-    x += program * channels * area
-    y += program * channels * pooled_area
-    steps = _steps(height, width, SIDE, BLOCK)
     kind: tl.constexpr = x.dtype.element_ty
-    m, r = _statistics(x, mean, scale, program, sets, channels, height, width, EPS, NORM, SIDE, BLOCK)
-    for channel in range(channels):
-        w = _channel(weight, first + channel, AFFINE, 1.0)
-        b = _channel(bias, first + channel, AFFINE, 0.0)
-        for step in range(steps):
-            index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
-            z = w * _normal(x + channel * area, index, inside, m, r) + b
-            value, _, _ = _activated(z, SLOPE, ACTIVATION)
-            tl.store(y + channel * pooled_area + pooled, _pooled(value, _chosen(value, POOLING), POOLING).to(kind), mask=whole)
+    number, there = _sets(total, ROWS)
+    first = (number % sets) * CHANNELS
+    start = _first_map(CHANNELS, ROWS)
+    x += start * (HEIGHT * WIDTH)
+    y += start * ((HEIGHT // SIDE) * (WIDTH // SIDE))
+    if NORM == "sets":
+        count: tl.constexpr = CHANNELS * HEIGHT * WIDTH
+        sum_x = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        for channel in range(CHANNELS):
+            for step in range(STEPS):
+                index, inside, _, _ = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+                sum_x += tl.load(x + index, mask=inside, other=0.0)
+        m = _total(sum_x) / count
+        squares = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        for channel in range(CHANNELS):
+            for step in range(STEPS):
+                index, inside, _, _ = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+                centred = _normal(x, index, inside, m, 1.0)
+                squares += centred * centred
+        r = 1.0 / tl.sqrt(_total(squares) / count + EPS)
+    else:
+        m, r = _kept(mean, scale, total, sets, kind, NORM, ROWS)
+    for channel in range(CHANNELS):
+        w = _channel(weight, first + channel, there, AFFINE, 1.0)
+        b = _channel(bias, first + channel, there, AFFINE, 0.0)
+        for step in range(STEPS):
+            index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+            value, _, _ = _activated(w * _normal(x, index, inside, m, r) + b, SLOPE, ACTIVATION)
+            tl.store(y + pooled, _pooled(value, _chosen(value, POOLING), POOLING).to(kind), mask=whole)
+    if NORM == "sets":
+        tl.store(mean + number, m.to(kind), mask=there)
+        tl.store(scale + number, r.to(kind), mask=there)
 
 
 @triton.jit
-def _statistics(
-    x, mean, scale, program, sets, channels, height, width,
-    EPS: tl.constexpr, NORM: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr,
+def _back(
+    x, gy, index, inside, pooled, whole, m, r, w, b,
+    SLOPE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr,
 ):  # fmt: skip
-    """Mean and r of the set of a program; computed and written for NORM "sets"."""
-    kind: tl.constexpr = x.dtype.element_ty
-    if NORM == "sets":
-        area = height * width
-        count = channels * area
-        lanes = tl.arange(0, BLOCK)
-        total = tl.zeros([BLOCK], kind)
-        for start in range(0, count, BLOCK):
-            total += tl.load(x + start + lanes, mask=lanes < count - start, other=0.0)
-        m = tl.sum(total, 0) / count
-        total = tl.zeros([BLOCK], kind)
-        for start in range(0, count, BLOCK):
-            values = tl.load(x + start + lanes, mask=lanes < count - start, other=0.0)
-            centred = tl.where(lanes < count - start, values - m, 0.0)
-            total += centred * centred
-        r = 1.0 / tl.sqrt(tl.sum(total, 0) / count + EPS)
-        tl.store(mean + program, m.to(kind))
-        tl.store(scale + program, r.to(kind))
-    elif NORM == "constants":
-        m = tl.load(mean + program % sets)
-        r = tl.load(scale + program % sets)
-    else:
-        m = tl.zeros([], kind)
-        r = tl.zeros([], kind) + 1.0
-    return m, r
+    """x^ and gz of the numbers at `index`."""
+    normal = _normal(x, index, inside, m, r)
+    value, slope_at, _ = _activated(w * normal + b, SLOPE, ACTIVATION)
+    g = tl.load(gy + pooled, mask=whole, other=0.0)
+    return normal, slope_at * _spread(g, _chosen(value, POOLING), POOLING)
 
 
-@triton.jit
-def _kept(x, mean, scale, program, sets, NORM: tl.constexpr):
-    """Mean and r of the set of a program, which the forward pass has written or which are constants."""
-    kind: tl.constexpr = x.dtype.element_ty
-    if NORM == "sets":
-        m = tl.load(mean + program)
-        r = tl.load(scale + program)
-    elif NORM == "constants":
-        m = tl.load(mean + program % sets)
-        r = tl.load(scale + program % sets)
-    else:
-        m = tl.zeros([], kind)
-        r = tl.zeros([], kind) + 1.0
-    return m, r
-
-
-@triton.jit(do_not_specialize=["sets", "channels", "height", "width"])
+@triton.jit(do_not_specialize=["total", "sets"])
 def back_kernel(
-    x, weight, bias, mean, scale, gy, gx, gw, gb, sets, channels, height, width,
+    x, weight, bias, mean, scale, gy, gx, gw, gb, total, sets,
     SLOPE: tl.constexpr,
     NORM: tl.constexpr, AFFINE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr, WANTED: tl.constexpr, SIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WINDOWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """gx of one image and set; where WANTED says so gw and gb of its channels [N, sets * channels]. The rest as `forward_kernel` has it."""
-    program = tl.program_id(0).to(tl.int64)
-    first = (program % sets) * channels
-    area = height * width
-    pooled_area = (height // SIDE) * (width // SIDE)
-    x += program * channels * area
-    gx += program * channels * area
-    gy += program * channels * pooled_area
-    steps = _steps(height, width, SIDE, BLOCK)
+    """gx of some sets; where WANTED says so gw and gb of their channels [N, sets * CHANNELS]. The rest as `forward_kernel` has it."""
     kind: tl.constexpr = x.dtype.element_ty
-    m, r = _kept(x, mean, scale, program, sets, NORM)
-    mean_u = tl.zeros([], kind)
-    mean_xu = tl.zeros([], kind)
-    if NORM == "sets" or WANTED:
-        for channel in range(channels):
-            w = _channel(weight, first + channel, AFFINE, 1.0)
-            b = _channel(bias, first + channel, AFFINE, 0.0)
-            sum_gz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            sum_xgz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            for step in range(steps):
-                index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
-                normal = _normal(x + channel * area, index, inside, m, r)
-                value, slope_at, _ = _activated(w * normal + b, SLOPE, ACTIVATION)
-                g = tl.load(gy + channel * pooled_area + pooled, mask=whole, other=0.0)
-                gz = slope_at * _spread(g, _chosen(value, POOLING), POOLING)
+    number, there = _sets(total, ROWS)
+    first = (number % sets) * CHANNELS
+    start = _first_map(CHANNELS, ROWS)
+    x += start * (HEIGHT * WIDTH)
+    gx += start * (HEIGHT * WIDTH)
+    gy += start * ((HEIGHT // SIDE) * (WIDTH // SIDE))
+    m, r = _kept(mean, scale, total, sets, kind, NORM, ROWS)
+    mean_u = tl.zeros([ROWS, 1, 1], kind)
+    mean_xu = tl.zeros([ROWS, 1, 1], kind)
+    if NORM == "sets":
+        for channel in range(CHANNELS):
+            w = _channel(weight, first + channel, there, AFFINE, 1.0)
+            b = _channel(bias, first + channel, there, AFFINE, 0.0)
+            sum_gz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            sum_xgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            for step in range(STEPS):
+                index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+                normal, gz = _back(x, gy, index, inside, pooled, whole, m, r, w, b, SLOPE, ACTIVATION, POOLING)
                 sum_gz += gz
                 sum_xgz += normal * gz
-            of_gz = tl.sum(tl.sum(sum_gz, 1), 0)
-            of_xgz = tl.sum(tl.sum(sum_xgz, 1), 0)
-            mean_u += w * of_gz
-            mean_xu += w * of_xgz
-            if WANTED:
-                tl.store(gb + program * channels + channel, of_gz.to(kind))
-                tl.store(gw + program * channels + channel, of_xgz.to(kind))
-        mean_u = mean_u / (channels * area)
-        mean_xu = mean_xu / (channels * area)
-    for channel in range(channels):
-        w = _channel(weight, first + channel, AFFINE, 1.0)
-        b = _channel(bias, first + channel, AFFINE, 0.0)
-        for step in range(steps):
-            index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
-            normal = _normal(x + channel * area, index, inside, m, r)
-            value, slope_at, _ = _activated(w * normal + b, SLOPE, ACTIVATION)
-            g = tl.load(gy + channel * pooled_area + pooled, mask=whole, other=0.0)
-            u = w * slope_at * _spread(g, _chosen(value, POOLING), POOLING)
+            mean_u += w * _total(sum_gz)
+            mean_xu += w * _total(sum_xgz)
+        count: tl.constexpr = CHANNELS * HEIGHT * WIDTH
+        mean_u = mean_u / count
+        mean_xu = mean_xu / count
+    for channel in range(CHANNELS):
+        w = _channel(weight, first + channel, there, AFFINE, 1.0)
+        b = _channel(bias, first + channel, there, AFFINE, 0.0)
+        sum_gz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        sum_xgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        for step in range(STEPS):
+            index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+            normal, gz = _back(x, gy, index, inside, pooled, whole, m, r, w, b, SLOPE, ACTIVATION, POOLING)
+            u = w * gz
             if NORM == "sets":
                 u = u - mean_u - normal * mean_xu
-            tl.store(gx + channel * area + index, (r * u).to(kind), mask=inside)
+            tl.store(gx + index, (r * u).to(kind), mask=inside)
+            if WANTED:
+                sum_gz += gz
+                sum_xgz += normal * gz
+        if WANTED:
+            place = start + tl.arange(0, ROWS)[:, None, None] * CHANNELS + channel
+            tl.store(gb + place, _total(sum_gz).to(kind), mask=there)
+            tl.store(gw + place, _total(sum_xgz).to(kind), mask=there)
 
 
-@triton.jit(do_not_specialize=["sets", "channels", "height", "width", "direction_stride", "each"])
+@triton.jit
+def _along(x, tx, index, inside, m, r, mean_tx, mean_xtx, NORM: tl.constexpr):
+    """x^ and x^' of the numbers at `index`, zero outside."""
+    normal = _normal(x, index, inside, m, r)
+    t = tl.load(tx + index, mask=inside, other=0.0)
+    if NORM == "sets":
+        t = tl.where(inside, t - mean_tx - normal * mean_xtx, 0.0)
+    return normal, r * t
+
+
+@triton.jit(do_not_specialize=["total", "sets", "direction_stride", "each"])
 def along_kernel(
-    x, weight, bias, mean, scale, tx, tw, tb, tmean, tdot, ty, sets, channels, height, width, direction_stride, each,
+    x, weight, bias, mean, scale, tx, tw, tb, tmean, tdot, ty, total, sets, direction_stride, each,
     SLOPE: tl.constexpr,
     NORM: tl.constexpr, AFFINE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr, TURNED: tl.constexpr, SIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WINDOWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """ty of one image and set, and <x'> and <x^ x'> [N, sets] of it; the rest as `forward_kernel` has it.
+    """ty of some sets, and <x'> and <x^ x'> [N, sets] of them; the rest as `forward_kernel` has it.
 
     Args:
-        tx: x' [N, sets * channels, height, width].
-        tw, tb: w' and b' of each class, where TURNED says so: [G, sets * channels], classes `direction_stride` numbers apart.
+        tx: x' [N, sets * CHANNELS, HEIGHT, WIDTH].
+        tw, tb: w' and b' of each class, where TURNED says so: [G, sets * CHANNELS], classes `direction_stride` numbers apart.
         each: images of a class.
     """
-    program = tl.program_id(0).to(tl.int64)
-    first = (program % sets) * channels
-    turned = (program // sets) // each * direction_stride + first
-    area = height * width
-    pooled_area = (height // SIDE) * (width // SIDE)
-    x += program * channels * area
-    tx += program * channels * area
-    ty += program * channels * pooled_area
-    steps = _steps(height, width, SIDE, BLOCK)
     kind: tl.constexpr = x.dtype.element_ty
-    m, r = _kept(x, mean, scale, program, sets, NORM)
-    mean_tx = tl.zeros([], kind)
-    mean_xtx = tl.zeros([], kind)
+    number, there = _sets(total, ROWS)
+    first = (number % sets) * CHANNELS
+    turned = ((number // sets) // each).to(tl.int64) * direction_stride + first
+    start = _first_map(CHANNELS, ROWS)
+    x += start * (HEIGHT * WIDTH)
+    tx += start * (HEIGHT * WIDTH)
+    ty += start * ((HEIGHT // SIDE) * (WIDTH // SIDE))
+    m, r = _kept(mean, scale, total, sets, kind, NORM, ROWS)
+    mean_tx = tl.zeros([ROWS, 1, 1], kind)
+    mean_xtx = tl.zeros([ROWS, 1, 1], kind)
     if NORM == "sets":
-        count = channels * area
-        lanes = tl.arange(0, BLOCK)
-        sum_tx = tl.zeros([BLOCK], kind)
-        sum_xtx = tl.zeros([BLOCK], kind)
-        for start in range(0, count, BLOCK):
-            inside = lanes < count - start
-            t = tl.load(tx + start + lanes, mask=inside, other=0.0)
-            sum_tx += t
-            sum_xtx += t * _normal(x, start + lanes, inside, m, r)
-        mean_tx = tl.sum(sum_tx, 0) / count
-        mean_xtx = tl.sum(sum_xtx, 0) / count
-        tl.store(tmean + program, mean_tx.to(kind))
-        tl.store(tdot + program, mean_xtx.to(kind))
-    for channel in range(channels):
-        w = _channel(weight, first + channel, AFFINE, 1.0)
-        b = _channel(bias, first + channel, AFFINE, 0.0)
-        w_along = _channel(tw, turned + channel, TURNED, 0.0)
-        b_along = _channel(tb, turned + channel, TURNED, 0.0)
-        for step in range(steps):
-            index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
-            normal = _normal(x + channel * area, index, inside, m, r)
+        sum_tx = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        sum_xtx = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        for channel in range(CHANNELS):
+            for step in range(STEPS):
+                index, inside, _, _ = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+                t = tl.load(tx + index, mask=inside, other=0.0)
+                sum_tx += t
+                sum_xtx += t * _normal(x, index, inside, m, r)
+        count: tl.constexpr = CHANNELS * HEIGHT * WIDTH
+        mean_tx = _total(sum_tx) / count
+        mean_xtx = _total(sum_xtx) / count
+    for channel in range(CHANNELS):
+        w = _channel(weight, first + channel, there, AFFINE, 1.0)
+        b = _channel(bias, first + channel, there, AFFINE, 0.0)
+        w_along = _channel(tw, turned + channel, there, TURNED, 0.0)
+        b_along = _channel(tb, turned + channel, there, TURNED, 0.0)
+        for step in range(STEPS):
+            index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
+            normal, tnormal = _along(x, tx, index, inside, m, r, mean_tx, mean_xtx, NORM)
             value, slope_at, _ = _activated(w * normal + b, SLOPE, ACTIVATION)
-            t = tl.load(tx + channel * area + index, mask=inside, other=0.0)
-            if NORM == "sets":
-                t = t - mean_tx - normal * mean_xtx
-            tz = w * (r * t) + w_along * normal + b_along
-            tl.store(ty + channel * pooled_area + pooled, _pooled(slope_at * tz, _chosen(value, POOLING), POOLING).to(kind), mask=whole)
+            tz = w * tnormal + w_along * normal + b_along
+            tl.store(ty + pooled, _pooled(slope_at * tz, _chosen(value, POOLING), POOLING).to(kind), mask=whole)
+    if NORM == "sets":
+        tl.store(tmean + number, mean_tx.to(kind), mask=there)
+        tl.store(tdot + number, mean_xtx.to(kind), mask=there)
 
 
 @triton.jit
@@ -342,106 +360,103 @@ def _back_along(
     SLOPE: tl.constexpr, NORM: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr,
 ):  # fmt: skip
     """x^, x^', gz and gz' of the numbers at `index`."""
-    normal = _normal(x, index, inside, m, r)
+    normal, tnormal = _along(x, tx, index, inside, m, r, mean_tx, mean_xtx, NORM)
     value, slope_at, bend = _activated(w * normal + b, SLOPE, ACTIVATION)
     chosen = _chosen(value, POOLING)
-    t = tl.load(tx + index, mask=inside, other=0.0)
-    if NORM == "sets":
-        t = tl.where(inside, t - mean_tx - normal * mean_xtx, 0.0)
-    tnormal = r * t
     g = _spread(tl.load(gy + pooled, mask=whole, other=0.0), chosen, POOLING)
     tg = _spread(tl.load(tgy + pooled, mask=whole, other=0.0), chosen, POOLING)
     return normal, tnormal, slope_at * g, slope_at * tg + bend * (w * tnormal + w_along * normal + b_along) * g
 
 
-@triton.jit(do_not_specialize=["sets", "channels", "height", "width", "direction_stride", "each"])
+@triton.jit(do_not_specialize=["total", "sets", "direction_stride", "each"])
 def back_along_kernel(
-    x, weight, bias, mean, scale, tx, tw, tb, tmean, tdot, gy, tgy, tgx, hw, hb, sets, channels, height, width, direction_stride, each,
+    x, weight, bias, mean, scale, tx, tw, tb, tmean, tdot, gy, tgy, tgx, hw, hb,
+    total, sets, direction_stride, each,
     SLOPE: tl.constexpr,
     NORM: tl.constexpr, AFFINE: tl.constexpr, ACTIVATION: tl.constexpr, POOLING: tl.constexpr, TURNED: tl.constexpr, WANTED: tl.constexpr,
-    SIDE: tl.constexpr, BLOCK: tl.constexpr,
+    SIDE: tl.constexpr,
+    CHANNELS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, WINDOWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    """gx' of one image and set; where WANTED says so gw' and gb' of its channels in hw and hb. The rest as the other kernels have it."""
-    program = tl.program_id(0).to(tl.int64)
-    first = (program % sets) * channels
-    turned = (program // sets) // each * direction_stride + first
-    area = height * width
-    pooled_area = (height // SIDE) * (width // SIDE)
-    x += program * channels * area
-    tx += program * channels * area
-    tgx += program * channels * area
-    gy += program * channels * pooled_area
-    tgy += program * channels * pooled_area
-    steps = _steps(height, width, SIDE, BLOCK)
+    """gx' of some sets; where WANTED says so gw' and gb' of their channels in hw and hb. The rest as the other kernels have it."""
     kind: tl.constexpr = x.dtype.element_ty
-    m, r = _kept(x, mean, scale, program, sets, NORM)
-    mean_tx = tl.zeros([], kind)
-    mean_xtx = tl.zeros([], kind)
+    number, there = _sets(total, ROWS)
+    first = (number % sets) * CHANNELS
+    turned = ((number // sets) // each).to(tl.int64) * direction_stride + first
+    start = _first_map(CHANNELS, ROWS)
+    x += start * (HEIGHT * WIDTH)
+    tx += start * (HEIGHT * WIDTH)
+    tgx += start * (HEIGHT * WIDTH)
+    gy += start * ((HEIGHT // SIDE) * (WIDTH // SIDE))
+    tgy += start * ((HEIGHT // SIDE) * (WIDTH // SIDE))
+    m, r = _kept(mean, scale, total, sets, kind, NORM, ROWS)
+    mean_tx, mean_xtx = _kept(tmean, tdot, total, sets, kind, "sets" if NORM == "sets" else "none", ROWS)
+    mean_u = tl.zeros([ROWS, 1, 1], kind)
+    mean_xu = tl.zeros([ROWS, 1, 1], kind)
+    mean_tu = tl.zeros([ROWS, 1, 1], kind)
+    mean_xtu = tl.zeros([ROWS, 1, 1], kind)
+    mean_txu = tl.zeros([ROWS, 1, 1], kind)
     if NORM == "sets":
-        mean_tx = tl.load(tmean + program)
-        mean_xtx = tl.load(tdot + program)
-    mean_u = tl.zeros([], kind)
-    mean_xu = tl.zeros([], kind)
-    mean_tu = tl.zeros([], kind)
-    mean_xtu = tl.zeros([], kind)
-    mean_txu = tl.zeros([], kind)
-    if NORM == "sets" or WANTED:
-        for channel in range(channels):
-            w = _channel(weight, first + channel, AFFINE, 1.0)
-            b = _channel(bias, first + channel, AFFINE, 0.0)
-            w_along = _channel(tw, turned + channel, TURNED, 0.0)
-            b_along = _channel(tb, turned + channel, TURNED, 0.0)
-            sum_gz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            sum_xgz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            sum_tgz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            sum_xtgz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            sum_txgz = tl.zeros([BLOCK // (SIDE * SIDE), SIDE * SIDE], kind)
-            for step in range(steps):
-                index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
+        for channel in range(CHANNELS):
+            w = _channel(weight, first + channel, there, AFFINE, 1.0)
+            b = _channel(bias, first + channel, there, AFFINE, 0.0)
+            w_along = _channel(tw, turned + channel, there, TURNED, 0.0)
+            b_along = _channel(tb, turned + channel, there, TURNED, 0.0)
+            sum_gz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            sum_xgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            sum_tgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            sum_xtgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            sum_txgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+            for step in range(STEPS):
+                index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
                 normal, tnormal, gz, tgz = _back_along(
-                    x + channel * area, tx + channel * area, gy + channel * pooled_area, tgy + channel * pooled_area, index, inside, pooled,
-                    whole, m, r, mean_tx, mean_xtx, w, b, w_along, b_along, SLOPE, NORM, ACTIVATION, POOLING,
+                    x, tx, gy, tgy, index, inside, pooled, whole, m, r, mean_tx, mean_xtx, w, b, w_along, b_along,
+                    SLOPE, NORM, ACTIVATION, POOLING,
                 )  # fmt: skip
                 sum_gz += gz
                 sum_xgz += normal * gz
                 sum_tgz += tgz
                 sum_xtgz += normal * tgz
                 sum_txgz += tnormal * gz
-            of_gz = tl.sum(tl.sum(sum_gz, 1), 0)
-            of_xgz = tl.sum(tl.sum(sum_xgz, 1), 0)
-            of_tgz = tl.sum(tl.sum(sum_tgz, 1), 0)
-            of_xtgz = tl.sum(tl.sum(sum_xtgz, 1), 0)
-            of_txgz = tl.sum(tl.sum(sum_txgz, 1), 0)
+            of_gz = _total(sum_gz)
+            of_xgz = _total(sum_xgz)
             mean_u += w * of_gz
             mean_xu += w * of_xgz
-            mean_tu += w * of_tgz + w_along * of_gz
-            mean_xtu += w * of_xtgz + w_along * of_xgz
-            mean_txu += w * of_txgz
-            if WANTED:
-                tl.store(hb + program * channels + channel, of_tgz.to(kind))
-                tl.store(hw + program * channels + channel, (of_xtgz + of_txgz).to(kind))
-        count = channels * area
+            mean_tu += w * _total(sum_tgz) + w_along * of_gz
+            mean_xtu += w * _total(sum_xtgz) + w_along * of_xgz
+            mean_txu += w * _total(sum_txgz)
+        count: tl.constexpr = CHANNELS * HEIGHT * WIDTH
         mean_u = mean_u / count
         mean_xu = mean_xu / count
         mean_tu = mean_tu / count
         mean_xtu = mean_xtu / count
         mean_txu = mean_txu / count
-    for channel in range(channels):
-        w = _channel(weight, first + channel, AFFINE, 1.0)
-        b = _channel(bias, first + channel, AFFINE, 0.0)
-        w_along = _channel(tw, turned + channel, TURNED, 0.0)
-        b_along = _channel(tb, turned + channel, TURNED, 0.0)
-        for step in range(steps):
-            index, inside, pooled, whole = _places(step, height, width, SIDE, BLOCK)
+    for channel in range(CHANNELS):
+        w = _channel(weight, first + channel, there, AFFINE, 1.0)
+        b = _channel(bias, first + channel, there, AFFINE, 0.0)
+        w_along = _channel(tw, turned + channel, there, TURNED, 0.0)
+        b_along = _channel(tb, turned + channel, there, TURNED, 0.0)
+        sum_tgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        sum_xtgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        sum_txgz = tl.zeros([ROWS, WINDOWS, SIDE * SIDE], kind)
+        for step in range(STEPS):
+            index, inside, pooled, whole = _places(channel, step, total, CHANNELS, HEIGHT, WIDTH, SIDE, ROWS, WINDOWS)
             normal, tnormal, gz, tgz = _back_along(
-                x + channel * area, tx + channel * area, gy + channel * pooled_area, tgy + channel * pooled_area, index, inside, pooled,
-                whole, m, r, mean_tx, mean_xtx, w, b, w_along, b_along, SLOPE, NORM, ACTIVATION, POOLING,
+                x, tx, gy, tgy, index, inside, pooled, whole, m, r, mean_tx, mean_xtx, w, b, w_along, b_along,
+                SLOPE, NORM, ACTIVATION, POOLING,
             )  # fmt: skip
             result = w * tgz + w_along * gz
             if NORM == "sets":
                 derived = w * gz - mean_u - normal * mean_xu
                 result = result - mean_tu - normal * mean_xtu - r * mean_xtx * derived - tnormal * mean_xu - normal * mean_txu
-            tl.store(tgx + channel * area + index, (r * result).to(kind), mask=inside)
+            tl.store(tgx + index, (r * result).to(kind), mask=inside)
+            if WANTED:
+                sum_tgz += tgz
+                sum_xtgz += normal * tgz
+                sum_txgz += tnormal * gz
+        if WANTED:
+            place = start + tl.arange(0, ROWS)[:, None, None] * CHANNELS + channel
+            tl.store(hb + place, _total(sum_tgz).to(kind), mask=there)
+            tl.store(hw + place, (_total(sum_xtgz) + _total(sum_txgz)).to(kind), mask=there)
 
 
 @dataclass(frozen=True)
@@ -464,13 +479,21 @@ class Block:
         """Of what comes out for maps x [N, channels, H, W]."""
         return (*x.shape[:2], x.shape[2] // self.side, x.shape[3] // self.side)
 
+    def tile(self, height: int, width: int) -> dict[str, int]:
+        """How a program goes over sets of such maps: how many at once, in steps of how many windows, and in how many steps."""
+        windows, numbers = -(-height // self.side) * -(-width // self.side), self.side**2  # of a window
+        fitting = min(BLOCK // numbers, triton.next_power_of_2(windows))
+        return {"HEIGHT": height, "WIDTH": width, "ROWS": BLOCK // (fitting * numbers), "WINDOWS": fitting, "STEPS": -(-windows // fitting)}
+
     def launch(self, kernel: Any, x: Tensor, *arguments: Any, **constants: Any) -> None:
         """Launch a kernel for maps x, of whose sizes it is told after its tensors; `tail` follows them."""
         tail = constants.pop("tail", ())
         count, channels, height, width = x.shape
-        sizes = (self.sets, channels // self.sets, height, width)
         given = {"NORM": self.norm, "ACTIVATION": self.activation, "SLOPE": self.slope, "POOLING": self.pooling, "SIDE": self.side}
-        launch(kernel, count * self.sets, x, *arguments, *sizes, *tail, **given, **constants, BLOCK=BLOCK, num_warps=WARPS)
+        given |= {"CHANNELS": channels // self.sets, **self.tile(height, width)}
+        total = count * self.sets
+        programs = triton.cdiv(total, given["ROWS"])
+        launch(kernel, programs, x, *arguments, total, self.sets, *tail, **given, **constants, num_warps=WARPS)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,26 @@ def all_passes(layer: Any, pooled: tuple[int, ...], shape: tuple[int, ...], affi
 
 @pytest.mark.parametrize(("norm", "activation", "pooling", "size"), CASES)
 def test_kernels_give_what_the_plain_passes_give(norm: str, activation: str, pooling: str, size: tuple[int, int]) -> None:
-    each, turned = 2 if pooling == "none" else 1, pooling != "avg" or activation == "swish"  # images of a class; a direction of the norm
+    turned = pooling != "avg" or activation == "swish"
+    check_passes(norm, activation, pooling, size, each=2 if pooling == "none" else 1, turned=turned)
+
+
+@pytest.mark.parametrize(("norm", "size", "block"), [("instance", (5, 6), 1024), ("group", (5, 6), 512), ("batch", (4, 3), 256)])
+def test_a_program_takes_several_sets_and_the_last_one_fewer(
+    norm: str, size: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastdc.kernels import norm_act_pool as kernels
+
+    monkeypatch.setattr(kernels, "BLOCK", block)
+    sets = 2 if norm == "group" else CHANNELS
+    rows = kernels.Block("sets", sets, 0.0, "relu", 0.0, "max").tile(*size)["ROWS"]
+    assert 1 < rows < CLASSES * 3 * sets
+    assert CLASSES * 3 * sets % rows
+    check_passes(norm, "tanh", "max", size, each=3)
+
+
+def check_passes(norm: str, activation: str, pooling: str, size: tuple[int, int], each: int, turned: bool = True) -> None:
+    """Compare all passes of a block with the plain ones, `each` images of a class; `turned`: along a direction of the norm as well."""
     block = Block(NORMS[norm], ACTIVATIONS[activation], POOLINGS[pooling])
     affine = block.norm is not None and block.norm.weight is not None
     weights = {name: noise(CHANNELS, seed=i) for i, name in enumerate("wb")}
