@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import functools
 import gc
 import json
@@ -790,46 +789,19 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
 # convolutions
 
 
-@functools.cache
-def convolution_arms() -> dict[str, Any]:
-    """The ways to convolve with weights of each class: one call of the library for each, one grouped call, and the engine's kernel."""
-    from fastdc.engines.chain.class_convolution import ClassConvolutionPass
-    from fastdc.engines.chain.products import ConvolutionPass
+@contextlib.contextmanager
+def convolved_by(arm: str) -> Iterator[None]:
+    """Convolutions with weights of each class through patches, or by a call of the library for each; or as the engine chooses."""
+    from fastdc.engines.chain import products as chosen
 
-    class Grouped(ConvolutionPass):
-        """The maps of all classes side by side as channels [b, G * channels, H, W], and as many groups as classes."""
-
-        def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-            classes = len(weights)
-            y += after_another(self.grouped(classes).product(side_by_side(x, classes), weights.flatten(0, 1)), classes)
-
-        def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-            classes = len(weights)
-            gx += after_another(self.grouped(classes).transposed(side_by_side(gy, classes), weights.flatten(0, 1)), classes)
-
-        def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-            given = (side_by_side(gy, classes), side_by_side(x, classes), self.weight.repeat(classes, 1, 1, 1))
-            found = self.grouped(classes)._backward(*given, (False, True, False))[1]
-            return found.unflatten(0, (classes, -1)).to(self.dtype)
-
-        def grouped(self, classes: int) -> Grouped:
-            result = copy.copy(self)
-            result.step, result.x = self.step._replace(groups=classes), side_by_side(self.x, classes)
-            return result
-
-    def side_by_side(maps: Tensor, classes: int) -> Tensor:
-        return maps.unflatten(0, (classes, -1)).transpose(0, 1).flatten(1, 2)
-
-    def after_another(maps: Tensor, classes: int) -> Tensor:
-        return maps.unflatten(1, (classes, -1)).transpose(0, 1).flatten(0, 1)
-
-    class Kernel(ClassConvolutionPass):
-        """For a single class as well, whose gradients the engine leaves to the library."""
-
-        def _add_gradients(self, gradients: Any, x: Tensor, gy: Tensor, by_bias: Tensor | None) -> None:
-            self.kernels.add_weight_gradients(self.window, x, gy, gradients["weight"], None)
-
-    return {"each class": ConvolutionPass, "grouped": Grouped, "triton": Kernel}
+    before = chosen.FEW, chosen.ConvolutionPass._narrow
+    if arm != "chosen":
+        chosen.FEW = (1 << 40) * (arm == "patches")
+        chosen.ConvolutionPass._narrow = lambda _: arm == "patches"  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        chosen.FEW, chosen.ConvolutionPass._narrow = before  # type: ignore[method-assign]
 
 
 def convolutions(results: Results) -> None:
@@ -849,6 +821,7 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     """One job by every arm, the first of which says what is right."""
     from fastdc.engines.chain.base import Network
     from fastdc.engines.chain.precision import PRECISIONS as ROUNDINGS
+    from fastdc.engines.chain.products import ConvolutionPass
     from fastdc.engines.plan import Convolution
 
     channels, side, count, each = (labels[key] for key in ("channels", "side", "count", "each"))
@@ -859,9 +832,9 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     operations = 2 * 9 * count * each * channels * width * side**2
     expected: list[Tensor] = []
 
-    def job(kind: Any) -> dict[str, Any]:
-        made = kind(step, Network({"weight": weights[0]}, {}, precision), x)
-        gradients, v = made.round(gy), made.laid_out(made.round(weights))
+    def job() -> dict[str, Any]:
+        made = ConvolutionPass(step, Network({"weight": weights[0]}, {}, precision), x)
+        gradients, v = made.round(gy), made.round(weights)
         calls = {
             "weight gradients": (weights, lambda to: made._add_gradients({"weight": to}, made.x, gradients, None)),
             "products": (gy, lambda to: made.add_product_by_class(to, made.x, v)),
@@ -873,20 +846,27 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
         expected.append(found)
         error = relative(found, expected[0])
         assert error < (1e-4 if labels["precision"] == "float32" else 3e-2), f"the relative error is {error}"
-        to = torch.zeros_like(like)
-        figures = measure(lambda: call(to), seconds=0.1, most=5, profiled=False)
+        graph = replay_of(functools.partial(call, torch.zeros_like(like)))
+        figures = measure(graph, seconds=0.1, most=5, profiled=False)
         return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
 
-    for arm, kind in convolution_arms().items():
-        if arm == "triton" and not GPU:
-            results.row(title, arm=arm, **labels, skipped="torch sees no CUDA device")
-            continue
+    for arm in ("each class", "patches", "chosen"):
 
-        def within(kind: Any = kind) -> dict[str, Any]:
-            with products("float32", deterministic=True), precision.computing(x), torch.no_grad():
-                return job(kind)
+        def within(arm: str = arm) -> dict[str, Any]:
+            with products("float32", deterministic=True), precision.computing(x), torch.no_grad(), convolved_by(arm):
+                return job()
 
         results.attempt(title, within, arm=arm, **labels)
+
+
+def replay_of(job: Callable[[], object]) -> Callable[[], object]:
+    """The job as the engine does it on a GPU, where launches cost next to nothing."""
+    if not GPU:
+        return job
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        job()
+    return graph.replay
 
 
 # distance

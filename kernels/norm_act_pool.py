@@ -38,7 +38,7 @@ from torch import Tensor
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "swish")  # those that the kernels have code for
 POOLINGS = ("none", "avg", "max")  # windows of 2 by 2, one beside another
 
-BLOCK = 512  # numbers of a step: two maps of 16x16
+BLOCK = 1024  # numbers of a step: a map of 32x32, or four of 16x16
 WARPS = 2
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from versions import triton_version
 
 ARCHITECTURES = (80, 90, 100)
@@ -33,12 +32,6 @@ VARIANTS = (  # every metric, and every dtype
 BLOCKS = (  # every pass, as the default network has it; and each norm and activation where registers are scarcest
     *(("fp32", which, "sets", "relu", "avg", side) for which in ("forward", "back", "along", "back_along") for side in ("8", "32")),
     *(("fp32", "back_along", norm, "swish", "max", "32") for norm in ("sets", "constants", "none")),
-)
-CONVOLUTIONS = tuple(  # every kernel in each precision; Triton before 3.5 has no product of float64
-    (dtype, which, precision)
-    for which in ("weight_gradients", "products", "transposed")
-    for dtype, precision in (("fp32", "tf32x3"), ("fp32", "tf32"), ("bf16", "ieee"), ("fp64", "ieee"))
-    if dtype != "fp64" or triton_version() >= (3, 5)
 )
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
@@ -75,26 +68,6 @@ def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str, s
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
-def of_convolution(dtype: str, which: str, precision: str) -> dict[str, Any]:
-    """One of the kernels of convolutions with weights of each class, of 3x3."""
-    from fastdc.kernels import class_convolution as kernels
-
-    products = (kernels.products_kernel, kernels.PRODUCT_TILES[0])
-    kernel, tile = (kernels.weight_gradients_kernel, kernels.GRADIENT_TILES[0]) if which == "weight_gradients" else products
-    kind = {"fp32": torch.float32, "fp64": torch.float64, "bf16": torch.bfloat16}[dtype]
-    given = kernels.Window((3, 3), (1, 1), (1, 1), precision).constants(tile, 128, kind)
-    given |= {"BIAS": True, "TRANSPOSED": which == "transposed"}
-    sums = "fp64" if dtype == "fp64" else "fp32"
-    kinds = {"x": dtype, "gy": dtype, "weights": dtype, "y": sums, "by_weight": sums, "by_bias": sums}
-    return {
-        "kernel": kernel,
-        "pointers": {name: f"*{kind}" for name, kind in kinds.items()},
-        "constants": {name: value for name, value in given.items() if name in kernel.arg_names},
-        "warps": tile.warps,
-        "stages": tile.stages,
-    }
-
-
 def of_sums(dtype: str, _: str) -> dict[str, Any]:
     """The kernel of sums by class."""
     from fastdc.kernels import class_sums as kernels
@@ -113,22 +86,16 @@ def of_gather(dtype: str, name: str) -> dict[str, Any]:
     return {"kernel": kernel, "pointers": pointers, "constants": {"BLOCK": kernels.BLOCK}, "warps": kernels.WARPS}
 
 
-def compiled_for(
-    architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int, stages: int = 3
-) -> dict[str, int]:
+def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
     """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}
-    wide = ("channels", "features", "out_channels")
-    whole = [
-        kind.startswith("*") or (name in wide and not kernel.params[i].do_not_specialize) for i, (name, kind) in enumerate(kinds.items())
-    ]
-    aligned = {(i,): [["tt.divisibility", 16]] for i, multiple in enumerate(whole) if multiple}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
     source = ASTSource(kernel, kinds, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, "num_stages": stages})
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
     found = resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
     return {**found, "shared": compiled.metadata.shared, "warps": warps}
 
@@ -145,7 +112,7 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_convolution, CONVOLUTIONS), (of_sums, SUMS), (of_gather, GATHERS))
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_sums, SUMS), (of_gather, GATHERS))
     for variant in variants
     for architecture in ARCHITECTURES
 }

@@ -33,7 +33,7 @@ from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 
-_MEMORY = {"cpu": 64, "cuda": 4096}  # MiB of what a chunk keeps, at the most
+_MEMORY = {"cpu": 64, "cuda": 512}  # MiB of what a chunk keeps, at the most
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
 _FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
@@ -71,8 +71,7 @@ class CudaEngine(Engine):
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
-        self._kernels = kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype))
-        if self._kernels:
+        if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
             self._chain = in_blocks(chain)
         self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
@@ -228,7 +227,7 @@ class CudaEngine(Engine):
         return torch.cat([Passes(chain, network, some).back(given) for some, given in parts])
 
     def _network(self, theta: Tensor, training: bool = False) -> Network:
-        return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training, self._kernels)
+        return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training)
 
     def trained_views(self, flat: Tensor) -> list[Tensor]:
         """Those of the parameters in `flat` [P] that are trained."""

@@ -30,14 +30,12 @@ ByClass = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """The weights and buffers of a chain, how its products are rounded, whether its batch norms follow the batch, and whether Triton
-    kernels compute the products with weights of each class that they can."""
+    """The weights and buffers of a chain, how its products are rounded, and whether its batch norms follow the batch."""
 
     weights: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     precision: Precision = EXACT
     training: bool = False
-    kernels: bool = False
 
 
 class Pass(ABC):

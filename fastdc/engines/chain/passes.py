@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastdc.engines.chain.activations import DERIVATIVES, ActivationPass
 from fastdc.engines.chain.base import ByClass, Network, Pass
-from fastdc.engines.chain.class_convolution import ClassConvolutionPass, serves
 from fastdc.engines.chain.norm_act_pool import Block, BlockPass, Link
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
@@ -25,13 +24,9 @@ def _block(block: Block, network: Network, x: Tensor) -> Pass:
     return Passes([step for step in block if step is not None], network, x) if follows else BlockPass(block, network, x)
 
 
-def _convolution(step: Convolution, network: Network, x: Tensor) -> Pass:
-    return (ClassConvolutionPass if network.kernels and serves(step, x.dtype) else ConvolutionPass)(step, network, x)
-
-
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
     Block: _block,
-    Convolution: _convolution,
+    Convolution: ConvolutionPass,
     Linear: lambda step, network, x: (LinearPass if step.groups == 1 else GroupedLinearPass)(step, network, x),
     Norm: NormPass,
     Activation: ActivationPass,

@@ -24,13 +24,11 @@ _TF32_LOST = 13  # of the 23 bits of float32 behind the leading one
 
 @dataclass(frozen=True)
 class Precision:
-    """What becomes of a float32 operand of a product, on a GPU and elsewhere; and what a GPU is told while it computes, and `tl.dot` of
-    kernels."""
+    """What becomes of a float32 operand of a product, on a GPU and elsewhere; and what a GPU is told while it computes."""
 
     elsewhere: Callable[[Tensor], Tensor] = lambda values: values
     on_gpu: Callable[[Tensor], Tensor] = lambda values: values
     telling: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    of_dot: str = "tf32x3"  # three products of TF32, which are as exact as one of float32 and take less time
 
     def operand(self, values: Tensor) -> Tensor:
         """The numbers as a product reads them."""
@@ -57,7 +55,7 @@ def rounded_to_tf32(values: Tensor) -> Tensor:
 
 PRECISIONS: dict[str, Precision] = {
     "float32": Precision(),
-    "tf32": Precision(rounded_to_tf32, telling=rounding_to_tf32, of_dot="tf32"),
+    "tf32": Precision(rounded_to_tf32, telling=rounding_to_tf32),
     "bfloat16": Precision(lambda values: values.bfloat16().float(), Tensor.bfloat16),
 }
 EXACT = PRECISIONS["float32"]

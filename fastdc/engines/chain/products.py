@@ -4,18 +4,24 @@
     along          y' = W x' + V x + b'       V the direction of W
     back along     W^T gy' + V^T gy           gy' x^T + gy x'^T          sum of gy'
 
-W is shared by all images; V, and the gradients by W, are one for each class.
+W is shared by all images; V, and the gradients by W, are one for each class. Convolutions have two ways for these. Through patches: all
+windows of the maps are written down, each a column of channels * kernel numbers, and what is wanted is one product of matrices for each
+image, all of them in one call. Or class by class with the library's convolutions, which is faster where a class has many positions.
 """
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Convolution, Linear
+
+FEW = 8192  # positions of a class, up to which an H200 takes longer for a convolution of each class than for products with patches
 
 
 class _Product(Pass):
@@ -33,8 +39,7 @@ class _Product(Pass):
 
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         v = of(direction, self.step.weight)
-        self.tx = None if tx is None else self.round(tx)
-        self.v = None if v is None else self.laid_out(self.round(v))
+        self.tx, self.v = (None if given is None else self.round(given) for given in (tx, v))
         ty = torch.zeros_like(self.y) if self.tx is None else self.product(self.tx, self.weight)
         if self.v is not None:
             self.add_product_by_class(ty, self.x, self.v)
@@ -61,17 +66,13 @@ class _Product(Pass):
         if by_bias is not None and (found := of(gradients, self.step.bias)) is not None:
             found += summed_by_class(by_bias, len(found), found.shape[1:])
 
-    def laid_out(self, direction: Tensor) -> Tensor:
-        """A direction of W, one for each class [G, *shape], as products with it read it."""
-        return direction
-
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         """W x."""
 
     @abstractmethod
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        """y += V x with weights of each class, laid out."""
+        """y += V x with weights of each class [G, *shape]."""
 
     @abstractmethod
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class _Product(Pass):
 
     @abstractmethod
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        """gx += V^T gy with weights of each class, laid out."""
+        """gx += V^T gy with weights of each class [G, *shape]."""
 
     @abstractmethod
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
@@ -136,7 +137,7 @@ class GroupedLinearPass(_Product):
 
 
 class ConvolutionPass(_Product):
-    """Maps [N, channels, H, W] to [N, features, H', W']; by class one class after another, each of which is a slice of the maps."""
+    """Maps [N, channels, H, W] to [N, features, H', W']."""
 
     step: Convolution
 
@@ -145,19 +146,48 @@ class ConvolutionPass(_Product):
         return torch.conv2d(x, weight, None, step.stride, step.padding, step.dilation, step.groups).to(self.dtype)
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        y += torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
+        if self._few(len(weights)):
+            y += (self._of_each_image(weights) @ self._patches_of(x)).view(y.shape).to(self.dtype)
+        else:
+            y += torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         like = self.x[: len(gy)]  # of which the shape alone is read
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
+        if self._few(len(weights)):
+            step, columns = self.step, (self._of_each_image(weights).mT @ gy.flatten(2)).to(self.dtype)
+            gx += F.fold(columns, gx.shape[2:], step.kernel, step.dilation, step.padding, step.stride)
+        else:
+            gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        if self._few(classes) or self._narrow():
+            of_each = gy.flatten(2) @ self._patches_of(x).mT  # [N, features, channels * kernel]
+            return of_each.unflatten(0, (classes, -1)).sum(1, dtype=self.dtype).view(classes, *self.weight.shape)
         pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
         each = [self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]
         return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)
+
+    def _few(self, classes: int) -> bool:
+        """Whether patches serve several classes better."""
+        return classes > 1 and self.step.groups == 1 and len(self.y) // classes * self.y[0, 0].numel() <= FEW
+
+    def _narrow(self) -> bool:
+        """Whether patches are no larger than what the convolution gives, as those of grey or coloured images."""
+        return self.step.groups == 1 and self.weight[0].numel() <= self.step.features
+
+    def _of_each_image(self, weights: Tensor) -> Tensor:
+        """Weights of each class [G, features, channels, *kernel] as matrices [N, features, channels * kernel]."""
+        return weights.flatten(2).repeat_interleave(len(self.x) // len(weights), 0)
+
+    def _patches_of(self, x: Tensor) -> Tensor:
+        return self._patches if x is self.x else patches(x, self.step)
+
+    @functools.cached_property
+    def _patches(self) -> Tensor:
+        return patches(self.x, self.step)
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
         step = self.step
@@ -165,3 +195,16 @@ class ConvolutionPass(_Product):
             gy, x, weight, None, step.stride, step.padding, step.dilation, False, [0, 0], step.groups, which
         )
         return found
+
+
+def patches(x: Tensor, step: Convolution) -> Tensor:
+    """All windows of maps x [N, channels, H, W] that a convolution reads: [N, channels * kernel, H' * W'].
+
+    As `torch.nn.functional.unfold`, which on a GPU launches a kernel for each image.
+    """
+    down, across = step.padding
+    padded = F.pad(x, (across, across, down, down))
+    for dim, (size, stride, dilation) in enumerate(zip(step.kernel, step.stride, step.dilation, strict=True), 2):
+        padded = padded.unfold(dim, dilation * (size - 1) + 1, stride)  # one more dimension, at the end
+    windows = padded[..., :: step.dilation[0], :: step.dilation[1]]  # [N, channels, H', W', *kernel]
+    return windows.permute(0, 1, 4, 5, 2, 3).flatten(4).flatten(1, 3)

@@ -1,37 +1,21 @@
-"""The kernels of convolutions with weights of each class against their plain definition, in float64 and at every precision."""
+"""The two ways of convolutions with weights of each class, through patches and class by class, in float64 and at every precision."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from conftest import needs_triton, needs_triton_to_run
+import torch.nn.functional as F
 from helpers import relative
 from tolerances import FLOAT64_ENGINES, PRECISION_ERROR
 from torch import Tensor
-from versions import triton_version
 
+from fastdc.engines.chain import products
 from fastdc.engines.chain.base import Network
-from fastdc.engines.chain.class_convolution import ClassConvolutionPass
-from fastdc.engines.chain.passes import Passes
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.products import ConvolutionPass
 from fastdc.engines.plan import Convolution
 
-pytestmark = [needs_triton, needs_triton_to_run]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-SEVERAL = "several tiles and parts"
-
-
-@pytest.fixture(autouse=True)
-def _small_tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the case of several tiles, as the interpreter would take minutes for large ones."""
-    from fastdc.kernels import class_convolution
-
-    if SEVERAL in request.node.name:
-        small = class_convolution.Tile(16, 16, 16, warps=4, stages=3)
-        for name, value in {"GRADIENT_TILES": (small,), "PRODUCT_TILES": (small,), "POSITIONS": 32}.items():
-            monkeypatch.setattr(class_convolution, name, value)
 
 
 def convolution(channels: int, features: int, *window: tuple[int, int], dilation: int = 1, groups: int = 1) -> Convolution:
@@ -45,8 +29,7 @@ CASES = {  # a convolution, classes, images of each, and their size
     "1x1, stride 2 by 1": (convolution(4, 2, (1, 1), (2, 1), (0, 0)), 2, 3, (4, 5)),
     "3x2, stride 1 by 3, padding 0 by 1": (convolution(2, 3, (3, 2), (1, 3), (0, 1)), 2, 2, (5, 8)),
     "4x4, stride 3, rows that no window reads": (convolution(1, 2, (4, 4), (3, 3), (0, 0)), 2, 1, (9, 11)),
-    SEVERAL: (convolution(2, 18, (3, 3), (1, 1), (1, 1)), 2, 1, (7, 5)),
-    f"{SEVERAL}, offset by offset": (convolution(18, 17, (3, 2), (1, 2), (1, 1)), 2, 2, (7, 5)),
+    "3x2, dilation 2": (convolution(18, 17, (3, 2), (1, 2), (1, 1), dilation=2), 2, 2, (7, 5)),
 }
 
 
@@ -60,7 +43,7 @@ def by_class(values: Tensor, step: Convolution) -> dict[str, Tensor]:
     return {"w": weight.unflatten(1, (step.features, step.channels, *step.kernel)), "b": bias}
 
 
-def all_passes(kind: type[ConvolutionPass], name: str, dtype: torch.dtype, precision: str, first: bool = False) -> list[Tensor]:
+def all_passes(name: str, dtype: torch.dtype, precision: str, first: bool = False) -> list[Tensor]:
     """What the four passes of a convolution give, and what they add to gradients; of the `first` of a chain x' is zero."""
     step, classes, each, size = CASES[name]
     parameters = step.features * (1 + step.channels * step.kernel[0] * step.kernel[1]) + 1
@@ -71,33 +54,41 @@ def all_passes(kind: type[ConvolutionPass], name: str, dtype: torch.dtype, preci
     weights = {key: value[0] for key, value in by_class(given(1, parameters, seed=1), step).items()}
     added = [given(classes, parameters, seed=2) for _ in range(2)]
     maps = (classes * each, step.channels, *size)
-    done = kind(step, Network(weights, {}, PRECISIONS[precision]), given(*maps, seed=3))
+    done = ConvolutionPass(step, Network(weights, {}, PRECISIONS[precision]), given(*maps, seed=3))
     found = [done.y, done.back(given(*done.y.shape, seed=4), by_class(added[0], step))]
     found.append(done.along(None if first else given(*maps, seed=5), by_class(given(classes, parameters, seed=6), step)))
     found.append(done.back_along(given(*done.y.shape, seed=7), by_class(added[1], step)))
     return [*found, *added]
 
 
-@pytest.mark.skipif(triton_version() < (3, 5), reason="this needs Triton 3.5: before it, Triton has no product of float64")
+def both_ways(name: str, dtype: torch.dtype, precision: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
+    """What comes of patches, and of a convolution of each class."""
+    found = []
+    for few in (1 << 20, 0):
+        monkeypatch.setattr(products, "FEW", few)
+        monkeypatch.setattr(ConvolutionPass, "_narrow", lambda self, few=few: few > 0)
+        found.append(all_passes(name, dtype, precision, first))
+    return found
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("first", [False, True])
-def test_kernels_give_what_a_convolution_of_each_class_gives(name: str, first: bool) -> None:
-    results = [all_passes(kind, name, torch.float64, "float32", first) for kind in (ConvolutionPass, ClassConvolutionPass)]
-    for expected, found in zip(*results, strict=True):
+def test_patches_give_what_a_convolution_of_each_class_gives(name: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, expected in zip(*both_ways(name, torch.float64, "float32", first, monkeypatch), strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_sums_stay_float32_at_every_precision(precision: str) -> None:
-    exact = all_passes(ConvolutionPass, "3x3 of three channels", torch.float64, precision)
-    for found, expected in zip(all_passes(ClassConvolutionPass, "3x3 of three channels", torch.float32, precision), exact, strict=True):
-        assert found.dtype == torch.float32
-        assert relative(found, expected) < PRECISION_ERROR[precision][1]
+def test_sums_stay_float32_at_every_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = all_passes("3x3 of three channels", torch.float64, precision)
+    for way in both_ways("3x3 of three channels", torch.float32, precision, False, monkeypatch):
+        for found, expected in zip(way, exact, strict=True):
+            assert found.dtype == torch.float32
+            assert relative(found, expected) < PRECISION_ERROR[precision][1]
 
 
-@pytest.mark.parametrize(("dilation", "groups", "kind"), [(1, 1, ClassConvolutionPass), (2, 1, ConvolutionPass), (1, 2, ConvolutionPass)])
-def test_dilation_and_groups_are_left_to_a_convolution_of_each_class(dilation: int, groups: int, kind: type[ConvolutionPass]) -> None:
-    step = convolution(4, 2, (3, 3), (1, 1), (1, 1), dilation=dilation, groups=groups)
-    network = Network({"w": noise(2, 4 // groups, 3, 3, seed=0).float(), "b": noise(2, seed=1).float()}, {}, kernels=True)
-    (made,) = Passes([step], network, noise(1, 4, 6, 6, seed=2).float()).layers
-    assert type(made) is kind
+@pytest.mark.parametrize("name", CASES)
+def test_patches_are_what_torch_unfolds(name: str) -> None:
+    step, _, _, size = CASES[name]
+    x = noise(2, step.channels, *size, seed=1)
+    assert torch.equal(products.patches(x, step), F.unfold(x, step.kernel, step.dilation, step.padding, step.stride))
