@@ -93,10 +93,9 @@ class Graphs:
 
     def captured(self, work: Work, tensors: Sequence[Tensor]) -> Captured:
         """A graph of `work(*tensors)`, which is not done yet, and where it will write what it gives. All graphs share the memory in
-        between, as one runs after another; what the work took before it was captured is given back, as graphs have memory of their own."""
+        between, as one runs after another."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(tensors[0].device):
-            torch.cuda.empty_cache()
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             with torch.cuda.graph(graph, pool=self._pool):
