@@ -557,11 +557,11 @@ def engines(results: Results) -> None:
     rows.iteration(first, 2)
     if GPU:
         rows.iteration(50, 1, rows.some(("plain", "tf32"), ("cuda", "tf32"), ("cuda", "float32")), needs=15)
+    for ipc in IPCS:
+        rows.memory(ipc)
     for ipc in others:
         rows.synthetic_side(ipc)
     rows.iteration(1, 5 if GPU else 2)
-    for ipc in IPCS:
-        rows.memory(ipc)
     rows.side_by_side(first, 5, epochs=10 if GPU else 2)
     for ipc in IPCS[3:]:
         rows.step(ipc)
@@ -792,16 +792,15 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
 @contextlib.contextmanager
 def convolved_by(arm: str) -> Iterator[None]:
     """Convolutions with weights of each class through patches, or by a call of the library for each; or as the engine chooses."""
-    from fastdc.engines.chain import products as chosen
+    from fastdc.engines.chain.products import ConvolutionPass
 
-    before = chosen.FEW, chosen.ConvolutionPass._narrow
+    before = ConvolutionPass._by_patches
     if arm != "chosen":
-        chosen.FEW = (1 << 40) * (arm == "patches")
-        chosen.ConvolutionPass._narrow = lambda _: arm == "patches"  # type: ignore[method-assign]
+        ConvolutionPass._by_patches = lambda *_: arm == "patches"  # type: ignore[method-assign]
     try:
         yield
     finally:
-        chosen.FEW, chosen.ConvolutionPass._narrow = before  # type: ignore[method-assign]
+        ConvolutionPass._by_patches = before  # type: ignore[method-assign]
 
 
 def convolutions(results: Results) -> None:

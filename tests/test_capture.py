@@ -69,7 +69,7 @@ def problem(spec: str = "convnet:width=8", dtype: torch.dtype = torch.float32) -
 
 JOBS: dict[str, tuple[Callable[[CudaEngine, Tensor, Tensor, Tensor], object], int]] = {
     "real side": (lambda engine, theta, real, _: engine.class_gradients(theta, real), 43),
-    "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 84),
+    "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 93),
     "training step": (lambda engine, theta, real, images: engine.training(theta, Sgd(1, 0.1)).step(images.flatten(0, 1), LABELS), 42),
 }
 LABELS = torch.arange(CLASSES).repeat_interleave(2)

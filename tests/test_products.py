@@ -64,9 +64,8 @@ def all_passes(name: str, dtype: torch.dtype, precision: str, first: bool = Fals
 def both_ways(name: str, dtype: torch.dtype, precision: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
     """What comes of patches, and of a convolution of each class."""
     found = []
-    for few in (1 << 20, 0):
-        monkeypatch.setattr(products, "FEW", few)
-        monkeypatch.setattr(ConvolutionPass, "_narrow", lambda self, few=few: few > 0)
+    for patches in (True, False):
+        monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda self, _, patches=patches: patches and self.step.groups == 1)
         found.append(all_passes(name, dtype, precision, first))
     return found
 

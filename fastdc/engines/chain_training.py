@@ -93,7 +93,7 @@ class ChainTraining(Training):
         lengths = draws[0].lengths
         made = [values.new_zeros(networks, lengths[0], *values.shape[1:]) for values in (images, shares)]
         turn = torch.zeros(1, dtype=torch.int64, device=images.device)  # of a network in a step
-        drawn = [empty.repeat_interleave(networks, 0).to(turn.device) for empty in draws[0].empty()]
+        drawn = [turn.new_zeros(networks * len(empty), *empty.shape[1:], dtype=empty.dtype) for empty in draws[0].empty()]
         name = ("train", dataclasses.replace(self.sgd, epochs=1), augment)
         place = self._engine.graphs.place(name, [self.theta, self.velocity, *made, turn, *drawn, images, shares])
         do = functools.partial(self._engine.graphs.do, place)
@@ -157,7 +157,7 @@ class ChainTraining(Training):
         """Where images are learned: theta, velocity, at which step, what is drawn for the steps of some epochs, and what makes batches,
         whose name says how it does."""
         step = torch.zeros(1, dtype=torch.int64, device=self.theta.device)
-        drawn = [empty.to(step.device) for empty in draws.empty()]
+        drawn = [torch.zeros_like(empty, device=step.device) for empty in draws.empty()]
         alike = dataclasses.replace(self.sgd, epochs=1)  # a graph is one step
         return self._engine.graphs.place(("train", alike, name), [self.theta, self.velocity, step, *drawn, *tensors])
 

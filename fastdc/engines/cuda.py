@@ -34,6 +34,7 @@ from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 
 _MEMORY = {"cpu": 64, "cuda": 512}  # MiB of what a chunk keeps, at the most
+_SIDE_BY_SIDE = 64  # MiB that networks trained as one keep, at the most: an H200 trains five of the paper's in turn in half the time
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.
 _FORWARD, _FIRST_ORDER, _SECOND_ORDER = 1, 2, 4
@@ -98,13 +99,16 @@ class CudaEngine(Engine):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
             cotangent = _Softmax(passes.y, labels[group], images.shape[1]).cotangent
-            passes.back(cotangent, self.layout.views(result[group]), through=False)
+            passes.back_alone(cotangent, self.layout.views(result[group]), through=False)
         return (self.layout.clear_frozen_(result),)
 
     @_rounding
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
-        labels, network = class_numbers(images, classes), self._network(theta)
-        vectors, result = self.layout.views(self.layout.trained_part(cotangent).contiguous()), torch.empty_like(images)
+        given = (theta, images, self.layout.trained_part(cotangent).contiguous(), class_numbers(images, classes))
+        return self.graphs.done("image gradients", self._image_gradients, given)[0]
+
+    def _image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, labels: Tensor) -> tuple[Tensor]:
+        network, vectors, result = self._network(theta), self.layout.views(cotangent), torch.empty_like(images)
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _SECOND_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
@@ -112,7 +116,7 @@ class CudaEngine(Engine):
             passes.back(softmax.cotangent, through=False)
             tangent = passes.along(None, {name: view[group] for name, view in vectors.items()})
             result[group, part] = passes.back_along(softmax.along(tangent)).view(some.shape)
-        return result
+        return (result,)
 
     @_rounding
     def match(self, theta: Tensor, synthetic: Tensor, real: Tensor, metric: str, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -159,8 +163,12 @@ class CudaEngine(Engine):
         return ChainTraining(self, theta, sgd)
 
     def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
-        """As many as fit into one chunk; one where a norm follows the batch, whose statistics each network keeps for itself."""
-        return 1 if self._whole_batches else max(1, self._images_per_chunk(theta, images, _FIRST_ORDER) // min(len(images), sgd.batch))
+        """As many as keep little, and leave a GPU idle alone; one where a norm follows the batch, whose statistics each network keeps for
+        itself."""
+        if self._whole_batches:
+            return 1
+        memory = min(self._memory, _SIDE_BY_SIDE << 20)
+        return max(1, memory // (_FIRST_ORDER * self._bytes_of(theta, images)) // min(len(images), sgd.batch))
 
     def train_side_by_side(
         self,
@@ -196,7 +204,7 @@ class CudaEngine(Engine):
             of_each = labels[part] if self.networks == 1 else labels[part].flatten(0, 1)
             some = None if distillation is None else distillation.at(part)
             cotangent = _loss_cotangent(passes.y.view(len(of_each), -1), of_each, len(images), some)
-            passes.back(cotangent.view(passes.y.shape), views, through=False)
+            passes.back_alone(cotangent.view(passes.y.shape), views, through=False)
 
     @_rounding
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
@@ -224,7 +232,7 @@ class CudaEngine(Engine):
         """The gradient by images [N, ...] of <cotangent, what the chain gives>."""
         network, most = self._network(theta), self._images_per_chunk(theta, images, _FIRST_ORDER)
         parts = zip(split(images, most), split(cotangent, most), strict=True)
-        return torch.cat([Passes(chain, network, some).back(given) for some, given in parts])
+        return torch.cat([Passes(chain, network, some).back_alone(given) for some, given in parts])
 
     def _network(self, theta: Tensor, training: bool = False) -> Network:
         return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training)
@@ -239,11 +247,15 @@ class CudaEngine(Engine):
 
     def _images_per_chunk(self, theta: Tensor, images: Tensor, copies: int) -> int:
         """How many of images [N, channels, H, W] fit into the memory of a chunk that keeps so many copies; at least one."""
+        return max(1, self._memory // (copies * self._bytes_of(theta, images)))
+
+    def _bytes_of(self, theta: Tensor, images: Tensor) -> int:
+        """That an image and what the layers make of it take."""
         shape = tuple(images.shape[1:])
         if shape not in self._bytes:
             passes = Passes(self._chain, self._network(theta), images[:1])
             self._bytes[shape] = images[:1].nbytes + sum(layer.y.nbytes for layer in passes.layers)
-        return max(1, self._memory // (copies * self._bytes[shape]))
+        return self._bytes[shape]
 
 
 class _Softmax:

@@ -73,6 +73,13 @@ class Passes(Pass):
             gy = layer.back(gy, gradients, through=i > 0 or through)
         return gy
 
+    def back_alone(self, gy: Tensor, gradients: ByClass = NOTHING, through: bool = True) -> Tensor:
+        """As `back`, after which no other pass comes: what a layer has kept goes as soon as it was gone through."""
+        while self.layers:
+            layer = self.layers.pop()
+            gy = layer.back(gy, gradients, through=bool(self.layers) or through)
+        return gy
+
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         for layer in self.layers:
             tx = layer.along(tx, direction)

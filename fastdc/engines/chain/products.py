@@ -21,7 +21,7 @@ from torch import Tensor
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Convolution, Linear
 
-FEW = 8192  # positions of a class, up to which an H200 takes longer for a convolution of each class than for products with patches
+FEW = 8192  # positions of a class, up to which patches are faster on an H200 than a convolution of each class
 
 
 class _Product(Pass):
@@ -146,43 +146,52 @@ class ConvolutionPass(_Product):
         return torch.conv2d(x, weight, None, step.stride, step.padding, step.dilation, step.groups).to(self.dtype)
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        if self._few(len(weights)):
+        if self._by_patches(len(weights)):
             y += (self._of_each_image(weights) @ self._patches_of(x)).view(y.shape).to(self.dtype)
         else:
             y += torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
-        step = self.step
-        if (step.stride, step.dilation, step.groups) == ((1, 1), (1, 1), 1) and not self._narrow():
-            # A convolution as well, for which the library has faster kernels: with float32 on an H200 1.6 times as fast.
-            padding = [size - 1 - padding for size, padding in zip(step.kernel, step.padding, strict=True)]
-            if min(padding) >= 0:
-                return torch.conv2d(gy, weight.transpose(0, 1).flip(2, 3), None, 1, padding).to(self.dtype)
+        if (back := self._mirrored) is not None:
+            return torch.conv2d(gy, _mirrored(weight), None, back.stride, back.padding).to(self.dtype)
         like = self.x[: len(gy)]  # of which the shape alone is read
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        if self._few(len(weights)):
+        if not self._by_patches(len(weights)):
+            gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
+        elif (back := self._mirrored) is not None:
+            gx += (self._of_each_image(_mirrored(weights)) @ patches(gy, back)).view(gx.shape).to(self.dtype)
+        else:
             step, columns = self.step, (self._of_each_image(weights).mT @ gy.flatten(2)).to(self.dtype)
             gx += F.fold(columns, gx.shape[2:], step.kernel, step.dilation, step.padding, step.stride)
-        else:
-            gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        if self._few(classes) or self._narrow():
+        if self._by_patches(classes):
             of_each = gy.flatten(2) @ self._patches_of(x).mT  # [N, features, channels * kernel]
             return of_each.unflatten(0, (classes, -1)).sum(1, dtype=self.dtype).view(classes, *self.weight.shape)
         pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
         each = [self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]
         return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)
 
-    def _few(self, classes: int) -> bool:
-        """Whether patches serve several classes better."""
-        return classes > 1 and self.step.groups == 1 and len(self.y) // classes * self.y[0, 0].numel() <= FEW
+    def _by_patches(self, classes: int) -> bool:
+        """Whether patches serve so many classes: they are no larger than what the convolution gives, or not many."""
+        few = classes > 1 and len(self.y) // classes * self.y[0, 0].numel() <= FEW
+        return self.step.groups == 1 and (few or self._narrow)
 
+    @property
     def _narrow(self) -> bool:
-        """Whether patches are no larger than what the convolution gives, as those of grey or coloured images."""
-        return self.step.groups == 1 and self.weight[0].numel() <= self.step.features
+        """Whether a window has no more numbers than there are features, as one of grey or coloured images."""
+        return self.weight[0].numel() <= self.step.features
+
+    @functools.cached_property
+    def _mirrored(self) -> Convolution | None:
+        """The convolution that W^T is, with W mirrored, for which the library has faster kernels; None: it is none, or a narrow one."""
+        step = self.step
+        down, across = (size - 1 - padding for size, padding in zip(step.kernel, step.padding, strict=True))
+        if self._narrow or (step.stride, step.dilation, step.groups) != ((1, 1), (1, 1), 1) or min(down, across) < 0:
+            return None
+        return step._replace(channels=step.features, features=step.channels, padding=(down, across))
 
     def _of_each_image(self, weights: Tensor) -> Tensor:
         """Weights of each class [G, features, channels, *kernel] as matrices [N, features, channels * kernel]."""
@@ -193,6 +202,7 @@ class ConvolutionPass(_Product):
 
     @functools.cached_property
     def _patches(self) -> Tensor:
+        """Of x, which gradients and products read."""
         return patches(self.x, self.step)
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
@@ -201,6 +211,11 @@ class ConvolutionPass(_Product):
             gy, x, weight, None, step.stride, step.padding, step.dilation, False, [0, 0], step.groups, which
         )
         return found
+
+
+def _mirrored(weights: Tensor) -> Tensor:
+    """Weights [..., features, channels, *kernel] as those of the convolution that goes back [..., channels, features, *kernel]."""
+    return weights.transpose(-4, -3).flip(-2, -1)
 
 
 def patches(x: Tensor, step: Convolution) -> Tensor:
