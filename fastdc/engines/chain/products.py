@@ -21,7 +21,7 @@ from torch import Tensor
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
 from fastdc.engines.plan import Convolution, Linear
 
-FEW = 8192  # positions of a class, up to which patches are faster on an H200 than a convolution of each class
+FEW = 8 << 20  # numbers in the patches of a class, up to which they are faster on an H200 than a convolution of each class
 
 
 class _Product(Pass):
@@ -175,8 +175,10 @@ class ConvolutionPass(_Product):
         return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)
 
     def _by_patches(self, classes: int) -> bool:
-        """Whether patches serve so many classes: they are no larger than what the convolution gives, or not many."""
-        few = classes > 1 and len(self.y) // classes * self.y[0, 0].numel() <= FEW
+        """Whether patches serve so many classes: they are no larger than what the convolution gives; or they are few, and the matrix of
+        weights that each image is multiplied by is not much larger than they are."""
+        positions, numbers = self.y[0, 0].numel(), self.weight[0].numel()
+        few = classes > 1 and len(self.y) // classes * positions * numbers <= FEW and self.step.features <= 2 * positions
         return self.step.groups == 1 and (few or self._narrow)
 
     @property
