@@ -344,6 +344,29 @@ def architecture_search() -> str:
     return markdown(["seconds per network", "eager PyTorch", "fastdc", "ratio"], lines) + source("architecture_search")
 
 
+# Several processes
+
+
+def world_steps() -> str:
+    rows = rows_of("world", what="iteration")
+    lines = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        alone, shared = (row_of("world", what="iteration", name=name, processes=processes) for processes in (1, 2))
+        ratio = number(shared["seconds"] / alone["seconds"], 2)
+        lines.append([name, number(alone["seconds"]), number(shared["seconds"]), ratio, f"{shared['bytes']:,.0f}"])
+    head = ["", "one process, two threads, s", "two processes, one thread each, s", "ratio", "bytes that reach each of two"]
+    return markdown(head, lines) + source("world")
+
+
+def world_memory() -> str:
+    alone, shared = (row_of("world", what="memory", processes=processes) for processes in (1, 2))
+    lines = [
+        [what, *(slashes(row[key]) for row in (alone, shared)), f"{100 * max(shared[key]) / alone[key][0]:.0f}%"]
+        for what, key in (("in the last seconds of a run", "held_mib"), ("at most", "peak_mib"))
+    ]
+    return markdown(["MiB", "one process", "each of two", "share"], lines) + source("world")
+
+
 # On a GPU
 
 
@@ -474,6 +497,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "precision": lambda: precision("precision"),
     "native-precision": native_precision,
     "native-precision-times": native_precision_times,
+    "world-steps": world_steps,
+    "world-memory": world_memory,
     "dc-beside-auto": dc_beside_auto,
     "time-to-accuracy": time_to_accuracy,
     "gpu-fashion-mnist": gpu_fashion_mnist,
