@@ -1,5 +1,4 @@
-"""Sums over the images of each class, or over the parts that a class was split into, added to one or two parameters' gradients in one
-launch, written in Triton:
+"""Sums over the images of each class, added to one or two parameters' gradients in one launch, written in Triton:
 
     s[g, i] += sum over j of v[g, j, i]
 

@@ -479,18 +479,19 @@ class Block:
         """Of what comes out for maps x [N, channels, H, W]."""
         return (*x.shape[:2], x.shape[2] // self.side, x.shape[3] // self.side)
 
-    def tile(self, height: int, width: int) -> dict[str, int]:
-        """How a program goes over sets of such maps: how many at once, in steps of how many windows, and in how many steps."""
+    def tile(self, channels: int, height: int, width: int) -> dict[str, int]:
+        """How a program goes over sets of so many such maps: how many at once, in steps of how many windows, and in how many steps."""
         windows, numbers = -(-height // self.side) * -(-width // self.side), self.side**2  # of a window
         fitting = min(BLOCK // numbers, triton.next_power_of_2(windows))
-        return {"HEIGHT": height, "WIDTH": width, "ROWS": BLOCK // (fitting * numbers), "WINDOWS": fitting, "STEPS": -(-windows // fitting)}
+        rows = BLOCK // (fitting * numbers) if channels == 1 else 1  # of many maps there is enough to do in a set
+        return {"HEIGHT": height, "WIDTH": width, "ROWS": rows, "WINDOWS": fitting, "STEPS": -(-windows // fitting), "CHANNELS": channels}
 
     def launch(self, kernel: Any, x: Tensor, *arguments: Any, **constants: Any) -> None:
-        """Launch a kernel for maps x, of whose sizes it is told after its tensors; `tail` follows them."""
+        """Launch a kernel for maps x; how many sets there are follows its tensors, and then comes `tail`."""
         tail = constants.pop("tail", ())
         count, channels, height, width = x.shape
         given = {"NORM": self.norm, "ACTIVATION": self.activation, "SLOPE": self.slope, "POOLING": self.pooling, "SIDE": self.side}
-        given |= {"CHANNELS": channels // self.sets, **self.tile(height, width)}
+        given |= self.tile(channels // self.sets, height, width)
         total = count * self.sets
         programs = triton.cdiv(total, given["ROWS"])
         launch(kernel, programs, x, *arguments, total, self.sets, *tail, **given, **constants, num_warps=WARPS)

@@ -66,17 +66,16 @@ def test_kernels_give_what_the_plain_passes_give(norm: str, activation: str, poo
     check_passes(norm, activation, pooling, size, each=2 if pooling == "none" else 1, turned=turned)
 
 
-@pytest.mark.parametrize(("norm", "size", "block"), [("instance", (5, 6), 1024), ("group", (5, 6), 512), ("batch", (4, 3), 256)])
+@pytest.mark.parametrize(("norm", "size", "block"), [("instance", (5, 6), 1024), ("none", (5, 6), 1024), ("batch", (4, 3), 256)])
 def test_a_program_takes_several_sets_and_the_last_one_fewer(
     norm: str, size: tuple[int, int], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fastdc.kernels import norm_act_pool as kernels
 
     monkeypatch.setattr(kernels, "BLOCK", block)
-    sets = 2 if norm == "group" else CHANNELS
-    rows = kernels.Block("sets", sets, 0.0, "relu", 0.0, "max").tile(*size)["ROWS"]
-    assert 1 < rows < CLASSES * 3 * sets
-    assert CLASSES * 3 * sets % rows
+    rows = kernels.Block("sets", CHANNELS, 0.0, "relu", 0.0, "max").tile(1, *size)["ROWS"]
+    assert 1 < rows < CLASSES * 3 * CHANNELS
+    assert CLASSES * 3 * CHANNELS % rows
     check_passes(norm, "tanh", "max", size, each=3)
 
 

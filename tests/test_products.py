@@ -91,3 +91,35 @@ def test_patches_are_what_torch_unfolds(name: str) -> None:
     step, _, _, size = CASES[name]
     x = noise(2, step.channels, *size, seed=1)
     assert torch.equal(products.patches(x, step), F.unfold(x, step.kernel, step.dilation, step.padding, step.stride))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_patches_of_one_class_after_another_are_those_of_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: True)
+    at_once = all_passes(name, torch.float64, "float32")
+    monkeypatch.setattr(products, "MOST", 1)
+    for found, expected in zip(all_passes(name, torch.float64, "float32"), at_once, strict=True):
+        assert relative(found, expected) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize(
+    ("channels", "features", "kernel", "side", "classes", "each", "by_patches"),
+    [
+        (3, 128, 3, 32, 1, 256, True),  # windows of few numbers
+        (256, 512, 1, 2, 1, 256, False),  # whose matrices would be much larger than the maps
+        (128, 128, 3, 16, 10, 10, True),
+        (128, 128, 3, 16, 10, 50, False),
+        (128, 128, 3, 16, 1, 10, False),  # one class is one call of the library
+        (3, 64, 7, 32, 4, 10, False),  # windows of the way back
+    ],
+)
+def test_patches_are_taken_where_they_are_small(
+    channels: int, features: int, kernel: int, side: int, classes: int, each: int, by_patches: bool
+) -> None:
+    around = (kernel // 2, kernel // 2)
+    step = Convolution("w", None, channels, features, (kernel, kernel), (1, 1), around, (1, 1), 1)
+    with torch.device("meta"):
+        made = ConvolutionPass(
+            step, Network({"w": torch.empty(features, channels, kernel, kernel)}, {}), torch.empty(classes * each, channels, side, side)
+        )
+    assert made._by_patches(classes) == by_patches

@@ -32,6 +32,9 @@ VARIANTS = (  # every metric, and every dtype
 BLOCKS = (  # every pass, as the default network has it; and each norm and activation where registers are scarcest
     *(("fp32", which, "sets", "relu", "avg", side) for which in ("forward", "back", "along", "back_along") for side in ("8", "32")),
     *(("fp32", "back_along", norm, "swish", "max", "32") for norm in ("sets", "constants", "none")),
+    *(
+        ("fp32", which, "sets", "relu", "avg", side, "32") for which in ("along", "back_along") for side in ("8", "32")
+    ),  # a group of 32 maps
 )
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
@@ -54,7 +57,7 @@ def of_distance(dtype: str, metric: str) -> dict[str, Any]:
     return {"kernel": layerwise_distance_kernel, "pointers": pointers, "constants": {"METRIC": metric, "BLOCK": BLOCK}, "warps": WARPS}
 
 
-def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str, side: str) -> dict[str, Any]:
+def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str, side: str, channels: str = "1") -> dict[str, Any]:
     """One of the kernels of norm, activation and pooling, for square maps, with weights and a direction of them."""
     from fastdc.kernels import norm_act_pool as kernels
 
@@ -63,7 +66,7 @@ def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str, s
     pointers = {name: f"*{dtype}" for name in kernel.arg_names if name not in sizes and not name.isupper()}
     given = {"EPS": 1e-5, "SLOPE": 0.01, "NORM": norm, "AFFINE": norm != "none", "TURNED": norm != "none", "WANTED": False}
     given |= {"ACTIVATION": activation, "POOLING": pooling, "SIDE": 1 if pooling == "none" else 2}
-    given |= {"CHANNELS": 1, **kernels.Block(norm, 1, 0.0, activation, 0.0, pooling).tile(int(side), int(side))}
+    given |= kernels.Block(norm, 1, 0.0, activation, 0.0, pooling).tile(int(channels), int(side), int(side))
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 

@@ -5,7 +5,8 @@ The gradient of <v, g> by the images, g the gradient of a class by the weights, 
     d/ds < v, grad_theta L(theta, s) >  =  d/de grad_s L(theta + e v, s)  at e = 0,
 
 so that two passes forward and two back give it (`engines.chain.base`), and `match` keeps the first two for the second. Only gradients by
-the weights are computed class by class. It runs on the CPU as well, for tests, where `auto` does not choose it.
+the weights, and products with a direction among them, are one for each class (`engines.chain.products`). It runs on the CPU as well, for
+tests, where `auto` does not choose it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 
-_MEMORY = {"cpu": 64, "cuda": 512}  # MiB of what a chunk keeps, at the most
+_MEMORY = {"cpu": 64, "cuda": 512}  # MiB of what a chunk keeps, at the most; what one layer takes for a while comes on top
 _SIDE_BY_SIDE = 64  # MiB that networks trained as one keep, at the most: an H200 trains five of the paper's in turn in half the time
 
 # What a chunk keeps for each image, in units of what its layers put out: on the way forward; forward and back; there and back twice.

@@ -300,9 +300,9 @@ def _alive(rank: int) -> str:
     return f"fastdc, alive {rank}"
 
 
-def _through(rank: int) -> str:
-    """The key of a process that has nothing more to do."""
-    return f"fastdc, through {rank}"
+def _through(group: int, rank: int) -> str:
+    """The key of a process that has nothing more to do in a group."""
+    return f"fastdc, through {group} {rank}"
 
 
 def _left(task: int, rank: int) -> str:
@@ -312,6 +312,7 @@ def _left(task: int, rank: int) -> str:
 
 _alone = World()
 _worlds: dict[Any, World] = {}  # by process group
+_groups = itertools.count()  # that were launched one after another
 _apart = threading.local()
 
 
@@ -363,18 +364,25 @@ def launched() -> Iterator[None]:
     if on_gpus:
         torch.cuda.set_device(number)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+    number_of_group = next(_groups)
     try:
         yield
-        _wait_for_the_others()
+    except BaseException:
+        _part(number_of_group, wait=False)
+        raise
+    else:
+        _part(number_of_group, wait=True)
     finally:
         world().end()
         dist.destroy_process_group()
 
 
-def _wait_for_the_others() -> None:
-    """Wait until all processes are through, or a while: what was sent to one of them is lost with a connection that is closed before it
-    was read."""
-    store = dist.distributed_c10d._get_default_store()
-    with contextlib.suppress(RuntimeError):  # one has failed; or the first, with which the store ends, has seen all others here
-        store.set(_through(dist.get_rank()), "")
-        store.wait([_through(rank) for rank in range(dist.get_world_size())], timedelta(seconds=SILENT))
+def _part(group: int, wait: bool) -> None:
+    """Say that this process is through; and wait until all are, or a while: what was sent to one of them is lost with a connection that is
+    closed before it was read."""
+    store, end = dist.distributed_c10d._get_default_store(), time.monotonic() + SILENT
+    keys = [_through(group, rank) for rank in range(dist.get_world_size())]
+    with contextlib.suppress(RuntimeError):  # the store has ended, with the first process, which has seen all others here
+        store.set(keys[dist.get_rank()], "")
+        while wait and not store.check(keys) and time.monotonic() < end:
+            time.sleep(_BEAT / 20)

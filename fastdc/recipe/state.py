@@ -39,7 +39,8 @@ class State:
         if not world.leads:
             self.path = {name: torch.empty(shape, dtype=dtype, device=self.stored.device) for name, (shape, dtype) in shapes.items()}
             self.theta = None if weights is None else self.stored.new_empty(weights)
-        world.from_first([self.stored, *self.moments.values(), *self.path.values(), *self.learned.values()])
+        begun = list(self.moments.values()) if any(self.moment) else []  # before the first step they are zero, and take no memory
+        world.from_first([self.stored, *begun, *self.path.values(), *self.learned.values()])
         if self.theta is not None:
             world.from_first([self.theta])
 

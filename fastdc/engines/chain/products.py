@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
+from fastdc.engines.chunks import even_slices
 from fastdc.engines.plan import Convolution, Linear
 
-FEW = 8 << 20  # numbers in the patches of a class, up to which they are faster on an H200 than a convolution of each class
+FEW = 8 << 20  # numbers that patches of a class take, up to which they are faster on an H200 than a convolution of each class
+MOST = 32 << 20  # numbers that patches take at once, where one class does not take more
 
 
 class _Product(Pass):
@@ -146,10 +149,11 @@ class ConvolutionPass(_Product):
         return torch.conv2d(x, weight, None, step.stride, step.padding, step.dilation, step.groups).to(self.dtype)
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        if self._by_patches(len(weights)):
-            y += (self._of_each_image(weights) @ self._patches_of(x)).view(y.shape).to(self.dtype)
-        else:
+        if not self._by_patches(len(weights)):
             y += torch.cat([self.product(*one) for one in zip(x.chunk(len(weights)), weights, strict=True)])
+            return
+        for classes, images in self._parts(len(weights)):
+            y[images].add_(self._multiplied(weights[classes], patches(x[images], self.step)).view(y[images].shape))
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         if (back := self._mirrored) is not None:
@@ -158,33 +162,49 @@ class ConvolutionPass(_Product):
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        step, back = self.step, self._mirrored
         if not self._by_patches(len(weights)):
             gx += torch.cat([self.transposed(*one) for one in zip(gy.chunk(len(weights)), weights, strict=True)])
-        elif (back := self._mirrored) is not None:
-            gx += (self._of_each_image(_mirrored(weights)) @ patches(gy, back)).view(gx.shape).to(self.dtype)
-        else:
-            step, columns = self.step, (self._of_each_image(weights).mT @ gy.flatten(2)).to(self.dtype)
-            gx += F.fold(columns, gx.shape[2:], step.kernel, step.dilation, step.padding, step.stride)
+            return
+        for classes, images in self._parts(len(weights)):
+            if back is not None:
+                gx[images].add_(self._multiplied(_mirrored(weights[classes]), patches(gy[images], back)).view(gx[images].shape))
+            else:
+                columns = self._multiplied(weights[classes].flatten(2).mT, gy[images].flatten(2))
+                gx[images].add_(F.fold(columns, gx.shape[2:], step.kernel, step.dilation, step.padding, step.stride))
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
         if self._by_patches(classes):
-            of_each = gy.flatten(2) @ self._patches_of(x).mT  # [N, features, channels * kernel]
-            return of_each.unflatten(0, (classes, -1)).sum(1, dtype=self.dtype).view(classes, *self.weight.shape)
+            found = []
+            for part, images in self._parts(classes):
+                of_each = gy[images].flatten(2) @ patches(x[images], self.step).mT  # [n, features, channels * kernel]
+                found.append(of_each.unflatten(0, (part.stop - part.start, -1)).sum(1, dtype=self.dtype))
+            return (found[0] if len(found) == 1 else torch.cat(found)).view(classes, *self.weight.shape)
         pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
         each = [self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]
         return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)
 
     def _by_patches(self, classes: int) -> bool:
-        """Whether patches serve so many classes: they are no larger than what the convolution gives; or they are few, and the matrix of
-        weights that each image is multiplied by is not much larger than they are."""
-        positions, numbers = self.y[0, 0].numel(), self.weight[0].numel()
-        few = classes > 1 and len(self.y) // classes * positions * numbers <= FEW and self.step.features <= 2 * positions
-        return self.step.groups == 1 and (few or self._narrow)
+        """Whether patches serve so many classes: they take no more than what the convolution gives; or there are several classes, and they
+        take little of each."""
+        return self.step.groups == 1 and (self._narrow or (classes > 1 and self._numbers_of_class(classes) <= FEW))
+
+    def _parts(self, classes: int) -> Iterator[tuple[slice, slice]]:
+        """Some classes, and their images, whose patches are held at once."""
+        each = len(self.y) // classes
+        for part in even_slices(classes, max(1, MOST // self._numbers_of_class(classes))):
+            yield part, slice(part.start * each, part.stop * each)
+
+    def _numbers_of_class(self, classes: int) -> int:
+        """That patches of a class take: those of x or, on the way back, of gy, or the matrices that each image is multiplied by."""
+        numbers, features = self.weight[0].numel(), self.step.features
+        back = 0 if self._mirrored is None else self.weight[:, 0].numel() * self.x[0, 0].numel()
+        return len(self.y) // classes * max(numbers * self.y[0, 0].numel(), back, numbers * features)
 
     @property
     def _narrow(self) -> bool:
-        """Whether a window has no more numbers than there are features, as one of grey or coloured images."""
-        return self.weight[0].numel() <= self.step.features
+        """Whether a window has no more numbers than there are features or positions, as one of grey or coloured images."""
+        return self.weight[0].numel() <= min(self.step.features, self.y[0, 0].numel())
 
     @functools.cached_property
     def _mirrored(self) -> Convolution | None:
@@ -195,17 +215,10 @@ class ConvolutionPass(_Product):
             return None
         return step._replace(channels=step.features, features=step.channels, padding=(down, across))
 
-    def _of_each_image(self, weights: Tensor) -> Tensor:
-        """Weights of each class [G, features, channels, *kernel] as matrices [N, features, channels * kernel]."""
-        return weights.flatten(2).repeat_interleave(len(self.x) // len(weights), 0)
-
-    def _patches_of(self, x: Tensor) -> Tensor:
-        return self._patches if x is self.x else patches(x, self.step)
-
-    @functools.cached_property
-    def _patches(self) -> Tensor:
-        """Of x, which gradients and products read."""
-        return patches(self.x, self.step)
+    def _multiplied(self, weights: Tensor, columns: Tensor) -> Tensor:
+        """The columns [n, numbers, places] of each image by the weights [G, rows, ...] of its class: [n, rows, places]."""
+        matrices = weights.flatten(2).repeat_interleave(len(columns) // len(weights), 0)
+        return (matrices @ columns).to(self.dtype)
 
     def _backward(self, gy: Tensor, x: Tensor, weight: Tensor, which: tuple[bool, bool, bool]) -> tuple[Tensor, ...]:
         step = self.step
