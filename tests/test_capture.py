@@ -146,6 +146,19 @@ def test_what_is_captured_gives_the_same_bits(spec: str) -> None:
     assert all(torch.equal(*pair) for pair in kept)  # those of earlier calls as well
 
 
+def test_a_class_that_is_larger_than_a_chunk_is_captured_part_by_part() -> None:
+    engine, theta, real, images = problem()
+    played = CudaEngine(copy.deepcopy(engine.module))
+    played.graphs = Played(played.module)
+    gradients = engine.class_gradients(theta, real)
+    for each in (engine, played):
+        each._memory = 1  # of one image
+    for call in range(3):
+        results = [each.match(theta, (call + 1) * images, gradients, "layerwise_cosine") for each in (engine, played)]
+        assert all(map(torch.equal, *results))
+    assert played.graphs.launches == 2 * 2  # gradients by the weights and by the images, each the first time as it is
+
+
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch"])
 @pytest.mark.parametrize(("count", "batch"), [(20, 6), (20, 10), (6, 256)])
 @pytest.mark.parametrize("distilled", [False, True])
