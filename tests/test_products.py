@@ -94,12 +94,22 @@ def test_patches_are_what_torch_unfolds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_patches_of_one_class_after_another_are_those_of_all(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: True)
-    at_once = all_passes(name, torch.float64, "float32")
+def test_patches_of_one_class_after_another_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "MOST", 1)
-    for found, expected in zip(all_passes(name, torch.float64, "float32"), at_once, strict=True):
+    for found, expected in zip(*both_ways(name, torch.float64, "float32", False, monkeypatch), strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_way_back_is_the_transpose(name: str) -> None:
+    step, _, _, size = CASES[name]
+    x = noise(2, step.channels, *size, seed=1)
+    made = ConvolutionPass(
+        step, Network({"w": noise(step.features, step.channels, *step.kernel, seed=2), "b": noise(step.features, seed=3)}, {}), x
+    )
+    gy, tx = noise(*made.y.shape, seed=4), noise(*x.shape, seed=5)
+    there = (gy * made.product(tx, made.weight)).sum()
+    assert relative((made.transposed(gy, made.weight) * tx).sum(), there) < FLOAT64_ENGINES
 
 
 @pytest.mark.parametrize(
