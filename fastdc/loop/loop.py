@@ -95,8 +95,9 @@ class Condensation:
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         whole = MATCHES.entry(recipe.match).needs_all_classes
-        mine = range(real.num_classes) if whole else self.world.share(real.num_classes)
-        start = self._initial_images()
+        self.shared = self.world.size > 1 and not whole  # whether each process has what is stored of its own classes alone
+        mine = self.world.share(real.num_classes) if self.shared else range(real.num_classes)
+        start = self._initial_images(mine)
         if len(mine) < real.num_classes and not POOLS.entry(recipe.pool).needs_whole_set(POOLS.options(recipe.pool)):
             self.real = real = part_of(real, mine)
         self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
@@ -107,12 +108,12 @@ class Condensation:
         self.groups = [ClassGroup.of(mine, family.device)] if whole else problem.groups
         self.labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
         self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
-        places = torch.arange(len(self.labels), device=family.device).split(self.ipc)
-        self.places = [torch.stack([places[number] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
-        stored = self.formation.encode(start[None])[0]  # [S, ...]
+        places = torch.arange(sum(own := [self.ipc[number] for number in mine]), device=family.device).split(own)
+        self.places = [torch.stack([places[number - mine.start] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
+        stored = self.formation.encode(start[None])[0]  # [S, ...], of the classes of this process
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
-        if self.world.size > 1 and self.state.learned and not self.match.needs_all_classes:
+        if self.shared and self.state.learned:
             raise UsageError(
                 f"match {recipe.match!r} learns something beside the images, class by class, which processes cannot share; start one."
             )
@@ -123,8 +124,7 @@ class Condensation:
     def result(self, protocol: str) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one; the provenance says by which protocol to evaluate the images."""
         state, run, total = self.state, self.run, self.recipe.iterations
-        self.world.led(self._restore)
-        state.copy_from_first(self.world)
+        self._begin()
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
         kept = self.world.first(lambda: run is not None)
@@ -149,9 +149,16 @@ class Condensation:
                     raise self._interrupted(signum)
         return self._finish(protocol)
 
-    def _restore(self) -> None:
-        """Read the checkpoint of a run that is kept, and write its configuration."""
-        run, state = self.run, self.state
+    def _begin(self) -> None:
+        """Take up the state of the checkpoint, where there is one."""
+        whole = self.state.room_for_whole(self.ipc) if self.shared else self.state
+        self.world.led(lambda: self._restore(whole))
+        if self.world.size > 1:
+            self.state.take_from_first(whole, self.world, self.ipc if self.shared else None)
+
+    def _restore(self, state: State) -> None:
+        """Read the checkpoint of a run that is kept into a state of all classes, and write its configuration."""
+        run = self.run
         if run is not None:
             config = {"dataset": self.real.name, **as_plain(self.config)}
             origin = {"fingerprint": self.real.fingerprint, **versions()}
@@ -201,9 +208,9 @@ class Condensation:
         iteration, step = state.iteration + 1, state.step + 1
         checked = {f"what the method learns beside the images ({name})": value for name, value in state.learned.items()}
         if step < self.steps:
-            if self.pool.trains(self.pool.options):
-                self._gather(state.stored)
-            self.pool.advance(state, self.formation.decode(state.stored[None])[0], self.image_labels)
+            trains = self.pool.trains(self.pool.options)
+            stored = self.world.joined(state.stored, self.ipc) if trains and self.shared else state.stored
+            self.pool.advance(state, self.formation.decode(stored[None])[0], self.image_labels)
             state.step = step
             if state.theta is not None:
                 checked["a weight of the network, trained between two steps,"] = state.theta
@@ -223,7 +230,7 @@ class Condensation:
             whole = torch.isfinite(self.state.stored[place].flatten(1)).all(1)
             found[group.classes, 0] = losses.double()
             found[group.classes, 1] = (torch.isfinite(losses) & whole).double()
-        if not self.match.needs_all_classes:
+        if self.shared:
             self.world.spread(found)
         by_class = not self.groups or losses.dim() > 0
         return found[:, 0] if by_class else found[0, 0], found[:, 1]
@@ -284,24 +291,18 @@ class Condensation:
         self._tell(event)
 
     def _save(self) -> None:
-        self._gather(self.state.stored, *self.state.moments.values())
-        self.world.led(self._write)
+        state = self.state.whole(self.world, self.ipc) if self.shared else self.state
+        self.world.led(lambda: self._write(state))
 
-    def _write(self) -> None:
+    def _write(self, state: State) -> None:
         if (run := self.run) is not None:
-            run.save(lambda path, length: save_checkpoint(path, self.state, length))
-            self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
-
-    def _gather(self, *tensors: Tensor) -> None:
-        """Bring together what each process has of its own classes [S, ...]."""
-        if not self.match.needs_all_classes:
-            for tensor in tensors:
-                self.world.spread(tensor, self.ipc)
+            run.save(lambda path, length: save_checkpoint(path, state, length))
+            self._tell(CheckpointWritten(run.checkpoint, state.iteration))
 
     def _finish(self, protocol: str) -> CondensedDataset:
-        self._gather(self.state.stored)
+        self.state.moments.clear()
         condensed = CondensedDataset(
-            self.state.stored,
+            self.world.joined(self.state.stored, self.ipc) if self.shared else self.state.stored,
             self.labels,
             mean=self.real.mean,
             std=self.real.std,
@@ -328,8 +329,13 @@ class Condensation:
             condensed.save(self.run.result)
             condensed.save_grid(self.run.picture)
 
-    def _initial_images(self) -> Tensor:
-        """The images to start from, class by class, [N, channels, H, W]."""
+    def _initial_images(self, mine: range) -> Tensor:
+        """The images that some classes start from, class by class, [N, channels, H, W]."""
+        counts = [ipc * self.formation.images_each for ipc in self.ipc]
+        start, stop = sum(counts[: mine.start]), sum(counts[: mine.stop])
+        return self._all_initial_images()[start:stop].to(self.family.device, copy=self.shared)  # a copy, which does not keep the others
+
+    def _all_initial_images(self) -> Tensor:
         config, real, each = self.config, self.real, self.formation.images_each
         if config.init != "noise":
             classes = zip(real.class_counts.tolist(), self.ipc, real.class_names, strict=True)
@@ -346,9 +352,9 @@ class Condensation:
                 chosen = random_coreset(real, counts, seed=config.seed)
             else:
                 chosen = kmeans(real, counts, seed=config.seed, progress=self.progress)
-            return chosen.images.to(self.family.device)
+            return chosen.images
         shape = (sum(self.ipc) * each, real.channels, *real.image_size)
-        return torch.randn(shape, generator=make_generator(config.seed, "init")).to(self.family.device)
+        return torch.randn(shape, generator=make_generator(config.seed, "init"))
 
     def _check_finite(self, outcome: _Outcome, finite: list[float]) -> None:
         """Raise where a loss, an image that its gradient has moved, or what else was checked is not finite."""

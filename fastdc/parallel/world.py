@@ -87,6 +87,30 @@ class World:
         self.spread(whole, counts)
         return whole
 
+    def joined_at_first(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """The rows of all things, as `joined` gives them, at the first process; at the others their own, and no more is held there than
+        what another one gives."""
+        if self.leads:
+            return self.joined(rows, counts)
+        for rank, part in enumerate(self._parts(counts)):
+            self._broadcast([(rows if rank == self.rank else rows.new_empty(part.stop - part.start, *rows.shape[1:]), rank)])
+        return rows
+
+    def deal(self, whole: Tensor, rows: Tensor, counts: Sequence[int]) -> None:
+        """Put what the first process has of all things into the rows of each, which are those of its own; `counts` as `spread` has them.
+
+        Args:
+            whole: all of them, at the first process; whatever it is at others.
+            rows: changed in place.
+            counts: rows of each thing.
+        """
+        first, *others = self._parts(counts)
+        if self.leads:
+            rows.copy_(whole[first])
+        for rank, part in enumerate(others, 1):
+            mine = whole[part] if self.leads else rows if rank == self.rank else None
+            self._broadcast([(mine if mine is not None else rows.new_empty(part.stop - part.start, *rows.shape[1:]), 0)])
+
     def _parts(self, counts: Sequence[int]) -> list[slice]:
         """Where the rows of the things of each process lie."""
         ends = [0, *itertools.accumulate(counts)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +20,8 @@ class State:
     first step there is none. `losses` adds up the losses of these steps. What else its match keeps lies in `path`, where it
     ends with the present network, and in `learned`, where it lasts. Random numbers are no part of it: each draw is made from the seed
     and `moment`.
+
+    Of several processes that share the classes, each has what is stored of its own.
     """
 
     stored: Tensor  # [S, ...], what is learned, class by class; the recipe's formation makes images of it
@@ -29,20 +33,40 @@ class State:
     path: dict[str, Tensor] = field(default_factory=dict)
     learned: dict[str, Tensor] = field(default_factory=dict)
 
-    def copy_from_first(self, world: World) -> None:
-        """Take what the first of several processes has."""
-        if world.size == 1:
-            return
-        self.iteration, self.step, self.losses = world.first(lambda: (self.iteration, self.step, self.losses))
-        shapes = world.first(lambda: {name: (value.shape, value.dtype) for name, value in self.path.items()})
-        weights = world.first(lambda: None if self.theta is None else self.theta.shape)
-        if not world.leads:
+    def room_for_whole(self, counts: Sequence[int]) -> State:
+        """One like it with room for what all processes have, `counts` rows of each class."""
+        stored, *moments = (rows.new_empty(sum(counts), *rows.shape[1:]) for rows in (self.stored, *self.moments.values()))
+        return dataclasses.replace(self, stored=stored, moments=dict(zip(self.moments, moments, strict=True)))
+
+    def whole(self, world: World, counts: Sequence[int]) -> State:
+        """With what all processes have, `counts` rows of each class, at the first of them."""
+        moments = {name: world.joined_at_first(rows, counts) for name, rows in self.moments.items()}
+        return dataclasses.replace(self, stored=world.joined_at_first(self.stored, counts), moments=moments)
+
+    def take_from_first(self, whole: State, world: World, counts: Sequence[int] | None) -> None:
+        """Take what the first of several processes has: of what is stored the rows of this one's classes.
+
+        Args:
+            whole: the state with all classes, there.
+            world: the processes.
+            counts: rows of each class; None: each process has those of all classes.
+        """
+        self.iteration, self.step, self.losses = world.first(lambda: (whole.iteration, whole.step, whole.losses))
+        if not any(self.moment):
+            return  # all have begun alike
+        shapes = world.first(lambda: {name: (value.shape, value.dtype) for name, value in whole.path.items()})
+        weights = world.first(lambda: None if whole.theta is None else whole.theta.shape)
+        if world.leads:
+            self.path, self.learned, self.theta = whole.path, whole.learned, whole.theta
+        else:
             self.path = {name: torch.empty(shape, dtype=dtype, device=self.stored.device) for name, (shape, dtype) in shapes.items()}
             self.theta = None if weights is None else self.stored.new_empty(weights)
-        begun = list(self.moments.values()) if any(self.moment) else []  # before the first step they are zero, and take no memory
-        world.from_first([self.stored, *begun, *self.path.values(), *self.learned.values()])
-        if self.theta is not None:
-            world.from_first([self.theta])
+        world.from_first([*self.path.values(), *self.learned.values(), *([] if self.theta is None else [self.theta])])
+        for rows, own in zip((whole.stored, *whole.moments.values()), (self.stored, *self.moments.values()), strict=True):
+            if counts is None:
+                world.from_first([own])
+            else:
+                world.deal(rows, own, counts)
 
     @property
     def moment(self) -> tuple[int, int]:
