@@ -15,9 +15,10 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import as_image_data, check_every_class
 from fastdc.data.image_data import ImageData, what_classes_have
 from fastdc.data.pictures import checked_size
+from fastdc.data.sources.named import load_share
 from fastdc.engines import resolve_engine
 from fastdc.errors import UsageError
-from fastdc.loop.config import CondenseConfig, as_plain, resolved
+from fastdc.loop.config import CondenseConfig, as_plain, recipe_of, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import planned_iterations
@@ -28,7 +29,7 @@ from fastdc.options.checks import seconds_of
 from fastdc.options.ipc import checked_ipc, mean_ipc, of_each_class, one_or_each
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.world import shared, world
-from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
+from fastdc.recipe import MATCHES, RECIPES, Recipe, needs_whole_set, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
@@ -176,7 +177,7 @@ def condense(
     if not isinstance(out, str | Path | None):
         raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
     where = resolve_device(device)
-    real = as_image_data(data, image_size=size)
+    real = _real_images(data, size, config)
     check_every_class(real)
     protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
     numbers, formation = _numbers_and_formation(config, real)
@@ -204,6 +205,13 @@ def condense(
         condensation = Condensation(config, real, family, run, callbacks, progress)
         del real  # of which the condensation may keep a part
         return condensation.result(protocol)
+
+
+def _real_images(data: Any, size: tuple[int, int] | None, config: CondenseConfig) -> ImageData:
+    """The training set; of several processes that can do with the images of their own classes each reads those alone."""
+    if isinstance(data, str) and world().size > 1 and not needs_whole_set(recipe_of(config)):
+        return load_share(data, image_size=size)
+    return as_image_data(data, image_size=size)
 
 
 def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tuple[int, ...], str]:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from fastdc.data.exchanged import SUFFIXES, exchanged_file, read_exchanged
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.data.labels import check_shares
-from fastdc.data.sources.files import read_classes
+from fastdc.data.sources.folder import read_classes
 from fastdc.errors import DataError, UsageError
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale

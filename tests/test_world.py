@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, noise_data
+from PIL import Image
 from processes import Processes, free_port, together
 
 import fastdc
@@ -240,3 +242,90 @@ def test_a_part_of_a_set_gives_what_the_whole_gives() -> None:
     assert (len(part), part.fingerprint, part.image_size) == (len(whole), whole.fingerprint, whole.image_size)
     with pytest.raises(IndexError):
         part.normalised(whole.class_members[1])
+
+
+def _pictures(folder: Path, classes: int, each: int) -> str:
+    """Pictures of noise, and one that is of another kind in each half."""
+    pixels = np.random.default_rng(0).integers(256, size=(classes, each, 8, 8, 3), dtype=np.uint8)
+    for half, some in (("train", pixels), ("test", pixels[:, :2])):
+        for number, images in enumerate(some):
+            (folder / half / f"class {number}").mkdir(parents=True)
+            for i, image in enumerate(images):
+                made = Image.fromarray(image if (number, i) == (1, 0) else image[..., 0])
+                made.save(folder / half / f"class {number}" / f"{i}.png")
+    return f"folder:{folder}"
+
+
+def _archive(path: Path, dtype: type, names: bool = False) -> str:
+    pixels = np.random.default_rng(0).integers(256, size=(30, 8, 8, 3), dtype=np.uint8)
+    labels = np.arange(30) * 7 % 3
+    labels = np.array(["ant", "bee", "cow"])[labels] if names else labels
+    images = pixels if dtype is np.uint8 else (pixels / 255).astype(dtype)
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    return f"npz:{path}"
+
+
+def _of_files(names: list[str]) -> list[torch.Tensor]:
+    torch.set_num_threads(1)
+    ways: list[dict[str, Any]] = [{}, {"init": "real"}, {"init": "kmeans"}, {"formation": "frequency"}]
+    few = {**SMALL, "batch_real": 4, "iterations": 1}
+    found = [fastdc.condense(name, 1, **few, **way) for name in names for way in ways]
+    return [torch.tensor(list(each.provenance["fingerprint"].encode())) for each in found] + [each.stored for each in found]
+
+
+@pytest.mark.filterwarnings("ignore:folder")
+def test_each_process_reads_its_own_of_files(tmp_path: Path) -> None:
+    names = [_pictures(tmp_path / "folder", 3, 6), _archive(tmp_path / "bytes.npz", np.uint8, names=True)]
+    names += [_archive(tmp_path / "floats.npz", np.float32)]
+    expected = _of_files(names)
+    for size in (2, 4):  # of which one has no class
+        for found in together(size, _of_files, names):
+            assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
+
+
+def _files_read(name: str) -> set[str]:
+    from fastdc.data.sources import folder
+
+    read, pixels = set(), folder._read_files
+
+    def note(files: Any, *rest: Any, **named: Any) -> Any:
+        read.update(str(file) for file, _ in files)
+        return pixels(files, *rest, **named)
+
+    folder._read_files = note  # type: ignore[assignment]
+    fastdc.condense(name, 1, **SMALL)
+    return read
+
+
+def test_no_other_process_reads_them(tmp_path: Path) -> None:
+    name = _pictures(tmp_path, 4, 6)
+    first, second = together(2, _files_read, name)
+    assert not first & second
+    assert first | second == set(map(str, (tmp_path / "train").rglob("*.png")))
+
+
+def test_a_picture_that_one_process_cannot_read_is_named_by_all(tmp_path: Path) -> None:
+    name = _pictures(tmp_path, 2, 3)
+    (damaged := tmp_path / "train" / "class 1" / "2.png").write_bytes(damaged.read_bytes()[:60])
+    first, second = Processes(2, _files_read, name).results()
+    assert second.startswith(f"DataError: {damaged} cannot be read as an image")
+    assert f"process 1 has left: {damaged} cannot be read as an image" in first
+
+
+def test_pictures_of_several_sizes_are_refused_at_all(tmp_path: Path) -> None:
+    name = _pictures(tmp_path, 2, 3)
+    for file in (tmp_path / "train" / "class 1").iterdir():
+        Image.open(file).resize((9, 7)).save(file)
+    for text in Processes(2, _files_read, name).results():
+        assert "are 9x7 and 8x8 pixels; give image_size=N" in text
+
+
+def _chosen() -> list[list[int]]:
+    torch.set_num_threads(1)
+    ways = {"herding": {"model": "mlp:width=8", "epochs": 1}, "k_center": {"features": "pixels"}, "kmeans": {}, "random": {}}
+    return [getattr(fastdc.coresets, name)("digits", 3, **way).provenance["positions"] for name, way in ways.items()]
+
+
+def test_coresets_are_chosen_by_class() -> None:
+    for found in together(3, _chosen):
+        assert found == _chosen()

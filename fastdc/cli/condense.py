@@ -11,12 +11,16 @@ from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
 from fastdc.cli.arguments import DatasetOptions
 from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
-from fastdc.data import load_dataset
-from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.data import ImageData, load_dataset
+from fastdc.data.sources.named import load_share, load_test
+from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.options.checks import check_count
 from fastdc.options.ipc import least_to_most
 from fastdc.parallel.world import world
+from fastdc.recipe import needs_whole_set
 from fastdc.runs.files import write_atomically
+
+_OF_SHARES = ("random", "none")  # baselines that need no image of another process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +57,12 @@ class Condense(CondenseConfig, DatasetOptions):
         check_baseline(self.baseline)
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
-        train, test = load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
+        train, test = self._data(CondenseConfig(**options))
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         leads = world().leads
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard and leads else []
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
         evaluation = EvaluationOptions.of(self)
-        resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         if self.budget is not None:
@@ -73,3 +76,12 @@ class Condense(CondenseConfig, DatasetOptions):
         if leads:
             write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")
+
+    def _data(self, config: CondenseConfig) -> tuple[ImageData, ImageData]:
+        """Images to train and to test on. What cannot be used of the configuration is refused before they are read. Of several processes
+        each reads those to train on of its own classes, where it can do with them."""
+        recipe = recipe_of(resolved(config))
+        if world().size > 1 and self.classes is None and self.baseline in _OF_SHARES and not needs_whole_set(recipe):
+            train = load_share(self.dataset, self.data_root, image_size=self.image_size)
+            return train, load_test(self.dataset, train, self.data_root, image_size=self.image_size)
+        return load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)

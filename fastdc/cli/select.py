@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from fastdc.cli.arguments import ComputeOptions, DatasetOptions
 from fastdc.cli.shared import folder_for, options_taken
@@ -14,9 +17,17 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.ipc import least_to_most, one_or_each
-from fastdc.runs.folder import open_run
+from fastdc.parallel.world import world
+from fastdc.runs.folder import RunFolder, open_run
 from fastdc.runtime.versions import versions
 from fastdc.training.whole_set import EPOCHS
+
+
+def _opened(stack: contextlib.ExitStack, folder: Path, config: Mapping[str, Any], origin: Mapping[str, str]) -> RunFolder:
+    """The folder of a choice, which holds no other one."""
+    run = stack.enter_context(open_run(folder))
+    run.check_config(config, origin)
+    return run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +36,8 @@ class Select(ComputeOptions, DatasetOptions):
 
     `fastdc evaluate` trains networks on these images alone, and tests the networks.
     """
+
+    shared: ClassVar[bool] = True
 
     coreset: str
     """The coreset, which is how the images are chosen."""
@@ -56,15 +69,18 @@ class Select(ComputeOptions, DatasetOptions):
         options["ipc"] = one_or_each(list(check_ipc(train, self.ipc)))
         config = {"dataset": train.name, "coreset": self.coreset, **options}
         origin = {"fingerprint": train.fingerprint, **versions()}
-        with open_run(folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{least_to_most(self.ipc, '-')}")) as run:
-            run.check_config(config, origin)
+        here, folder = world(), folder_for(self.out, f"{self.dataset}-{self.coreset}-ipc{least_to_most(self.ipc, '-')}")
+        here.check_same({**config, **origin})
+        with contextlib.ExitStack() as stack:
+            run = here.led(lambda: _opened(stack, folder, config, origin))
             unrecorded = options_taken(self.coreset, {"cache": self.cache, "progress": not self.quiet})
             chosen = SELECTIONS[self.coreset](train, **options, **unrecorded)
-            run.record_config(config, origin)
-            chosen.save(run.result)
-            chosen.save_grid(run.picture)
+            if run is not None:
+                run.record_config(config, origin)
+                chosen.save(run.result)
+                chosen.save_grid(run.picture)
         print(chosen)
-        print(f"written to {run.path}")
+        print(f"written to {folder}")
 
     def _options(self) -> tuple[dict[str, Any], list[str]]:
         """The options that decide the choice; and the names of those given that this coreset does not take."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from fastdc.data import ImageData, check_every_class
 from fastdc.data.image_data import what_classes_have
 from fastdc.errors import UsageError
 from fastdc.options.ipc import listed_ipc, of_each_class, one_or_each
+from fastdc.parallel.world import world
+from fastdc.runs.progress import progress_bar
 from fastdc.runtime.versions import versions
 from fastdc.training.whole_set import TrainedNetwork
 
@@ -40,6 +42,17 @@ def check_ipc(real: ImageData, ipc: object) -> tuple[int, ...]:
     return what_classes_have(real, ipc)
 
 
+def choice_by_class(choose: Callable[[int], Tensor], ipc: Sequence[int], what: str, progress: bool) -> tuple[Tensor, ...]:
+    """The positions [ipc of the class] that `choose` gives for each class by its number; of several processes each chooses for its own."""
+    here = world()
+    found = [torch.empty(0, dtype=torch.int64)]
+    with progress_bar(len(ipc), what, "class", shown=progress and here.leads) as bar:
+        for number in here.share(len(ipc)):
+            found.append(choose(number))
+            bar.update(here.size)
+    return here.joined(torch.cat(found), ipc).split(list(ipc))
+
+
 def chosen_images(
     real: ImageData,
     positions: Sequence[Tensor],
@@ -53,7 +66,7 @@ def chosen_images(
     chosen = torch.cat(list(positions))
     trained = {"origin": network.origin, "loss": network.losses[-1], "accuracy": network.accuracies[-1]} if network else None
     return CondensedDataset(
-        real.normalised(chosen),
+        real.normalised_for_all(chosen),
         real.labels[chosen],
         mean=real.mean,
         std=real.std,

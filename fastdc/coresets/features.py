@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets.choice import check_ipc, chosen_images
+from fastdc.coresets.choice import check_ipc, choice_by_class, chosen_images
 from fastdc.data import ImageData, as_image_data
 from fastdc.engines import Engine, make_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.parallel.devices import resolve_device
-from fastdc.runs.progress import progress_bar
+from fastdc.parallel.world import shared
 from fastdc.runtime.isolation import isolated
 from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
@@ -26,6 +26,7 @@ _IMAGES = 256  # that go through the network at once
 Pick = Callable[[Tensor, int], Tensor]
 
 
+@shared
 def choose_by_features(
     coreset: str, pick: Pick, data: Any, ipc: int | Sequence[int], features: str, options: WholeSetOptions
 ) -> CondensedDataset:
@@ -52,12 +53,14 @@ def choose_by_features(
     numbers = check_ipc(real, ipc)
     network = train_on_whole_set(real, options) if features == "network" else None
     engine = make_engine(options.engine, network.module) if network is not None else None
-    positions = []
-    with progress_bar(real.num_classes, f"choosing by {coreset}", "class", shown=options.progress) as bar:
-        for members, count in zip(real.class_members, numbers, strict=True):
-            rows = network_features(engine, real, members) if engine is not None else pixel_features(real, members).to(where)
-            positions.append(members[pick(rows, count).cpu()])
-            bar.update()
+    all_members = real.class_members
+
+    def choose(number: int) -> Tensor:
+        members = all_members[number]
+        rows = network_features(engine, real, members) if engine is not None else pixel_features(real, members).to(where)
+        return members[pick(rows, numbers[number]).cpu()]
+
+    positions = choice_by_class(choose, numbers, f"choosing by {coreset}", options.progress)
     return chosen_images(real, positions, coreset=coreset, seed=options.seed, options={"features": features}, network=network)
 
 

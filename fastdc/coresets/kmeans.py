@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from fastdc.condensed import CondensedDataset
-from fastdc.coresets.choice import check_ipc, chosen_images
+from fastdc.coresets.choice import check_ipc, choice_by_class, chosen_images
 from fastdc.coresets.features import pixel_features
 from fastdc.data import ClassSampler, as_image_data
 from fastdc.data.k_means import medoids
-from fastdc.runs.progress import progress_bar
+from fastdc.parallel.world import shared
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, make_generator
 
@@ -18,6 +20,7 @@ _SAMPLE = 8192  # images of a class, drawn at random, among which centres are so
 
 
 @isolated()
+@shared
 def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool = True) -> CondensedDataset:
     """Choose of each class the images nearest to the `ipc` centres of the k-means of its pixels.
 
@@ -38,10 +41,12 @@ def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool
     real = as_image_data(data)
     numbers = check_ipc(real, ipc)
     check_seed(seed)
-    sampler, positions = ClassSampler(real, seed), []
-    with progress_bar(real.num_classes, "choosing by k-means", "class", shown=progress) as bar:
-        for number, count in enumerate(numbers):
-            (sample,) = sampler.indices([number], max(count, _SAMPLE), "k-means sample")
-            positions.append(sample[medoids(pixel_features(real, sample), count, make_generator(seed, "k-means", number))])
-            bar.update()
+    sampler = ClassSampler(real, seed)
+
+    def choose(number: int) -> Tensor:
+        count = numbers[number]
+        (sample,) = sampler.indices([number], max(count, _SAMPLE), "k-means sample")
+        return sample[medoids(pixel_features(real, sample), count, make_generator(seed, "k-means", number))]
+
+    positions = choice_by_class(choose, numbers, "choosing by k-means", progress)
     return chosen_images(real, positions, coreset="kmeans", seed=seed)

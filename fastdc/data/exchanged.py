@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdc.data.convert import channels_first
+from fastdc.data.arrays import channels_first
 from fastdc.data.labels import are_one_hot, are_shares, labels_and_names
-from fastdc.data.sources.files import array_of_archive
+from fastdc.data.sources.archive import array_of_archive
 from fastdc.errors import DataError, MissingFileError
 from fastdc.runs.content import UNFORESEEN, in_a_line, reading
 

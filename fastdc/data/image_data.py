@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -94,7 +94,7 @@ class ImageData:
         num_classes = count_classes(labels) if num_classes is None else num_classes
         names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(num_classes))
         mean, std = pixel_statistics(images)
-        return cls(images, labels, num_classes, names, mean, tuple(value or 1.0 for value in std), name, changes)
+        return cls(images, labels, num_classes, names, mean, deviations(std), name, changes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -123,11 +123,8 @@ class ImageData:
     def fingerprint(self) -> str:
         """A short hash of all that is drawn from it: two sets with the same one hold the same images and labels in the same
         order, normalised in the same way."""
-        digest = hashlib.blake2b(repr((tuple(self.images.shape), self.mean, self.std)).encode(), digest_size=12)
-        for tensor in (self.images, self.labels):
-            for part in tensor.split(max(1, _BLOCK // max(1, math.prod(tensor.shape[1:])))):
-                digest.update(np.ascontiguousarray(part.cpu().numpy()).data)
-        return digest.hexdigest()
+        digests = digests_by_class(self.images, self.labels, range(self.num_classes))
+        return fingerprint_of(tuple(self.images.shape), self.mean, self.std, self.labels, digests)
 
     def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W], on `device`; None: where they are."""
@@ -135,6 +132,10 @@ class ImageData:
             index = to_device(index, self.images.device)
         images = self.images[index]
         return self._by_statistics(to_device(images, images.device if device is None else device).to(dtype))
+
+    def normalised_for_all(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The images at `index` as `normalised` gives them on the CPU; of a set that several processes hold a part of each, all ask."""
+        return self.normalised(index, dtype, "cpu")
 
     def levels(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """What `normalised` makes of each of the 256 bytes in each channel, [channels, 256]."""
@@ -161,22 +162,62 @@ def per_channel(values: Sequence[float], like: Tensor) -> Tensor:
     return to_device(torch.tensor(values, dtype=like.dtype, device="cpu"), like.device).view(-1, 1, 1)
 
 
-def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of uint8 images, of pixels in 0..1; exact, from counts of the 256 values."""
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation per channel, of pixels in 0..1
+
+
+def pixel_statistics(images: Tensor) -> Statistics:
+    """Those of uint8 images; exact, from counts of the 256 values."""
+    return statistics_of(pixel_counts(images))
+
+
+def pixel_counts(images: Tensor) -> Tensor:
+    """How often each of the 256 values stands in each channel of uint8 images, int64 [channels, 256]."""
     if images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
         raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected uint8 [N, channels, H, W], N > 0.")
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64, device="cpu")
+    for count, channel in zip(counts, images.unbind(1), strict=True):  # [N, H, W]
+        for part in channel.split(max(1, _BLOCK // channel[0].numel())):
+            count += torch.bincount(part.flatten(), minlength=256).cpu()
+    return counts
+
+
+def statistics_of(counts: Tensor) -> Statistics:
+    """Those of pixels of which there are so many, int64 [channels, 256]."""
     values = torch.arange(256, dtype=torch.float64, device="cpu") / 255
     means, stds = [], []
-    for channel in images.unbind(1):  # [N, H, W]
-        block = max(1, _BLOCK // channel[0].numel())
-        counts = torch.zeros(256, dtype=torch.int64, device="cpu")
-        for part in channel.split(block):
-            counts += torch.bincount(part.flatten(), minlength=256).cpu()
-        share = counts.double() / counts.sum()
+    for count in counts:
+        share = count.double() / count.sum()
         mean = (share * values).sum()
         means.append(mean.item())
         stds.append((share * (values - mean) ** 2).sum().sqrt().item())
     return tuple(means), tuple(stds)
+
+
+def deviations(std: tuple[float, ...]) -> tuple[float, ...]:
+    """What to divide by: 1 where a channel has one value alone."""
+    return tuple(value or 1.0 for value in std)
+
+
+def digests_by_class(images: Tensor, labels: Tensor, classes: range) -> list[bytes]:
+    """For each of some classes a hash of its images, in their order."""
+    block = max(1, _BLOCK // max(1, math.prod(images.shape[1:])))
+    order, counts = torch.argsort(labels, stable=True), torch.bincount(labels, minlength=classes.stop).tolist()
+    members, found = order.split(counts), []
+    for number in classes:
+        digest = hashlib.blake2b(digest_size=16)
+        for some in members[number].split(block):
+            digest.update(np.ascontiguousarray(images[some].cpu().numpy()).data)
+        found.append(digest.digest())
+    return found
+
+
+def fingerprint_of(shape: tuple[int, ...], mean: Sequence[float], std: Sequence[float], labels: Tensor, digests: Iterable[bytes]) -> str:
+    """A short hash of a set, of which each class has a hash of its own."""
+    digest = hashlib.blake2b(repr((shape, mean, std)).encode(), digest_size=12)
+    digest.update(np.ascontiguousarray(labels.cpu().numpy()).data)
+    for each in digests:
+        digest.update(each)
+    return digest.hexdigest()
 
 
 def count_classes(labels: Tensor) -> int:

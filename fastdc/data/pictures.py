@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ class Changes:
     def add(self, what: str, count: int = 1) -> None:
         """Count some pictures of which `what` is true."""
         self.counts[what] += count
+
+    def take_all(self, parts: Iterable[Counter[str]]) -> None:
+        """Have in the place of its own counts those that several processes have counted."""
+        whole: Counter[str] = Counter()
+        for counts in parts:
+            whole.update(counts)
+        self.counts = whole
 
     def said(self, name: str) -> tuple[str, ...]:
         """The changes as texts, after a warning that names the data they belong to."""

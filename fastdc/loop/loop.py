@@ -23,7 +23,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.kmeans import kmeans
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
-from fastdc.data.part import part_of
+from fastdc.data.part import PartOfImages, part_of
 from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.engines.gather_normalise import near
@@ -35,7 +35,7 @@ from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, check_fits, memory_share
 from fastdc.parallel.world import apart, world
-from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem
+from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem, needs_whole_set
 from fastdc.recipe.formation import fitted_formation
 from fastdc.recipe.groups import class_groups
 from fastdc.recipe.state import State
@@ -98,7 +98,7 @@ class Condensation:
         self.shared = self.world.size > 1 and not whole  # whether each process has what is stored of its own classes alone
         mine = self.world.share(real.num_classes) if self.shared else range(real.num_classes)
         start = self._initial_images(mine)
-        if len(mine) < real.num_classes and not POOLS.entry(recipe.pool).needs_whole_set(POOLS.options(recipe.pool)):
+        if len(mine) < real.num_classes and not needs_whole_set(recipe) and not isinstance(real, PartOfImages):
             self.real = real = part_of(real, mine)
         self.sampler = ClassSampler(near(real, family.device), config.seed, device=family.device)
         self.batches = BATCHES.make(recipe.batches, self.sampler)

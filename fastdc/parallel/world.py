@@ -50,6 +50,7 @@ class World:
         self.sent = 0
         """Bytes that this process has sent or received."""
         self._tasks, self._working = itertools.count(1), threading.Lock()
+        self._worker: int | None = None  # the thread that works on it
         self._life: _Life | None = None
         self._group: Any = None
         if size > 1:
@@ -157,12 +158,14 @@ class World:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """While this context is open, all work on one thing; whoever leaves it by an error tells the others, who then end as well."""
-        if self._life is None:
+        """While this context is open, all work on one thing; whoever leaves it by an error tells the others, who then end as well. Within
+        another one it does nothing."""
+        if self._life is None or self._worker == threading.get_ident():
             yield
             return
         if not self._working.acquire(blocking=False):
             raise UsageError("two threads share a run with other processes at once; make one call after the other.")
+        self._worker = threading.get_ident()
         self._life.begin(next(self._tasks))
         try:
             yield
@@ -170,6 +173,7 @@ class World:
             self._life.leave(f"{error}" if isinstance(error, FastdcError) else f"{type(error).__name__}: {error}")
             raise
         finally:
+            self._worker = None
             self._working.release()
 
     def end(self) -> None:

@@ -45,9 +45,15 @@ __all__ = [
     "check_choices",
     "check_method",
     "in_full",
+    "needs_whole_set",
     "recipe_named",
     "trains_networks",
 ]
+
+
+def needs_whole_set(recipe: Recipe) -> bool:
+    """Whether a process needs real images of all classes, where several share them."""
+    return MATCHES.entry(recipe.match).needs_all_classes or POOLS.entry(recipe.pool).needs_whole_set(POOLS.options(recipe.pool))
 
 
 def register(name: str, method: Any) -> NoReturn:

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastdc.data.arrays import as_images
 from fastdc.data.image_data import ImageData, of_classes
 from fastdc.data.pictures import Changes, Size, checked_size, resized
+from fastdc.data.sources.archive import Archive
+from fastdc.data.sources.folder import Folder
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
+from fastdc.parallel.world import shared
 from fastdc.runs.content import UNFORESEEN, in_a_line, naming
 from fastdc.runtime.isolation import isolated
 
@@ -66,13 +70,9 @@ def _loaded(name: str, root: str | Path | None, size: Size | None) -> Pair:
     """Both halves of a dataset, all classes, the images of this size."""
     if not isinstance(name, str):
         raise UsageError(f"the name of a dataset is {name!r}; expected text, such as 'digits' or 'npz:PATH'.")
-    kind, colon, path = name.partition(":")
-    if kind in ("folder", "npz"):
-        if not path:
-            raise UsageError(f"{name!r} names no path; write {kind}:PATH.")
-        from fastdc.data.sources.files import load_folder, load_npz
-
-        return (load_folder if kind == "folder" else load_npz)(Path(path).expanduser(), size)
+    if (files := _files_of_ones_own(name, size)) is not None:
+        return files.pair()
+    kind, colon, _ = name.partition(":")
     if colon or kind not in _LOADERS:
         raise unknown_name("dataset", name, dataset_names())
     train, test = _LOADERS[kind](Path(root if root is not None else DEFAULT_ROOT).expanduser())
@@ -82,6 +82,32 @@ def _loaded(name: str, root: str | Path | None, size: Size | None) -> Pair:
     images, tested = (resized(part.images, size, changes) for part in (train, test))
     train = ImageData.of(images, train.labels, class_names=train.class_names, name=train.name, changes=changes.said(name))
     return train, ImageData.of(tested, test.labels, like=train)
+
+
+@isolated()
+@shared
+def load_share(name: str, root: str | Path | None = None, *, image_size: int | Size | None = None) -> ImageData:
+    """The training set of this name, of which each of several processes reads the images of its own classes, where they are files of
+    one's own; others are read whole. All processes call it. Raises as `load_dataset` does."""
+    files = _files_of_ones_own(name, checked_size(image_size))
+    return files.share() if files is not None else load_dataset(name, root, image_size=image_size)[0]
+
+
+@isolated()
+def load_test(name: str, train: ImageData, root: str | Path | None = None, *, image_size: int | Size | None = None) -> ImageData:
+    """The test set of this name, where what `load_share` gives is known. Raises as `load_dataset` does."""
+    files = _files_of_ones_own(name, checked_size(image_size))
+    return files.test(train) if files is not None else load_dataset(name, root, image_size=image_size)[1]
+
+
+def _files_of_ones_own(name: Any, size: Size | None) -> Folder | Archive | None:
+    """The files that a name leads to by their path, where it does."""
+    kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    if kind not in _FILES:
+        return None
+    if not path:
+        raise UsageError(f"{name!r} names no path; write {kind}:PATH.")
+    return _FILES[kind](Path(path).expanduser(), size)
 
 
 def keep_classes(pair: Pair, classes: Sequence[int | str]) -> Pair:
@@ -120,7 +146,7 @@ def class_numbers(names: Sequence[str], classes: Sequence[int | str]) -> list[in
 
 def dataset_names() -> tuple[str, ...]:
     """The names that `load_dataset` knows."""
-    return (*_LOADERS, "folder:PATH", "npz:PATH")
+    return (*_LOADERS, *(f"{kind}:PATH" for kind in _FILES))
 
 
 def _digits(root: Path) -> Pair:
@@ -159,8 +185,6 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
     def load(root: Path) -> Pair:
         import torchvision.datasets
 
-        from fastdc.data.convert import as_images
-
         parts = []
         for arguments in splits or ({"train": True}, {"train": False}):
             try:
@@ -186,6 +210,7 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
     return load
 
 
+_FILES: dict[str, type[Folder] | type[Archive]] = {"folder": Folder, "npz": Archive}
 _LOADERS: dict[str, Callable[[Path], Pair]] = {
     "digits": _digits,
     "mnist": _from_torchvision("mnist", "MNIST"),

@@ -137,7 +137,7 @@ def _variances(real: ImageData) -> Tensor:
     index = torch.linspace(0, len(real) - 1, min(len(real), _FITTED_ON), dtype=torch.float64).long()
     total = squares = torch.zeros(())
     for some in index.split(_BLOCK):
-        weights = _transformed(real.normalised(some, torch.float64, "cpu"))  # [b, channels, H, W]
+        weights = _transformed(real.normalised_for_all(some, torch.float64))  # [b, channels, H, W]
         total, squares = total + weights.sum(0), squares + weights.square().sum(0)
     return (squares / len(index) - (total / len(index)).square()).sum(0).flatten()
 
