@@ -54,6 +54,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         formation: how what is stored becomes images, a name in `fastdc.recipe.FORMATIONS` with its options.
         fitted: what the formation took from the real images, as `Formation.fit` gives it.
         provenance: where the images come from, as plain types: configuration, seed, dataset, version, metrics.
+        copy: False keeps the images given, where they are float32 and sorted; who changes them later changes the set.
 
     Raises:
         DataError: images, labels or statistics that do not fit together, or are not finite.
@@ -76,6 +77,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         formation: str = "plain",
         fitted: Mapping[str, Tensor] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        copy: bool = True,
     ) -> None:
         self.formation, self.fitted = FORMATIONS.in_full(formation), dict(fitted or {})
         if not isinstance(class_names, Sequence):
@@ -102,7 +104,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             )
         order = torch.argsort(labels, stable=True)
         each = len(images) // len(stored)  # images that a stored item becomes
-        self.stored = stored[order].float().contiguous()  # [S, ...]
+        sorted_stored = stored[order] if copy or not torch.equal(order, torch.arange(len(order))) else stored
+        self.stored = sorted_stored.float().contiguous()  # [S, ...]
         self._stored_labels = labels[order]  # [S]
         self.images = self._decoded(self.stored)  # [N, channels, H, W]
         self.labels = self._stored_labels.repeat_interleave(each)  # [N]
@@ -219,7 +222,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         tensors, content = load_tensors(own, KIND)
         fitted = {name.removeprefix(_FITTED): values for name, values in tensors.items() if name.startswith(_FITTED)}
         with reading(own, f"a {KIND} file"):
-            return cls(tensors["images"], tensors["labels"], fitted=fitted, **content)
+            return cls(tensors["images"], tensors["labels"], fitted=fitted, copy=False, **content)
 
     def _said(self) -> dict[str, Any]:
         """What goes with the images."""

@@ -83,4 +83,5 @@ def chosen_images(
             "versions": versions(),
             "positions": chosen.tolist(),
         },
+        copy=False,
     )

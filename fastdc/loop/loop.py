@@ -300,9 +300,11 @@ class Condensation:
             self._tell(CheckpointWritten(run.checkpoint, state.iteration))
 
     def _finish(self, protocol: str) -> CondensedDataset:
-        self.state.moments.clear()
+        self.state.moments.clear()  # make room for what the processes have together
+        if self.shared:
+            self.state.stored = self.world.joined(self.state.stored, self.ipc)
         condensed = CondensedDataset(
-            self.world.joined(self.state.stored, self.ipc) if self.shared else self.state.stored,
+            self.state.stored,
             self.labels,
             mean=self.real.mean,
             std=self.real.std,
@@ -319,6 +321,7 @@ class Condensation:
                 "versions": versions(),
                 **self.match.provenance(self.state),
             },
+            copy=False,
         )
         self.world.led(lambda: self._write_result(condensed))
         self._tell(Ended(condensed))
