@@ -21,6 +21,7 @@ import resource
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -289,6 +290,17 @@ def make_npz(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def make_shards(folder: Path) -> list[Path]:
+    for half, format in (("train", tarfile.USTAR_FORMAT), ("test", tarfile.PAX_FORMAT)):
+        with tarfile.open(folder / f"{half}.tar", "w", format=format) as shard:
+            for number in range(4):
+                for suffix, content in (("png", picture_bytes("png", number)), ("cls", str(number % 2).encode())):
+                    info = tarfile.TarInfo(f"{'long/' * 30 * (number == 3)}{number}.{suffix}")
+                    info.size = len(content)
+                    shard.addfile(info, io.BytesIO(content))
+    return sorted(folder.iterdir())
+
+
 def make_idx(dataset: str, suffix: str, folder: Path) -> list[Path]:
     raw = folder / dataset / "raw"
     raw.mkdir(parents=True)
@@ -319,6 +331,7 @@ FORMATS: dict[str, Format] = {
     "pt-legacy": Format(functools.partial(make_pt, False), read_exchanged, altered_pt),
     "npz-condensed": Format(make_images_npz, read_exchanged, altered_npz),
     "npz": Format(make_npz, lambda file: fastdc.load_dataset(f"npz:{file}"), altered_npz),
+    "shards": Format(make_shards, lambda file: fastdc.load_dataset(f"shards:{file.parent}")),
     "idx": Format(
         functools.partial(make_idx, "FashionMNIST", ""), lambda file: fastdc.load_dataset("fashion-mnist", file.parents[2]), altered_idx
     ),

@@ -220,7 +220,7 @@ def test_what_torchvision_reads_becomes_image_data(name, tmp_path, monkeypatch):
 
 
 def test_every_name_that_is_listed_has_a_loader():
-    assert set(dataset_names()) == {*FAKES, "digits", "fashion-mnist", "folder:PATH", "npz:PATH"}
+    assert set(dataset_names()) == {*FAKES, "digits", "fashion-mnist", "folder:PATH", "npz:PATH", "shards:PATH"}
 
 
 # folder:PATH and npz:PATH

@@ -17,7 +17,7 @@ import fastdc
 from fastdc.cli import main
 from fastdc.data import as_image_data, storage
 from fastdc.data.labels import labels_and_names, natural
-from fastdc.data.sources import folder
+from fastdc.data.sources import labelled_pictures
 from fastdc.errors import DataError, MissingFileError, UsageError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
@@ -633,4 +633,4 @@ def test_suffixes_are_said_where_a_class_has_no_image(tmp_path: Path) -> None:
     (tmp_path / "train" / "cow" / "0.svg").write_text("<svg/>")
     with pytest.raises(DataError, match=r"cow holds no image \(\.png, .*give every class one"):
         fastdc.load_dataset(f"folder:{tmp_path}")
-    assert ".svg" not in folder._SUFFIXES
+    assert ".svg" not in labelled_pictures.SUFFIXES

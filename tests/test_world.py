@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,18 @@ def _archive(path: Path, dtype: type, names: bool = False) -> str:
     return f"npz:{path}"
 
 
+def _shard(path: Path, pictures: Path) -> str:
+    """Pictures of a folder as samples of a tar file."""
+    path.mkdir()
+    with tarfile.open(path / "all.tar", "w") as shard:
+        for number, file in enumerate(sorted(pictures.rglob("*.png"))):
+            label = path / "label"
+            label.write_text(file.parent.name)
+            shard.add(file, f"{number}.png")
+            shard.add(label, f"{number}.cls")
+    return f"shards:{path}"
+
+
 def _of_files(names: list[str]) -> list[torch.Tensor]:
     torch.set_num_threads(1)
     ways: list[dict[str, Any]] = [{}, {"init": "real"}, {"init": "kmeans"}, {"formation": "frequency"}]
@@ -276,7 +289,7 @@ def _of_files(names: list[str]) -> list[torch.Tensor]:
 @pytest.mark.filterwarnings("ignore:folder")
 def test_each_process_reads_its_own_of_files(tmp_path: Path) -> None:
     names = [_pictures(tmp_path / "folder", 3, 6), _archive(tmp_path / "bytes.npz", np.uint8, names=True)]
-    names += [_archive(tmp_path / "floats.npz", np.float32)]
+    names += [_archive(tmp_path / "floats.npz", np.float32), _shard(tmp_path / "shards", tmp_path / "folder" / "train")]
     expected = _of_files(names)
     for size in (2, 4):  # of which one has no class
         for found in together(size, _of_files, names):
@@ -284,15 +297,15 @@ def test_each_process_reads_its_own_of_files(tmp_path: Path) -> None:
 
 
 def _files_read(name: str) -> set[str]:
-    from fastdc.data.sources import folder
+    from fastdc.data.sources import labelled_pictures
 
-    read, pixels = set(), folder._read_files
+    read, pixels = set(), labelled_pictures.read_pictures
 
-    def note(files: Any, *rest: Any, **named: Any) -> Any:
-        read.update(str(file) for file, _ in files)
-        return pixels(files, *rest, **named)
+    def note(pictures: Any, *rest: Any, **named: Any) -> Any:
+        read.update(str(picture) for picture, _ in pictures)
+        return pixels(pictures, *rest, **named)
 
-    folder._read_files = note  # type: ignore[assignment]
+    labelled_pictures.read_pictures = note  # type: ignore[assignment]
     fastdc.condense(name, 1, **SMALL)
     return read
 

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ def checked_size(image_size: Any) -> Size | None:
     return sides[0], sides[1]
 
 
-def open_picture(file: Path) -> Image:
+def open_picture(file: Path | BinaryIO) -> Image:
     """A picture of one of the kinds that are read here: PIL knows others, of which it reads some by running another program.
 
     Raises:

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 import struct
+import tarfile
 import tokenize
 import zipfile
 import zlib
@@ -36,6 +37,7 @@ UNFORESEEN = (
     ValueError,
     pickle.UnpicklingError,
     struct.error,
+    tarfile.TarError,
     tokenize.TokenError,  # of the headers of .npy, which are Python
     zipfile.BadZipFile,
     zlib.error,

@@ -13,8 +13,10 @@ from fastdc.data.arrays import as_images
 from fastdc.data.image_data import ImageData, of_classes
 from fastdc.data.pictures import Changes, Size, checked_size, resized
 from fastdc.data.sources.archive import Archive
-from fastdc.data.sources.folder import Folder
+from fastdc.data.sources.folder import folder
 from fastdc.data.sources.idx import read_idx
+from fastdc.data.sources.labelled_pictures import LabelledPictures
+from fastdc.data.sources.shards import shards
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
 from fastdc.parallel.world import shared
 from fastdc.runs.content import UNFORESEEN, in_a_line, naming
@@ -37,7 +39,8 @@ def load_dataset(
 
     Args:
         name: "digits", "mnist", "fashion-mnist", "svhn", "cifar10", "cifar100", "usps", "folder:PATH" (train/ and test/
-            or val/ with one subfolder per class, or such subfolders alone) or "npz:PATH" (x_train, y_train, x_test, y_test).
+            or val/ with one subfolder per class, or such subfolders alone), "npz:PATH" (x_train, y_train, x_test, y_test) or
+            "shards:PATH" (train*.tar and test*.tar with KEY.jpg and KEY.cls, as WebDataset has them).
         root: where torchvision keeps its files; what is missing is downloaded there. None: ~/.cache/fastdc/data.
             FashionMNIST is also found where Debian's package dataset-fashion-mnist puts it.
         image_size: to bring the middle of each image to, N or (height, width); None: images stay as they are, and a folder's must have
@@ -100,7 +103,7 @@ def load_test(name: str, train: ImageData, root: str | Path | None = None, *, im
     return files.test(train) if files is not None else load_dataset(name, root, image_size=image_size)[1]
 
 
-def _files_of_ones_own(name: Any, size: Size | None) -> Folder | Archive | None:
+def _files_of_ones_own(name: Any, size: Size | None) -> LabelledPictures | Archive | None:
     """The files that a name leads to by their path, where it does."""
     kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if kind not in _FILES:
@@ -210,7 +213,7 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
     return load
 
 
-_FILES: dict[str, type[Folder] | type[Archive]] = {"folder": Folder, "npz": Archive}
+_FILES: dict[str, Callable[[Path, Size | None], LabelledPictures | Archive]] = {"folder": folder, "npz": Archive, "shards": shards}
 _LOADERS: dict[str, Callable[[Path], Pair]] = {
     "digits": _digits,
     "mnist": _from_torchvision("mnist", "MNIST"),
