@@ -247,6 +247,7 @@ def test_internals_list_the_rooms_in_their_order() -> None:
 
 
 def test_the_versions_agree() -> None:
-    assert f"version: {fastdc.__version__}" in (ROOT / "CITATION.cff").read_text()
-    heading = "Unreleased" if "dev" in fastdc.__version__ else fastdc.__version__
-    assert f"## [{heading}]" in (ROOT / "CHANGELOG.md").read_text()
+    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[0]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    heading = "Unreleased" if "dev" in version else version
+    assert re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == heading
