@@ -225,7 +225,9 @@ def test_a_wheel_holds_the_package_alone(with_leftovers: Path) -> None:
     assert {path for path in held if not path.parts[0].endswith(".dist-info")} == {*wanted, Path("fastdc/_build_info.py")}
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("-arch arm64", "arm64"), ("-arch  x86_64 -arch x86_64", "x86_64"), ("", platform.machine())])
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("-arch arm64", "arm64"), ("-arch  x86_64 -arch x86_64", "x86_64"), ("", platform.machine())]
+)
 def test_code_is_compiled_for_the_processor_that_is_named(monkeypatch: pytest.MonkeyPatch, flags: str, expected: str) -> None:
     monkeypatch.setenv("ARCHFLAGS", flags)
     assert runpy.run_path(str(ROOT / "setup.py"))["machine"]() == expected
