@@ -140,6 +140,11 @@ def test_every_public_name_has_a_page() -> None:
     assert f"fastdc.{names[0]}" in conf["page_of"](f"fastdc.{names[0]}", getattr(fastdc, names[0]))
 
 
+def test_the_diagrams_are_those_of_their_script() -> None:
+    for name, drawn in runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))["DIAGRAMS"].items():
+        assert (ROOT / "docs" / "pictures" / f"{name}.svg").read_text() == drawn(), "run python docs/pictures/make.py --draw"
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/internals.md"])
 def test_every_file_that_is_named_is_there(page: str) -> None:
     """Paths in backquotes whose first folder is one of the repository's; capitals, as in tests/test_X.py, stand for a name."""
