@@ -73,7 +73,7 @@ class BuildKernels(build_ext):
     def build_extension(self, extension: Extension) -> None:
         command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
         self.report["compiler"] = _first_line([command[0], "--version"])
-        native = platform.machine() in ("x86_64", "AMD64")
+        native = machine() in ("x86_64", "AMD64")
         targets = list(INSTRUCTION_SETS) if native else ["baseline"]
         self.report.update(flags=" ".join(FLAGS), **{"instruction sets": " ".join(targets)})
         options = {"include_dirs": extension.include_dirs, "depends": extension.depends}
@@ -99,6 +99,14 @@ class BuildKernels(build_ext):
     def get_outputs(self) -> list[str]:
         written = [self.package_folder / name for name in ("_cuda.so", "_build_info.py")]
         return [*(path for path in super().get_outputs() if Path(path).exists()), *(str(path) for path in written if path.exists())]
+
+
+def machine() -> str:
+    """The processor to compile for: the one that ARCHFLAGS names, as builds for macOS have it, or this one."""
+    named = set(re.findall(r"-arch\s+(\S+)", os.environ.get("ARCHFLAGS", "")))
+    if len(named) > 1:
+        raise SystemExit(f"ARCHFLAGS names {', '.join(sorted(named))}; expected one processor, since each has flags of its own.")
+    return named.pop() if named else platform.machine()
 
 
 def build_cuda(folder: Path) -> str:
@@ -189,5 +197,7 @@ def extensions() -> list[Extension]:
 
 
 if __name__ == "__main__":
+    if sys.platform == "darwin":  # Python from python.org would compile for two kinds of processors at once
+        os.environ["ARCHFLAGS"] = f"-arch {machine()}"
     packages = [*find_packages(include=["fastdc", "fastdc.*"]), "fastdc.kernels"]  # kernels/, which lies beside
     setup(packages=packages, ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -73,7 +73,7 @@ def condense(
 ) -> CondensedDataset:
     """Learn `ipc` images per class with which a network trained from scratch does nearly as well as with all of `data`.
 
-    By gradient matching: in each iteration a fresh random network theta; in each of its matching steps, for every class c,
+    By gradient matching: in each iteration a fresh random network theta; in each of its matching steps, for every class c::
 
         images_c  <-  images_c - lr_images * d/d images_c  D(grad L(theta, images_c), grad L(theta, real images of c))
 

@@ -317,7 +317,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         std: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> CondensedDataset:
-        """Read the pictures of PATH/CLASS/*, as `to_folder` writes them, or as anyone does.
+        """Read the pictures of `PATH/CLASS/*`, as `to_folder` writes them, or as anyone does.
 
         Args:
             path: the folder, with one subfolder per class; their names, without a number in front as `to_folder` writes it, are those of

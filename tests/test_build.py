@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +187,56 @@ def test_the_build_is_whole_and_records_compiler_flags_and_instruction_sets(sour
     assert len(list((source / "build").glob("lib*/fastdc/_C*.so"))) == 1
 
 
-def test_a_source_distribution_holds_all_that_is_compiled(source: Path) -> None:
+@pytest.fixture
+def with_leftovers(source: Path) -> Path:
+    """The same, with what a build in place has written into the package."""
+    for name in ("_build_info.py", "_cuda.so", "_C.cpython-39-x86_64-linux-gnu.so"):
+        (source / "fastdc" / name).write_text("# of another build\n")
+    return source
+
+
+def package_files(source: Path) -> set[Path]:
+    """Files of the package, where it is installed, without what a build writes."""
+    found = [path.relative_to(source) for path in (source / "fastdc").rglob("*") if path.is_file() and path.suffix not in (".so", ".pyc")]
+    kernels = [Path("fastdc/kernels", path.name) for path in (source / "kernels").glob("*.py")]
+    return {*found, *kernels} - {Path("fastdc/_build_info.py")}
+
+
+def test_a_source_distribution_holds_what_a_build_needs_and_nothing_that_one_left(with_leftovers: Path) -> None:
+    source = with_leftovers
+    wanted = [path.relative_to(source) for folder in ("csrc", "kernels") for path in (source / folder).rglob("*") if path.is_file()]
+    wanted += [path for path in package_files(source) if path.parts[1] != "kernels"]
     done = run_setup(source, "-q", "sdist")
     assert done.returncode == 0, done.stderr
     with tarfile.open(next((source / "dist").glob("*.tar.gz"))) as archive:
         held = {Path(*Path(name).parts[1:]) for name in archive.getnames()}
-    wanted = [path.relative_to(source) for folder in ("csrc", "kernels") for path in (source / folder).rglob("*") if path.is_file()]
-    assert wanted
     assert {path for path in wanted if "__pycache__" not in path.parts} <= held
+    assert [path for path in held if path.suffix == ".so" or path.name == "_build_info.py"] == []
+
+
+def test_a_wheel_holds_the_package_alone(with_leftovers: Path) -> None:
+    source = with_leftovers
+    wanted = package_files(source)
+    done = run_setup(source, "-q", "bdist_wheel", FASTDC_CUDA="0", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next((source / "dist").glob("*.whl"))) as wheel:
+        held = {Path(name) for name in wheel.namelist()}
+        assert b"of another build" not in wheel.read("fastdc/_build_info.py")
+    assert {path for path in held if not path.parts[0].endswith(".dist-info")} == {*wanted, Path("fastdc/_build_info.py")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("-arch arm64", "arm64"), ("-arch  x86_64 -arch x86_64", "x86_64"), ("", platform.machine())]
+)
+def test_code_is_compiled_for_the_processor_that_is_named(monkeypatch: pytest.MonkeyPatch, flags: str, expected: str) -> None:
+    monkeypatch.setenv("ARCHFLAGS", flags)
+    assert runpy.run_path(str(ROOT / "setup.py"))["machine"]() == expected
+
+
+def test_two_processors_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARCHFLAGS", "-arch arm64 -arch x86_64")
+    with pytest.raises(SystemExit, match="ARCHFLAGS names arm64, x86_64; expected one"):
+        runpy.run_path(str(ROOT / "setup.py"))["machine"]()
 
 
 def test_the_kernels_cannot_be_imported_by_the_name_of_their_folder(monkeypatch: Any) -> None:

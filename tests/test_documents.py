@@ -122,6 +122,29 @@ def test_every_relative_link_leads_somewhere(page: str) -> None:
             assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}, f"{page} links to {target}"
 
 
+def test_every_page_of_the_site_is_in_a_list_of_its_first_page() -> None:
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    lists = re.findall(r"^```\{toctree\}\n(.*?)^```", PAGES["docs/index.md"].read_text(), flags=re.DOTALL | re.MULTILINE)
+    listed = [line for text in lists for line in text.splitlines() if line and not line.startswith(":")]
+    pages = {Path(page).stem for page in PAGES if page.startswith("docs/")} - {"index"}
+    copies = {path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in conf["COPIES"].values()}
+    assert sorted(listed) == sorted({*pages, *copies, "api/index"})
+    assert listed[0] == "recipes"
+    assert "search" not in pages  # where Sphinx puts its own page
+
+
+def test_every_public_name_has_a_page() -> None:
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    names = [name for names in conf["by_kind"]().values() for name in names]
+    assert sorted({*fastdc.__all__} - {*names}) == ["applications", "methods"]  # modules of version 0.1 by their names of then
+    assert f"fastdc.{names[0]}" in conf["page_of"](f"fastdc.{names[0]}", getattr(fastdc, names[0]))
+
+
+def test_the_diagrams_are_those_of_their_script() -> None:
+    for name, drawn in runpy.run_path(str(ROOT / "docs" / "pictures" / "make.py"))["DIAGRAMS"].items():
+        assert (ROOT / "docs" / "pictures" / f"{name}.svg").read_text() == drawn(), "run python docs/pictures/make.py --draw"
+
+
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/internals.md"])
 def test_every_file_that_is_named_is_there(page: str) -> None:
     """Paths in backquotes whose first folder is one of the repository's; capitals, as in tests/test_X.py, stand for a name."""
@@ -247,6 +270,7 @@ def test_internals_list_the_rooms_in_their_order() -> None:
 
 
 def test_the_versions_agree() -> None:
-    assert f"version: {fastdc.__version__}" in (ROOT / "CITATION.cff").read_text()
-    heading = "Unreleased" if "dev" in fastdc.__version__ else fastdc.__version__
-    assert f"## [{heading}]" in (ROOT / "CHANGELOG.md").read_text()
+    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)[0]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    heading = "Unreleased" if "dev" in version else version
+    assert re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == heading

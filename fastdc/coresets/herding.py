@@ -33,7 +33,7 @@ def herding(
 ) -> CondensedDataset:
     """Choose `ipc` images of each class one by one, each the one that brings their mean nearest to the mean of the class.
 
-    With m the mean of a class's features f and s the sum of those chosen before, the k-th is (Welling, ICML 2009)
+    With m the mean of a class's features f and s the sum of those chosen before, the k-th is (Welling, ICML 2009)::
 
         argmin over i not yet chosen of  | m - (s + f_i) / k |.
 
