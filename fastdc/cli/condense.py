@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
 from fastdc.cli.arguments import DatasetOptions
 from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
-from fastdc.data import load_dataset
+from fastdc.data import ImageData, load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
 from fastdc.options.ipc import least_to_most
@@ -53,13 +53,11 @@ class Condense(CondenseConfig, DatasetOptions):
         check_baseline(self.baseline)
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
-        train, test = load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
+        train, test = self.data()
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         leads = world().leads
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard and leads else []
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        evaluation = EvaluationOptions.of(self)
-        resolved(CondenseConfig(**options))  # what cannot be used is refused before a baseline takes its time
+        evaluation, options = EvaluationOptions.of(self), self.checked()  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         if self.budget is not None:
@@ -73,3 +71,17 @@ class Condense(CondenseConfig, DatasetOptions):
         if leads:
             write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")
+
+    def checked(self) -> dict[str, Any]:
+        """The arguments of `fastdc.condense` that decide its result.
+
+        Raises:
+            UsageError: one that cannot be used.
+        """
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
+        resolved(CondenseConfig(**options))
+        return options
+
+    def data(self) -> tuple[ImageData, ImageData]:
+        """The dataset, to learn from and to test on."""
+        return load_dataset(self.dataset, self.data_root, image_size=self.image_size, classes=self.classes)
