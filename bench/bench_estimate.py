@@ -36,14 +36,17 @@ with tempfile.TemporaryDirectory() as folder:
     }))
 """
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "dc, 1 per class": ("fashion-mnist", {"ipc": 1, "iterations": 30}),
-    "dc, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 3}),
+    "dc, 1 per class": ("fashion-mnist", {"ipc": 1, "iterations": 20}),
+    "dc, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 2}),
     "dc, 50 per class": ("fashion-mnist", {"ipc": 50, "iterations": 1}),
     "dsa, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 6, "method": "dsa", "scale": "laptop"}),
     "dm, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 60, "method": "dm"}),
     "dream, 1 per class": ("fashion-mnist", {"ipc": 1, "iterations": 2, "method": "dream", "scale": "laptop"}),
-    "dance, 1 per class": ("fashion-mnist", {"ipc": 1, "iterations": 100, "method": "dance", "scale": "laptop"}),
-    "curriculum, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 4, "method": "curriculum", "scale": "laptop"}),
+    "dance, 1 per class": (
+        "fashion-mnist",
+        {"ipc": 1, "iterations": 100, "method": "dance", "scale": "laptop", "pool": "pretrained:networks=2,epochs=2,change=interpolate"},
+    ),
+    "curriculum, 10 per class": ("fashion-mnist", {"ipc": 10, "iterations": 30, "method": "curriculum", "scale": "laptop"}),
     "dd on digits, 10 per class": ("digits", {"ipc": 10, "iterations": 40, "method": "dd"}),
 }
 
