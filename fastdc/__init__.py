@@ -4,6 +4,7 @@ import sys
 
 from fastdc import callbacks, coresets, experiments, metrics, recipe
 from fastdc._condense import condense
+from fastdc._estimate import Estimate, estimate
 from fastdc._evaluate import evaluate
 from fastdc._match import GradientMatcher
 from fastdc.condensed import CondensedDataset
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "CondensedDataset",
     "DataError",
+    "Estimate",
     "Evaluation",
     "FastdcError",
     "GradientMatcher",
@@ -37,6 +39,7 @@ __all__ = [
     "callbacks",
     "condense",
     "coresets",
+    "estimate",
     "evaluate",
     "experiments",
     "load_dataset",

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,15 @@ def condense(
         torch.Size([10, 1, 8, 8])
     """
     began = time.monotonic()
-    recipe = method if isinstance(method, Recipe) else None
-    given = CondenseConfig(
-        ipc=checked_ipc(ipc),
-        method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
-        model=describe(model) if model is not None else None,
+    prepared = prepare(
+        data,
+        ipc,
+        method=method,
+        model=model,
+        out=out,
+        callbacks=callbacks,
+        image_size=image_size,
+        progress=progress,
         scale=scale,
         match=match,
         pool=pool,
@@ -171,22 +176,88 @@ def condense(
         device=device,
         seed=seed,
     )
+    here, started = world(), time.monotonic()
+    condensation = prepared.condensation()  # which refuses what does not fit into memory, before anything is written
+    built = time.monotonic() - started
+    with contextlib.ExitStack() as stack:
+        run = here.led(lambda: stack.enter_context(open_run(out)) if out is not None else None)
+        if prepared.planned:
+            assert budget is not None
+            known = here.first(lambda: run.recorded("iterations") if run is not None else None)
+            end = began + seconds_of(budget)
+            found = known if type(known) is int and known > 0 else planned_iterations(condensation, built, end)
+            del condensation
+            condensation = prepared.condensation(found)
+        protocol = prepared.protocol
+        del prepared  # of whose data the condensation may keep a part
+        return condensation.result(run, protocol)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run before its first step: what the arguments of `condense` come to."""
+
+    config: CondenseConfig
+    """Resolved, with the engine, the device and the numbers of images that the data came to."""
+    real: ImageData
+    family: NetworkFamily
+    protocol: str
+    """By which its images are to be evaluated."""
+    planned: bool
+    """Whether the iterations are still to be planned, for a budget."""
+    callbacks: Sequence[Callback]
+    progress: bool
+
+    def condensation(self, iterations: int | None = None) -> Condensation:
+        """The run; with so many iterations, where they were planned."""
+        config = self.config if iterations is None else dataclasses.replace(self.config, iterations=iterations)
+        return Condensation(config, self.real, self.family, self.callbacks, self.progress)
+
+
+def prepare(
+    data: Any,
+    ipc: int | Sequence[int],
+    *,
+    method: str | Recipe,
+    model: str | ModelFactory | None,
+    out: str | Path | None,
+    callbacks: Sequence[Callback],
+    image_size: int | tuple[int, int] | None,
+    progress: bool,
+    **options: Any,
+) -> Prepared:
+    """The arguments of `condense`, checked, with the data read; nothing is written.
+
+    Args:
+        options: those that `CondenseConfig` holds as they are given.
+
+    Raises:
+        UsageError: an argument that cannot be used.
+        DataError: data that cannot be used.
+    """
+    recipe = method if isinstance(method, Recipe) else None
+    given = CondenseConfig(
+        ipc=checked_ipc(ipc),
+        method=method if not isinstance(method, Recipe) else next((name for name, known in RECIPES.items() if known == method), "custom"),
+        model=describe(model) if model is not None else None,
+        **options,
+    )
     size, config = checked_size(image_size), resolved(given, recipe)
     if not isinstance(callbacks, tuple | list) or not all(map(callable, callbacks)):
         raise UsageError(f"callbacks is {callbacks!r}; expected a list of functions of one event.")
     if not isinstance(out, str | Path | None):
         raise UsageError(f"out is {out!r}; expected the path of a folder, or None.")
-    where = resolve_device(device)
+    where = resolve_device(given.device)
     real = _real_images(data, size, config)
     check_every_class(real)
     protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
     numbers, formation = _numbers_and_formation(config, real)
     assert config.model is not None
     family = NetworkFamily(model if model is not None else config.model, real.channels, real.num_classes, real.image_size, where)
-    network = family.fresh(derive_seed(seed, "network", 0))
+    network = family.fresh(derive_seed(given.seed, "network", 0))
     assert config.distance is not None
     ParameterLayout.of(network).seen(Metric.of(config.distance).rows)  # refuses a choice of which there are none
-    engine = resolve_engine(engine, network, precision)
+    engine = resolve_engine(given.engine, network, given.precision)
     assert config.match is not None
     if config.iterations != 0 and (times := MATCHES.entry(config.match).differentiates):
         some = torch.randn(2, real.channels, *real.image_size, generator=torch.Generator().manual_seed(0)).to(where)
@@ -196,15 +267,7 @@ def condense(
     if here.size > 1:
         plain = as_plain(dataclasses.replace(config, device=where.type))  # each has a GPU of its own
         here.check_same({"dataset": real.name, "fingerprint": real.fingerprint, **plain, **versions()})
-    with contextlib.ExitStack() as stack:
-        run = here.led(lambda: stack.enter_context(open_run(out)) if out is not None else None)
-        if budget is not None and iterations is None:
-            known = here.first(lambda: run.recorded("iterations") if run is not None else None)
-            planned = known if type(known) is int and known > 0 else planned_iterations(config, real, family, began + seconds_of(budget))
-            config = dataclasses.replace(config, iterations=planned)
-        condensation = Condensation(config, real, family, run, callbacks, progress)
-        del real  # of which the condensation may keep a part
-        return condensation.result(protocol)
+    return Prepared(config, real, family, protocol, given.budget is not None and given.iterations is None, callbacks, progress)
 
 
 def _real_images(data: Any, size: tuple[int, int] | None, config: CondenseConfig) -> ImageData:

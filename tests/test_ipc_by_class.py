@@ -62,7 +62,7 @@ def condensation_in_float64(engine: str, formation: str, pool: str) -> Condensat
     )
     family = NetworkFamily(SHORT["model"], 1, len(NUMBERS), (8, 8), torch.device("cpu"))
     family.model = doubled  # a family tries the network that it is given on images of float32
-    condensation = Condensation(resolved(given), DATA, family, None, (), False)
+    condensation = Condensation(resolved(given), DATA, family, (), False)
     condensation.sampler.dtype = torch.float64
     for field in dataclasses.fields(condensation.state):
         setattr(condensation.state, field.name, in_float64(getattr(condensation.state, field.name)))

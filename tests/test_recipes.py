@@ -299,7 +299,7 @@ def in_double(method: str, engine: str, monkeypatch: pytest.MonkeyPatch, **numbe
     config = resolved(CondenseConfig(ipc=IPC, method=method, engine=engine), recipe)
     config = dataclasses.replace(config, formation=chosen_formation(config.formation, real, [IPC] * 10))
     family = NetworkFamily(model, 1, 10, (8, 8), torch.device("cpu"))
-    run = Condensation(config, real, family, None, (), False)
+    run = Condensation(config, real, family, (), False)
     run.engine.module.double()
     run.sampler.dtype, state, fresh_weights = torch.float64, run.state, family.fresh_weights
     monkeypatch.setattr(family, "fresh_weights", lambda seed: fresh_weights(seed).double())

@@ -14,7 +14,7 @@ ROOMS = (
     "errors", "options", "runtime", "runs", "parallel", "data",
     "kernels", "metrics", "models", "engines", "training",
     "recipe", "condensed", "coresets", "loop", "callbacks",
-    "_match", "_condense", "_evaluate", "experiments", "cli", "__main__",
+    "_match", "_condense", "_estimate", "_evaluate", "experiments", "cli", "__main__",
 )
 # fmt: on
 

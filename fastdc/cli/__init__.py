@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | select | evaluate | show | table | continual | search | info | selfcheck."""
+"""The command line: fastdc condense | estimate | select | evaluate | show | table | continual | search | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol, TextIO
 from fastdc.cli.arguments import parse
 from fastdc.cli.condense import Condense
 from fastdc.cli.continual import Continual
+from fastdc.cli.estimate import EstimateCommand
 from fastdc.cli.evaluate import Evaluate
 from fastdc.cli.info import Info
 from fastdc.cli.names import with_names
@@ -40,6 +41,7 @@ class _Command(Protocol):
 
 COMMANDS: dict[str, Callable[..., _Command]] = {
     "condense": with_names(Condense),
+    "estimate": with_names(EstimateCommand),
     "select": with_names(Select),
     "evaluate": with_names(Evaluate),
     "show": Show,

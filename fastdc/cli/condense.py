@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
@@ -57,12 +57,11 @@ class Condense(CondenseConfig, DatasetOptions):
         check_baseline(self.baseline)
         check_count("networks", self.networks)
         check_count("epochs", self.epochs, optional=True)
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
-        train, test = self._data(CondenseConfig(**options))
+        train, test = self.data()
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         leads = world().leads
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard and leads else []
-        evaluation = EvaluationOptions.of(self)
+        evaluation, options = EvaluationOptions.of(self), self.checked()  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
         condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
         if self.budget is not None:
@@ -77,10 +76,20 @@ class Condense(CondenseConfig, DatasetOptions):
             write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
         print(f"written to {out}")
 
-    def _data(self, config: CondenseConfig) -> tuple[ImageData, ImageData]:
-        """Images to train and to test on. What cannot be used of the configuration is refused before they are read. Of several processes
-        each reads those to train on of its own classes, where it can do with them."""
-        recipe = recipe_of(resolved(config))
+    def checked(self) -> dict[str, Any]:
+        """The arguments of `fastdc.condense` that decide its result.
+
+        Raises:
+            UsageError: one that cannot be used.
+        """
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(CondenseConfig)}
+        resolved(CondenseConfig(**options))
+        return options
+
+    def data(self) -> tuple[ImageData, ImageData]:
+        """The dataset, to learn from and to test on. Of several processes each reads of the images to learn from those of its own classes,
+        where it can do with them."""
+        recipe = recipe_of(resolved(CondenseConfig(**self.checked())))
         if world().size > 1 and self.classes is None and self.baseline in _OF_SHARES and not needs_whole_set(recipe):
             train = load_share(self.dataset, self.data_root, image_size=self.image_size)
             return train, load_test(self.dataset, train, self.data_root, image_size=self.image_size)

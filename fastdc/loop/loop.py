@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -31,9 +32,11 @@ from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
 from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
+from fastdc.loop.forecast import Forecast
+from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
-from fastdc.parallel.devices import HostCopy, check_fits, memory_share
+from fastdc.parallel.devices import HostCopy, memory_share
 from fastdc.parallel.world import apart, world
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem, needs_whole_set
 from fastdc.recipe.formation import fitted_formation
@@ -48,9 +51,6 @@ from fastdc.runtime.versions import versions
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
 _STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
 _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
-_GRADIENTS = 3  # of a class that are held at once: the real one, the synthetic one and its cotangent
-_BYTES = 4  # of a float32
-_COPIES = 3  # of the images that are held at once: what is stored, the images, their gradient
 _SURE_TO_END = GRACE / 4  # seconds of a step after which the next one ends within the time of grace, and needs no copy of the state
 
 
@@ -73,11 +73,11 @@ class Condensation:
         config: CondenseConfig,
         real: ImageData,
         family: NetworkFamily,
-        run: RunFolder | None,
         callbacks: Sequence[Callback],
         progress: bool,
     ) -> None:
-        self.config, self.real, self.family, self.run = config, real, family, run
+        self.config, self.real, self.family = config, real, family
+        self.run: RunFolder | None = None
         self.world = world()
         self.callbacks, self.progress = callbacks if self.world.leads else (), progress and self.world.leads
         self.recipe = recipe = recipe_of(config)
@@ -86,12 +86,7 @@ class Condensation:
         self.ipc = of_each_class(config.ipc, real.num_classes)
         self.engine = make_engine(config.engine, family.fresh(derive_seed(config.seed, "network", 0)), config.precision)
         self.formation = fitted_formation(recipe.formation, real)
-        check_fits(
-            f"a set of {sum(self.ipc) * self.formation.images_each:,} images with its gradient",
-            _COPIES * sum(self.ipc) * self.formation.images_each * real.channels * math.prod(real.image_size) * _BYTES,
-            family.device,
-            "give a smaller ipc",
-        )
+        check_memory(parts_of(recipe, real, self.ipc, self.formation.images_each, self.engine.layout.size), family.device)
         self.optimizer = OPTIMIZERS.make(recipe.optimizer)
         self.augmentation = AUGMENTATIONS.make(recipe.augmentation, config.seed)
         whole = MATCHES.entry(recipe.match).needs_all_classes
@@ -110,6 +105,7 @@ class Condensation:
         self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
         places = torch.arange(sum(own := [self.ipc[number] for number in mine]), device=family.device).split(own)
         self.places = [torch.stack([places[number - mine.start] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
+        self.first_stored = sum(self.ipc[: mine.start])  # of the classes of this process, among those of all
         stored = self.formation.encode(start[None])[0]  # [S, ...], of the classes of this process
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
@@ -121,9 +117,10 @@ class Condensation:
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
 
-    def result(self, protocol: str) -> CondensedDataset:
+    def result(self, run: RunFolder | None, protocol: str) -> CondensedDataset:
         """Run to the end, from the checkpoint where there is one; the provenance says by which protocol to evaluate the images."""
-        state, run, total = self.state, self.run, self.recipe.iterations
+        self.run = run
+        state, total = self.state, self.recipe.iterations
         self._begin()
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
@@ -134,13 +131,15 @@ class Condensation:
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
             self.iteration_began = time.monotonic()
-            seconds = math.inf  # of the last step
+            seconds, forecast = math.inf, Forecast(total * self.steps - done)  # seconds of the last step
             while state.iteration < total:
                 began = time.monotonic()
                 with self._kept_from_interruptions(run, bar) if seconds > _SURE_TO_END else contextlib.nullcontext():
                     self.outcomes.append(self._matching_step())
                 seconds = time.monotonic() - began
                 self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
+                if self.progress and (line := forecast.line(time.monotonic(), self.pool.seconds_ahead)):
+                    bar.write(line, file=sys.stderr)
                 due, signum = self._asked(run, stop)
                 if kept and (due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
@@ -193,8 +192,10 @@ class Condensation:
         return Interrupted(f"stopped after {done}; the same call again continues from {place}.", signum)
 
     def take_step(self) -> None:
-        """One step, and a wait for its numbers."""
-        self._matching_step().numbers.read()
+        """One step, with the wait for numbers that a run has, and no look at them."""
+        self.outcomes.append(self._matching_step())
+        while len(self.outcomes) > self.unread:
+            self.outcomes.popleft().numbers.read()
 
     def _matching_step(self) -> _Outcome:
         """One step of the match, then what the pool does between two steps of one network."""
@@ -253,7 +254,7 @@ class Condensation:
         """Some classes, as many at once as memory allows for their real images and gradients; where several processes share them, and
         their number would change the bits, one by one."""
         batch, images, size = self.recipe.batch_real, self.real.channels * math.prod(self.real.image_size), self.engine.layout.size
-        most = (memory_share(self.family.device, _GROUP_MEMORY) << 20) // (_BYTES * (batch * images + _GRADIENTS * size))
+        most = (memory_share(self.family.device, _GROUP_MEMORY) << 20) // (BYTES * (batch * images + GRADIENTS * size))
         counts = self.real.class_counts.clamp(max=batch).tolist()
         if self.world.size > 1 and not self.engine.classes_apart:
             most = 1
@@ -301,10 +302,19 @@ class Condensation:
 
     def _finish(self, protocol: str) -> CondensedDataset:
         self.state.moments.clear()  # make room for what the processes have together
+        condensed = self.condensed(protocol)
+        self.world.led(lambda: self._write_result(condensed))
+        self._tell(Ended(condensed))
+        return condensed
+
+    def condensed(self, protocol: str) -> CondensedDataset:
+        """What has been learned so far, which further steps change."""
+        stored = self.state.stored
         if self.shared:
-            self.state.stored = self.world.joined(self.state.stored, self.ipc)
-        condensed = CondensedDataset(
-            self.state.stored,
+            stored = self.world.joined(stored, self.ipc)
+            self.state.stored = stored[self.first_stored : self.first_stored + len(self.state.stored)]  # which stood there twice
+        return CondensedDataset(
+            stored,
             self.labels,
             mean=self.real.mean,
             std=self.real.std,
@@ -323,9 +333,6 @@ class Condensation:
             },
             copy=False,
         )
-        self.world.led(lambda: self._write_result(condensed))
-        self._tell(Ended(condensed))
-        return condensed
 
     def _write_result(self, condensed: CondensedDataset) -> None:
         if self.run is not None:

@@ -13,6 +13,7 @@ LARGEST_COUNT = 10**9 - 1  # of anything that a user says a number of
 _LONG = 80  # characters of a value that a message shows
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _DURATION = re.compile(rf"(\d+\.?\d*|\.\d+)({'|'.join(_UNITS)})")
+_SPOKEN = (("ms", 1e-3, 0.1), ("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0), ("days", 86400.0, math.inf))  # until when
 _LARGEST_RATE = torch.finfo(torch.float32).max
 
 
@@ -74,3 +75,14 @@ def seconds_of(duration: str) -> float:
     found = _DURATION.fullmatch(duration)
     assert found is not None
     return float(found[1]) * _UNITS[found[2]]
+
+
+def as_duration(seconds: float) -> str:
+    """A time, as a person says it.
+
+    >>> as_duration(0.0123), as_duration(1.52), as_duration(95), as_duration(1560), as_duration(9000), as_duration(400000)
+    ('12 ms', '1.5 s', '95 s', '26 min', '2.5 h', '4.6 days')
+    """
+    unit, size = next((unit, size) for unit, size, most in _SPOKEN if seconds < most)
+    count = seconds / size
+    return f"{count:.0f} {unit}" if count >= 9.95 else f"{count:.2g} {unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import torch
@@ -65,6 +66,34 @@ def free_memory(device: torch.device) -> float:
             return math.inf
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, where the system allows it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes at once since `reset_peak_memory`: on a CUDA device those that torch held, for graphs as well; else those of this
+    process that lay in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        with open("/proc/self/status") as file:
+            return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # macOS
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def name_of(device: torch.device) -> str:
+    """What a device is, for a reader."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def check_fits(what: str, size: int, device: torch.device, cure: str) -> None:

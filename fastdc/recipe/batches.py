@@ -35,6 +35,11 @@ class Batches(ABC):
     def __init__(self, sampler: ClassSampler, options: Any = None) -> None:
         self.sampler, self.options = sampler, options
 
+    @property
+    def period(self) -> int:
+        """After how many steps with one network `prepare` does the same again."""
+        return 1
+
     def prepare(self, state: State, engine: Engine, count: int) -> None:  # noqa: B027  nothing to do is the rule
         """Look at the network `state.theta` before each step, for draws of `count` images; what is kept belongs into `state.path`."""
 
@@ -69,6 +74,11 @@ class Representatives(Batches):
     sought anew for each network, and every so many steps (Liu et al., "DREAM", ICCV 2023)."""
 
     Options = RepresentativesOptions
+
+    @property
+    def period(self) -> int:
+        """It seeks them so often."""
+        return self.options.every
 
     def prepare(self, state: State, engine: Engine, count: int) -> None:
         """Seek them where it is time."""

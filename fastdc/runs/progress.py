@@ -49,6 +49,10 @@ class _Lines:
         """What is said with them."""
         self.values = "".join(f", {name} {value}" for name, value in values.items())
 
+    def write(self, text: str, file: Any) -> None:
+        """A line between those of the work, as a bar writes it above itself."""
+        print(text, file=file, flush=True)
+
     def _say(self, now: float) -> None:
         self.said, each = now, (now - self.began) / max(1, self.done - self.before)
         left = tqdm.format_interval(each * (self.total - self.done))

@@ -21,7 +21,7 @@ from fastdc.parallel.devices import to_device
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.runtime.stopping import stop_point
 
-_BLOCK = 1000  # images normalised at once to be classified
+BLOCK = 1000  # images normalised at once to be classified
 
 
 def whole_batches(data: ImageData, theta: Tensor, positions: Tensor | None = None) -> Fetch:
@@ -64,9 +64,9 @@ def train_by_batch(
 
 def logits_by_block(engine: Engine, theta: Tensor, data: ImageData) -> Iterator[tuple[slice, Tensor]]:
     """The logits of all images of `data`, a block of them at a time: where they lie, and [block, num_classes]."""
-    for start in range(0, len(data), _BLOCK):
+    for start in range(0, len(data), BLOCK):
         stop_point()
-        block = slice(start, min(start + _BLOCK, len(data)))
+        block = slice(start, min(start + BLOCK, len(data)))
         yield block, engine.logits(theta, data.normalised(block, theta.dtype, theta.device))
 
 

@@ -39,7 +39,7 @@ from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed
-from fastdc.training.by_batch import logits_by_block, train_by_batch, whole_batches
+from fastdc.training.by_batch import BLOCK, logits_by_block, train_by_batch, whole_batches
 from fastdc.training.forgetting_events import forgetting_events
 from fastdc.training.schedule import paper_training
 
@@ -47,6 +47,7 @@ EPOCHS = 20
 DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"
 KIND = "network trained on the whole set"
 _FORMAT = 4  # of the training: a change of what it gives needs another number
+_FEW, _MEASURED = 3, 1.0  # steps at least, and seconds, by which the time of a training is known
 _FORGETTING, _NETWORK = "forgetting", "network."  # names in the file: the counts, and what begins the name of each weight
 
 
@@ -122,20 +123,46 @@ def train_on_whole_set(real: ImageData, options: WholeSetOptions) -> TrainedNetw
         >>> network.forgetting.shape, network.losses[0] > network.losses[3]
         (torch.Size([1437]), True)
     """
-    options.check()
-    where = resolve_device(options.device)
-    family = NetworkFamily(options.model, real.channels, real.num_classes, real.image_size, where)
-    module = family.fresh(options.network_seed)
-    engine = resolve_engine(options.engine, module)
-    origin = _origin(real, options, engine, module)
-    file = _file(options, origin)
-    kept = _read(file, origin, module, len(real), options.epochs) if file is not None else None
-    if kept is not None:
+    wanted = _Wanted(real, options)
+    if (kept := wanted.kept()) is not None:
         return kept
-    trained = _Training(real, make_engine(engine, family.fresh(options.network_seed)), family, options).result(origin)
-    if file is not None:
-        _write(file, trained)
+    trained = wanted.training().result(wanted.origin)
+    if wanted.file is not None:
+        _write(wanted.file, trained)
     return trained
+
+
+def is_kept(real: ImageData, options: WholeSetOptions) -> bool:
+    """Whether `train_on_whole_set` finds the network in the cache."""
+    return _Wanted(real, options).kept() is not None
+
+
+def seconds_of_training(real: ImageData, options: WholeSetOptions) -> float:
+    """The seconds that training the network takes, from a few steps; nothing is written."""
+    return _Wanted(real, options).training().seconds()
+
+
+class _Wanted:
+    """A network that is asked for: all that decides its weights, `origin`, and the file where it is or will be kept."""
+
+    def __init__(self, real: ImageData, options: WholeSetOptions) -> None:
+        options.check()
+        self.real, self.options, where = real, options, resolve_device(options.device)
+        self.family = NetworkFamily(options.model, real.channels, real.num_classes, real.image_size, where)
+        module = self.family.fresh(options.network_seed)
+        self.engine = resolve_engine(options.engine, module)
+        self.origin = _origin(real, options, self.engine, module)
+        self.file = _file(options, self.origin)
+
+    def kept(self) -> TrainedNetwork | None:
+        """The network from its file, where that is there and whole."""
+        if self.file is None:
+            return None
+        return _read(self.file, self.origin, self.family.fresh(self.options.network_seed), len(self.real), self.options.epochs)
+
+    def training(self) -> _Training:
+        """Its training, before the first step."""
+        return _Training(self.real, make_engine(self.engine, self.family.fresh(self.options.network_seed)), self.family, self.options)
 
 
 class _Training:
@@ -158,13 +185,35 @@ class _Training:
         self.engine.layout.assign(module, self.theta)
         return TrainedNetwork(module, origin, tuple(self.losses), tuple(self.accuracies), forgetting, time.monotonic() - started)
 
+    def seconds(self) -> float:
+        """What `result` will take, from a few steps and a few blocks of images that are classified."""
+        phases = paper_training(self.options.epochs)
+        step = self._seconds_each(self._steps(phases))
+        block = self._seconds_each(logits_by_block(self.engine, self.theta, self.real))
+        return self.options.epochs * len(self.real) * (step / phases[0].batch + block / BLOCK)
+
+    def _seconds_each(self, work: Iterator[object]) -> float:
+        """The seconds of an item, from those after the first, which makes ready; of a single one its own."""
+        began = time.monotonic()
+        next(work)
+        self.theta.sum().item()  # which waits for a GPU
+        ready, count = time.monotonic(), 0
+        for count, _ in enumerate(work, 1):
+            if count >= _FEW and time.monotonic() - ready > _MEASURED:
+                break
+        self.theta.sum().item()
+        return (time.monotonic() - ready) / count if count else ready - began
+
+    def _steps(self, phases: list[Sgd]) -> Iterator[None]:
+        """Train theta; one item after each step."""
+        fetch = whole_batches(self.real, self.theta)
+        return train_by_batch(self.engine, self.family, self.theta, len(self.real), fetch, phases, self.options.seed, "whole set")
+
     def _epochs(self, phases: list[Sgd], bar: Any) -> Iterator[None]:
         """Train theta; one item after each epoch."""
-        fetch, count = whole_batches(self.real, self.theta), len(self.real)
-        steps = train_by_batch(self.engine, self.family, self.theta, count, fetch, phases, self.options.seed, "whole set")
-        for step, _ in enumerate(steps, 1):
+        for step, _ in enumerate(self._steps(phases), 1):
             bar.update()
-            if step % math.ceil(count / phases[0].batch) == 0:
+            if step % math.ceil(len(self.real) / phases[0].batch) == 0:
                 yield
 
     def _classified(self, epoch: int, bar: Any) -> Tensor:

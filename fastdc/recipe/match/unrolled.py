@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fastdc.engines import Engine
-from fastdc.parallel.devices import check_fits
+from fastdc.parallel.devices import check_fits, free_memory
 from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match.base import Match
 from fastdc.recipe.problem import Problem
@@ -45,8 +45,10 @@ class UnrolledMatch(Match):
 
     def __init__(self, problem: Problem, options: Any) -> None:
         super().__init__(problem, options)
-        size = (options.unroll + 1) * problem.engine.layout.size * torch.float32.itemsize
-        check_fits(f"the way of {options.unroll:,} steps", size, problem.family.device, "give a smaller unroll, or a smaller network")
+        each, device = problem.engine.layout.size * torch.float32.itemsize, problem.family.device
+        most = max(1, int(min(free_memory(device) / each, options.unroll + 1)) - 1)
+        cure = f"give an unroll of {most:,} or less, or a smaller network"
+        check_fits(f"the way of {options.unroll:,} steps", (options.unroll + 1) * each, device, cure)
 
 
 def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor, groups: Sequence[ClassGroup]) -> Tensor:

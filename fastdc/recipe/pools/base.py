@@ -38,6 +38,13 @@ class Pool(ABC):
     def prepare(self) -> None:  # noqa: B027  nothing to do is the rule
         """Make what networks are taken from, which is made when it is needed otherwise; so that a planned run knows its time."""
 
+    def seconds_ahead(self) -> float:
+        """The seconds that making networks will take which are made once, and are not there yet."""
+        return 0.0
+
+    def stand_in(self) -> None:  # noqa: B027  nothing to do is the rule
+        """Let networks with their first weights stand in for those that are not there yet, so that steps can be tried."""
+
     @abstractmethod
     def next(self, state: State) -> Tensor:
         """The weights [P] to begin iteration `state.iteration` with; they are changed in place."""

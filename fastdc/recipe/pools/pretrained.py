@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from fastdc.recipe.pools.training import TrainingOptions, TrainingPool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.state import State
 from fastdc.runtime.seeding import derive_seed, make_generator
-from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
+from fastdc.training.whole_set import WholeSetOptions, is_kept, seconds_of_training, train_on_whole_set
 
 _LEAST, _MOST = 0.01, 0.09  # the share of a filter's norm that a perturbation adds along one direction
 
@@ -86,6 +87,7 @@ class Pretrained(TrainingPool):
     def __init__(self, problem: Problem, options: Any = None) -> None:
         super().__init__(problem, options)
         self._networks: dict[int, tuple[Tensor, Tensor]] = {}  # trained and first weights [P] of each
+        self._seconds: list[float] = []  # that the training of each of them took
 
     @classmethod
     def needs_whole_set(cls, options: TrainingOptions) -> bool:
@@ -96,6 +98,22 @@ class Pretrained(TrainingPool):
         """Train all networks."""
         for number in range(self.options.networks):
             self._trained(number)
+
+    def seconds_ahead(self) -> float:
+        """By what each of those took that were trained in this run, or else from a few steps of training."""
+        data, all_numbers = self.problem.batches.sampler.data, range(self.options.networks)
+        missing = [number for number in all_numbers if number not in self._networks and not is_kept(data, self._training(number))]
+        if not missing:
+            return 0.0
+        each = sum(self._seconds) / len(self._seconds) if self._seconds else seconds_of_training(data, self._training(missing[0]))
+        return math.ceil(len(missing) / world().size) * each
+
+    def stand_in(self) -> None:
+        """Networks that were not trained."""
+        for number in range(self.options.networks):
+            if number not in self._networks:
+                first = self.problem.family.fresh_weights(self._training(number).network_seed)
+                self._networks[number] = first, first
 
     def next(self, state: State) -> Tensor:
         """The weights of the network that is drawn, changed."""
@@ -118,9 +136,9 @@ class Pretrained(TrainingPool):
             self._networks[number] = self._made(number)
         return self._networks[number]
 
-    def _made(self, number: int) -> tuple[Tensor, Tensor]:
+    def _training(self, number: int) -> WholeSetOptions:
         problem = self.problem
-        options = WholeSetOptions(
+        return WholeSetOptions(
             model=problem.family.model,
             epochs=self.options.epochs,
             seed=derive_seed(problem.seed, "pretrained network", number),
@@ -128,5 +146,9 @@ class Pretrained(TrainingPool):
             device=str(problem.family.device),
             progress=problem.progress,
         )
-        module = train_on_whole_set(problem.batches.sampler.data, options).module
-        return problem.engine.layout.flatten(module), problem.family.fresh_weights(options.network_seed)
+
+    def _made(self, number: int) -> tuple[Tensor, Tensor]:
+        problem, options = self.problem, self._training(number)
+        trained = train_on_whole_set(problem.batches.sampler.data, options)
+        self._seconds.append(trained.seconds)
+        return problem.engine.layout.flatten(trained.module), problem.family.fresh_weights(options.network_seed)
