@@ -21,6 +21,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import planned_iterations
+from fastdc.loop.strip import ThumbnailStrip
 from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily, check_learnable
 from fastdc.models.registry import ModelFactory, describe
@@ -31,6 +32,7 @@ from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
+from fastdc.runs.progress import in_notebook
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
 from fastdc.runtime.versions import versions
@@ -201,7 +203,8 @@ def condense(
             known = here.first(lambda: run.recorded("iterations") if run is not None else None)
             planned = known if type(known) is int and known > 0 else planned_iterations(config, real, family, began + seconds_of(budget))
             config = dataclasses.replace(config, iterations=planned)
-        condensation = Condensation(config, real, family, run, callbacks, progress)
+        strip = [ThumbnailStrip()] if progress and in_notebook() else []
+        condensation = Condensation(config, real, family, run, [*callbacks, *strip], progress)
         del real  # of which the condensation may keep a part
         return condensation.result(protocol)
 
