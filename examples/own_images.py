@@ -17,10 +17,10 @@ def draw_pictures(count: int = 100) -> None:
     for name, corners in {"triangle": 3, "square": 4, "star": 0}.items():
         (PICTURES / name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            side, radius = rng.integers(40, 60), rng.integers(12, 18)
+            side, radius = rng.integers(40, 60), rng.integers(15, 20)
             picture = Image.fromarray(rng.integers(0, 80, (side, side, 3), dtype=np.uint8))
             middle, colour = rng.integers(radius, side - radius, 2), tuple(rng.integers(120, 256, 3).tolist())
-            turns = np.arange(corners or 10) * 2 * np.pi / (corners or 10) + rng.uniform(0, 2 * np.pi)
+            turns = np.arange(corners or 10) * 2 * np.pi / (corners or 10) + rng.uniform(-0.3, 0.3)
             reach = radius * (np.ones(corners) if corners else np.tile([1.0, 0.4], 5))
             points = middle + reach[:, None] * np.stack([np.cos(turns), np.sin(turns)], 1)
             ImageDraw.Draw(picture).polygon([tuple(point) for point in points.tolist()], fill=colour)

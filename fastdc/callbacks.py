@@ -107,7 +107,10 @@ def read_curve(path: str | Path) -> dict[int, Evaluation]:
 
 
 def _evaluation_of(record: dict[str, Any]) -> Evaluation:
-    return Evaluation(finite_numbers(record, "accuracies", most=1.0), record["protocol"], record["epochs"], record["precision"])
+    protocol, precision = record["protocol"], record["precision"]
+    if not isinstance(protocol, str) or not isinstance(precision, str):
+        raise ValueError("protocol or precision is no name")
+    return Evaluation(finite_numbers(record, "accuracies", most=1.0), protocol, whole_number(record, "epochs", 1), precision)
 
 
 class TensorBoard:

@@ -9,7 +9,7 @@ from typing import Any
 from fastdc.loop.events import Event, Snapshot, Started
 
 _THUMBNAILS = 12  # of a run, beside that of its start
-_SIDE = 240  # pixels at most of a thumbnail's longer side
+_SIDE = 320  # pixels at most of a thumbnail's longer side
 
 
 class ThumbnailStrip:
