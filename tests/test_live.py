@@ -120,6 +120,14 @@ def test_a_continued_run_has_each_point_once(whole: Path, tmp_path: Path, kind: 
     assert (tmp_path / "curve.jsonl").read_text() == (whole / "curve.jsonl").read_text()
 
 
+def test_a_finished_run_called_again_evaluates_nothing(whole: Path) -> None:
+    events: list[Event] = []
+    points = curve()
+    fastdc.condense("digits", out=whole, callbacks=[events.append, points], **SMALL)
+    assert [type(event) for event in events] == [Started, Ended]
+    assert points.points == read_curve(whole / "curve.jsonl")
+
+
 def test_an_evaluation_that_is_interrupted_leaves_a_checkpoint_and_is_made_up_for(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
