@@ -306,7 +306,7 @@ def test_ctrl_c_ends_watching_with_a_sentence(
 
     monkeypatch.setattr("fastdc.cli.watch.time", SimpleNamespace(sleep=interrupt))
     assert cli.main(["show", str(tmp_path / "run"), "--watch"]) == 130
-    assert capsys.readouterr().err == f"fastdc: {tmp_path / 'run'} is no longer watched; its run goes on.\n"
+    assert capsys.readouterr().err == f"fastdc: {tmp_path / 'run'} is no longer watched; a run there goes on.\n"
 
 
 def test_what_cannot_be_watched_gets_a_sentence(whole: Path, cli: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def watch(folder: Path, picture: Path) -> None:
         _follow(run, picture)
     except KeyboardInterrupt as stop:
         signum = stop.signum if isinstance(stop, Interrupted) else signal.SIGINT
-        raise Interrupted(f"{folder} is no longer watched; its run goes on.", signum) from None
+        raise Interrupted(f"{folder} is no longer watched; a run there goes on.", signum) from None
 
 
 def _wait_for(checkpoint: Path) -> None:
