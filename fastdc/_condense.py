@@ -23,6 +23,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, recipe_of, resolved
 from fastdc.loop.events import Callback
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import planned_iterations
+from fastdc.loop.strip import ThumbnailStrip
 from fastdc.metrics import Metric, ParameterLayout
 from fastdc.models.network import NetworkFamily, check_learnable
 from fastdc.models.registry import ModelFactory, describe
@@ -33,6 +34,7 @@ from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, needs_whole_set, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.runs.folder import open_run
+from fastdc.runs.progress import in_notebook
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
 from fastdc.runtime.versions import versions
@@ -211,7 +213,8 @@ class Prepared:
     def condensation(self, iterations: int | None = None) -> Condensation:
         """The run; with so many iterations, where they were planned."""
         config = self.config if iterations is None else dataclasses.replace(self.config, iterations=iterations)
-        return Condensation(config, self.real, self.family, self.callbacks, self.progress)
+        strip = [ThumbnailStrip()] if self.progress and in_notebook() else []
+        return Condensation(config, self.real, self.family, [*self.callbacks, *strip], self.progress)
 
 
 def prepare(

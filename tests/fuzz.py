@@ -64,7 +64,7 @@ from fastdc.experiments.continual.runner import ContinualConfig, ContinualRunner
 from fastdc.experiments.files import read_outcome
 from fastdc.experiments.search import proxy_sets, trial
 from fastdc.experiments.tables import job
-from fastdc.loop.checkpoint import load_checkpoint
+from fastdc.loop.checkpoint import load_checkpoint, load_images
 from fastdc.recipe.state import State
 from fastdc.runs.content import finite_number
 from fastdc.runs.files import save_tensors
@@ -176,6 +176,7 @@ def read_checkpoint(file: Path, method: str = "dc") -> object:
     moments, learned = ({k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(g)} for g in ("moments.", "learned."))
     weights = len(tensors["theta"]) if "theta" in tensors else 1
     load_checkpoint(file, State(tensors["stored"], moments, learned=learned), weights)
+    load_images(file)
     return condense(file.parent, method)
 
 
@@ -197,7 +198,14 @@ def make_metrics(folder: Path) -> list[Path]:
 def read_metrics(file: Path) -> object:
     seconds = proxy_sets._logged_seconds(file)
     RunFolder(file.parent).restore(lambda path: 50)
+    RunFolder(file.parent).loss(2)
     return seconds
+
+
+def make_curve(folder: Path) -> list[Path]:
+    point = {"accuracies": [0.5, 0.25], "protocol": "dc", "epochs": 2, "precision": "float32", "mean": 0.375, "std": 0.125}
+    (folder / "curve.jsonl").write_text("".join(json.dumps({"iteration": iteration, **point}) + "\n" for iteration in (2, 4)))
+    return [folder / "curve.jsonl"]
 
 
 _WHOLE_SET = {"model": "mlp:width=2", "epochs": 1, "progress": False}
@@ -323,6 +331,7 @@ FORMATS: dict[str, Format] = {
     "config": Format(functools.partial(make_run, "config.json"), read_config, altered_json),
     "planned": Format(functools.partial(make_run, "config.json", **_PLANNED), functools.partial(read_config, **_PLANNED), altered_json),
     "metrics": Format(make_metrics, read_metrics, altered_lines),
+    "curve": Format(make_curve, fastdc.callbacks.read_curve, altered_lines),
     "network": Format(make_network, read_network, altered_safetensors, ()),
     "stage": Format(make_stage, read_stage, altered_safetensors),
     "outcome": Format(make_outcomes, lambda file: read_outcome(file, _PARSERS[file.name]), altered_json),

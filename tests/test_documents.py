@@ -1,4 +1,4 @@
-"""What the documents say works: their Python runs, the examples run, their commands parse, their links lead somewhere."""
+"""What the documents say works: their Python runs, their commands parse, their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fastdc.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-ALL_PAGES = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md")}
+ALL_PAGES = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md")}
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 pytestmark = pytest.mark.skipif(not PAGES.keys() > {"README.md"}, reason="docs/ is missing: these tests run in a source tree")
 
@@ -77,16 +77,6 @@ def test_python_on_a_page_runs_in_its_order(page: str, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "page", module)  # where dataclasses look for the types of their fields
     for line, block in python_blocks(page):
         exec(compile("\n" * (line - 1) + block, PAGES[page], "exec", dont_inherit=True), module.__dict__)
-
-
-@pytest.mark.parametrize("example", [path.name for path in sorted((ROOT / "examples").glob("*.py"))])
-def test_an_example_runs_as_it_stands(example: str, capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(ROOT / "examples" / example), run_name="__main__")
-    printed = capsys.readouterr().out
-    assert printed
-    accuracies = {name: float(percent) for name, percent in re.findall(r"^(condensed|random) +([\d.]+)%", printed, flags=re.MULTILINE)}
-    if "condensed" in accuracies:  # what the example is there to show
-        assert accuracies["condensed"] > accuracies["random"]
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)

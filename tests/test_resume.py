@@ -31,7 +31,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.engines import TorchEngine
 from fastdc.errors import DataError, FastdcError, Interrupted, RunError, UsageError
-from fastdc.loop.checkpoint import State, load_checkpoint, save_checkpoint
+from fastdc.loop.checkpoint import Description, State, load_checkpoint, save_checkpoint
 from fastdc.runs import files as storage
 from fastdc.runs import folder as run
 
@@ -394,7 +394,8 @@ def damage_version(path: Path) -> None:
     state = read_state(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
-        save_checkpoint(path, state, 0)
+        digits = Description(torch.arange(10).repeat_interleave(2), (0.0,), (1.0,), tuple("0123456789"), "plain", {})
+        save_checkpoint(path, state, 0, digits)
 
 
 def damage_kind(path: Path) -> None:

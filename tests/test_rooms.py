@@ -13,8 +13,8 @@ PACKAGE = Path(fastdc.__file__).parent
 ROOMS = (
     "errors", "options", "runtime", "runs", "parallel", "data",
     "kernels", "metrics", "models", "engines", "training",
-    "recipe", "condensed", "coresets", "loop", "callbacks",
-    "_match", "_condense", "_estimate", "_evaluate", "experiments", "cli", "__main__",
+    "recipe", "condensed", "coresets", "loop",
+    "_match", "_condense", "_estimate", "_evaluate", "callbacks", "experiments", "cli", "__main__",
 )
 # fmt: on
 

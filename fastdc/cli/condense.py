@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastdc._condense import condense
-from fastdc.callbacks import Callback, TensorBoard
+from fastdc.callbacks import Callback, EvaluateEvery, TensorBoard
 from fastdc.cli.arguments import DatasetOptions
 from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
 from fastdc.data import ImageData, load_dataset
@@ -49,6 +49,9 @@ class Condense(CondenseConfig, DatasetOptions):
     baseline: str = "random"
     """For the evaluation: what to compare with, which is as many real images, chosen by a coreset; or none. A coreset that needs a
     network trains that of --model."""
+    evaluate_every: int | None = None
+    """Evaluate the images after every so many iterations as well, for a curve of accuracy in curve.jsonl. The result is the last images
+    all the same. The default is to evaluate these alone."""
     tensorboard: bool = False
     """Write TensorBoard events into the folder of the run."""
 
@@ -56,14 +59,16 @@ class Condense(CondenseConfig, DatasetOptions):
         """Condense, evaluate, report."""
         check_baseline(self.baseline)
         check_count("networks", self.networks)
-        check_count("epochs", self.epochs, optional=True)
+        for name in ("epochs", "evaluate_every"):
+            check_count(name, getattr(self, name), optional=True)
         train, test = self.data()
         out = folder_for(self.out, f"{self.dataset}-ipc{least_to_most(self.ipc, '-')}")
         leads = world().leads
         callbacks: list[Callback] = [TensorBoard(out / "tensorboard")] if self.tensorboard and leads else []
         evaluation, options = EvaluationOptions.of(self), self.checked()  # what cannot be used is refused before a baseline takes its time
         baseline = baseline_images(self.baseline, train, self.ipc, evaluation, self.quiet)
-        condensed = condense(train, **options, out=out, callbacks=callbacks, progress=not self.quiet)
+        curve = [] if self.evaluate_every is None else [EvaluateEvery(self.evaluate_every, test, **dataclasses.asdict(evaluation))]
+        condensed = condense(train, **options, out=out, callbacks=[*callbacks, *curve], progress=not self.quiet)
         if self.budget is not None:
             took = condensed.provenance["config"]
             print(f"took {took['iterations']} iterations of {took['matching_steps']} steps, formation {took['formation']}", flush=True)

@@ -9,6 +9,7 @@ import tyro
 
 from fastdc.cli.arguments import Common
 from fastdc.cli.shared import read_condensed
+from fastdc.cli.watch import watch
 from fastdc.condensed import own_file
 
 
@@ -27,9 +28,15 @@ class Show(Common):
     """How what another program stored becomes images, where it is not images, as tiles:factor=2 for IDC and its kin."""
     data_root: str | None = None
     """The folder where datasets are kept and downloaded to. The default is ~/.cache/fastdc/data."""
+    watch: bool = False
+    """Follow a run that goes on: write the picture anew whenever its checkpoint changes, until the run has ended."""
 
     def run(self) -> None:
         """Write the picture, print what it shows."""
+        if self.watch:
+            folder = Path(self.condensed)
+            watch(folder, Path(self.out) if self.out is not None else folder / "condensed.png")
+            return
         condensed, _ = read_condensed(self.condensed, self.dataset, self.formation, self.data_root, needs_dataset=False)
         out = Path(self.out) if self.out is not None else (own_file(Path(self.condensed)) or Path(self.condensed)).with_suffix(".png")
         condensed.save_grid(out)

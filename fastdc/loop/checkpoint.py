@@ -1,23 +1,43 @@
-"""The file of a state: a checkpoint."""
+"""The file of a state: a checkpoint, which says as well how the images look that it holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastdc.condensed import CondensedDataset
 from fastdc.errors import DataError
 from fastdc.recipe.state import State
 from fastdc.runs.content import finite, reading, tensor_like, whole_number
 from fastdc.runs.files import load_tensors, save_tensors
 
 KIND = "checkpoint"
+_DESCRIBED = ("mean", "std", "class_names", "formation")  # what its header says of the images
 
 
-def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
-    """Write the state, with the length of the metrics that belong to it, whole or not at all.
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What makes a condensed set of what is stored, all through a run; the fields are the arguments of `CondensedDataset`."""
+
+    labels: Tensor  # [S]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    formation: str
+    fitted: Mapping[str, Tensor]
+
+    def condensed(self, stored: Tensor, provenance: Mapping[str, Any], copy: bool = False) -> CondensedDataset:
+        """The set of what is stored [S, ...], or of a copy of it."""
+        return CondensedDataset(stored, provenance=provenance, copy=copy, **vars(self))
+
+
+def save_checkpoint(path: Path, state: State, metrics_bytes: int, description: Description) -> None:
+    """Write the state, with the length of the metrics that belong to it and what makes images of it, whole or not at all.
 
     Raises:
         RunError: the file cannot be written.
@@ -25,12 +45,31 @@ def save_checkpoint(path: Path, state: State, metrics_bytes: int) -> None:
     tensors = {
         "stored": state.stored,
         "losses": torch.tensor(state.losses, dtype=torch.float64),
+        "labels": description.labels,
     }
     if state.theta is not None:
         tensors["theta"] = state.theta
-    for group, values in (("moments", state.moments), ("path", state.path), ("learned", state.learned)):
+    groups = {"moments": state.moments, "path": state.path, "learned": state.learned, "formation": description.fitted}
+    for group, values in groups.items():
         tensors |= {f"{group}.{name}": value for name, value in values.items()}
-    save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes})
+    described = {name: getattr(description, name) for name in _DESCRIBED}
+    save_tensors(path, KIND, tensors, {"iteration": state.iteration, "step": state.step, "metrics_bytes": metrics_bytes, **described})
+
+
+def load_images(path: Path) -> tuple[CondensedDataset, int]:
+    """The images that a checkpoint holds, and how many iterations they have behind them.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: a file of another kind or version, cut short or altered.
+    """
+    tensors, content = load_tensors(path, KIND)
+    if not content.keys() >= set(_DESCRIBED):
+        raise DataError(f"{path} does not say how its images look, as a version before wrote it; continue its run with this one.")
+    with reading(path, "a checkpoint of a run"):
+        described = {name: content[name] for name in _DESCRIBED}
+        description = Description(tensors["labels"], **described, fitted=_group(tensors, "formation", None))
+        return description.condensed(tensors["stored"], {}), whole_number(content, "iteration")
 
 
 def load_checkpoint(path: Path, state: State, weights: int) -> int:

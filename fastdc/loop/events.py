@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fastdc.condensed import CondensedDataset
 from fastdc.loop.config import CondenseConfig
@@ -17,6 +17,8 @@ class Started:
 
     config: CondenseConfig
     iteration: int
+    folder: Path | None = None
+    """Where the run is kept, if anywhere."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,21 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The images after so many iterations; for callbacks alone that want it."""
+
+    iteration: int
+    condensed: CondensedDataset
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """Networks were trained and tested on the images called `subject` ("condensed", "random")."""
 
     subject: str
     evaluation: Evaluation
+    iteration: int | None = None
+    """After how many iterations the images were as they were tested; None: at the end."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +66,13 @@ class Ended:
     condensed: CondensedDataset
 
 
-Event = Started | IterationDone | CheckpointWritten | Evaluated | Ended
+Event = Started | IterationDone | CheckpointWritten | Snapshot | Evaluated | Ended
 
 
 class Callback(Protocol):
     """Anything that can be called with an event; what it raises ends the run, with the last checkpoint in place.
+
+    Where it returns an `Evaluated`, all callbacks of the run are told of that.
 
     Example:
         >>> def show(event: Event) -> None:
@@ -66,5 +80,13 @@ class Callback(Protocol):
         ...         print(event.iteration, event.loss)
     """
 
-    def __call__(self, event: Event, /) -> None:
+    def __call__(self, event: Event, /) -> Evaluated | None:
         """Take note of one event."""
+
+
+@runtime_checkable
+class SnapshotCallback(Callback, Protocol):
+    """A callback that is told the images themselves, as `Snapshot`."""
+
+    def wants_snapshot(self, iteration: int) -> bool:
+        """Whether to be told the images after so many iterations; asked where the run starts or goes on, and after each iteration."""

@@ -29,9 +29,9 @@ from fastdc.engines import make_engine
 from fastdc.engines.base import batch_norms
 from fastdc.engines.gather_normalise import near
 from fastdc.errors import Interrupted, RunError, UsageError
-from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
+from fastdc.loop.checkpoint import Description, load_checkpoint, save_checkpoint
 from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
-from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
+from fastdc.loop.events import Callback, CheckpointWritten, Ended, Evaluated, Event, IterationDone, Snapshot, SnapshotCallback, Started
 from fastdc.loop.forecast import Forecast
 from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
 from fastdc.models.network import NetworkFamily
@@ -80,6 +80,7 @@ class Condensation:
         self.run: RunFolder | None = None
         self.world = world()
         self.callbacks, self.progress = callbacks if self.world.leads else (), progress and self.world.leads
+        self.gives_snapshots = self.world.first(lambda: any(isinstance(callback, SnapshotCallback) for callback in callbacks))
         self.recipe = recipe = recipe_of(config)
         assert recipe.matching_steps is not None
         self.steps = recipe.matching_steps
@@ -101,11 +102,11 @@ class Condensation:
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
         self.groups = [ClassGroup.of(mine, family.device)] if whole else problem.groups
-        self.labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
-        self.image_labels = self.labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
+        labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
+        self.description = Description(labels, real.mean, real.std, real.class_names, recipe.formation, self.formation.fitted)
+        self.image_labels = labels.repeat_interleave(self.formation.images_each).to(family.device)  # [N]
         places = torch.arange(sum(own := [self.ipc[number] for number in mine]), device=family.device).split(own)
         self.places = [torch.stack([places[number - mine.start] for number in group.numbers]) for group in self.groups]  # each [G, ipc]
-        self.first_stored = sum(self.ipc[: mine.start])  # of the classes of this process, among those of all
         stored = self.formation.encode(start[None])[0]  # [S, ...], of the classes of this process
         moments = {name: torch.zeros_like(stored) for name in self.optimizer.moments}
         self.state = State(stored, moments, learned=self.match.learned())
@@ -122,7 +123,7 @@ class Condensation:
         self.run = run
         state, total = self.state, self.recipe.iterations
         self._begin()
-        self._tell(Started(self.config, state.iteration))
+        self._tell(Started(self.config, state.iteration, run.path if run is not None else None), self.callbacks)
         done = state.iteration * self.steps + state.step
         kept = self.world.first(lambda: run is not None)
         stop = StopRequest(ends_work=self.world.size == 1)  # of several all end after the same step
@@ -130,6 +131,7 @@ class Condensation:
             stop.listening() if kept else contextlib.nullcontext(),
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
+            self._give_snapshot(bar, protocol)
             self.iteration_began = time.monotonic()
             seconds, forecast = math.inf, Forecast(total * self.steps - done)  # seconds of the last step
             while state.iteration < total:
@@ -140,6 +142,7 @@ class Condensation:
                 self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
                 if self.progress and (line := forecast.line(time.monotonic(), self.pool.seconds_ahead)):
                     bar.write(line, file=sys.stderr)
+                self._give_snapshot(bar, protocol)
                 due, signum = self._asked(run, stop)
                 if kept and (due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
@@ -289,7 +292,26 @@ class Condensation:
         state.losses, self.iteration_began = 0.0, now
         if self.run is not None:
             self.run.log({"event": "iteration", **dataclasses.asdict(event)})
-        self._tell(event)
+        self._tell(event, self.callbacks)
+
+    def _give_snapshot(self, bar: Any, protocol: str) -> None:
+        """Show the images, between two networks, to callbacks that want them; where one is interrupted, a checkpoint is written first."""
+        iteration = self.state.iteration
+        if self.state.step or not self.gives_snapshots:
+            return
+        wanting = [callback for callback in self.callbacks if isinstance(callback, SnapshotCallback) and callback.wants_snapshot(iteration)]
+        if not self.world.first(lambda: bool(wanting)):
+            return
+        self._look_at_outcomes(bar, 0)
+        condensed = self.condensed(protocol)
+        try:
+            self._tell(Snapshot(iteration, condensed), wanting)
+        except Interrupted as stop:
+            if self.run is None:
+                raise
+            self._save()
+            raise self._interrupted(stop.signum) from None
+        self.iteration_began = time.monotonic()
 
     def _save(self) -> None:
         state = self.state.whole(self.world, self.ipc) if self.shared else self.state
@@ -297,42 +319,34 @@ class Condensation:
 
     def _write(self, state: State) -> None:
         if (run := self.run) is not None:
-            run.save(lambda path, length: save_checkpoint(path, state, length))
-            self._tell(CheckpointWritten(run.checkpoint, state.iteration))
+            run.save(lambda path, length: save_checkpoint(path, state, length, self.description))
+            self._tell(CheckpointWritten(run.checkpoint, state.iteration), self.callbacks)
 
     def _finish(self, protocol: str) -> CondensedDataset:
         self.state.moments.clear()  # make room for what the processes have together
-        condensed = self.condensed(protocol)
+        condensed = self.condensed(protocol, copy=False)
         self.world.led(lambda: self._write_result(condensed))
-        self._tell(Ended(condensed))
+        self._tell(Ended(condensed), self.callbacks)
         return condensed
 
-    def condensed(self, protocol: str) -> CondensedDataset:
-        """What has been learned so far, which further steps change."""
+    def condensed(self, protocol: str, copy: bool = True) -> CondensedDataset:
+        """The set of the images as they are; `copy=False` takes them for it, so that no step may follow."""
         stored = self.state.stored
         if self.shared:
             stored = self.world.joined(stored, self.ipc)
-            self.state.stored = stored[self.first_stored : self.first_stored + len(self.state.stored)]  # which stood there twice
-        return CondensedDataset(
-            stored,
-            self.labels,
-            mean=self.real.mean,
-            std=self.real.std,
-            class_names=self.real.class_names,
-            formation=self.recipe.formation,
-            fitted=self.formation.fitted,
-            provenance={
-                "dataset": self.real.name,
-                "fingerprint": self.real.fingerprint,
-                **({"changes": list(self.real.changes)} if self.real.changes else {}),
-                "config": as_plain(self.config),
-                "seed": self.config.seed,
-                "protocol": protocol,
-                "versions": versions(),
-                **self.match.provenance(self.state),
-            },
-            copy=False,
-        )
+        if not copy:
+            self.state.stored = stored  # in the place of what stands there twice
+        provenance = {
+            "dataset": self.real.name,
+            "fingerprint": self.real.fingerprint,
+            **({"changes": list(self.real.changes)} if self.real.changes else {}),
+            "config": as_plain(self.config),
+            "seed": self.config.seed,
+            "protocol": protocol,
+            "versions": versions(),
+            **self.match.provenance(self.state),
+        }
+        return self.description.condensed(stored, provenance, copy and not self.shared)
 
     def _write_result(self, condensed: CondensedDataset) -> None:
         if self.run is not None:
@@ -382,7 +396,10 @@ class Condensation:
             f"{what} is not finite at iteration {outcome.iteration}, step {outcome.step}{where}. Lower {self.match.advice()}.{kept}"
         )
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event, callbacks: Sequence[Callback]) -> None:
         with apart():  # the first process alone has any
-            for callback in self.callbacks:
-                callback(event)
+            answers = [callback(event) for callback in callbacks]
+            for answer in answers:
+                if isinstance(answer, Evaluated):
+                    for callback in self.callbacks:
+                        callback(answer)

@@ -17,6 +17,7 @@ from fastdc.runs.content import in_a_line, plain_types
 from fastdc.runs.files import append, cut, read_whole, remove_left_over, write_atomically, write_error
 
 _CHECKPOINT_SHARE = 0.02  # of the run's time may go into writing checkpoints
+_MOMENT = 0.2  # seconds that a lock is waited for, which `in_use` may hold for a moment
 
 
 class RunFolder:
@@ -104,6 +105,17 @@ class RunFolder:
         """
         append(self._metrics, (json.dumps(record) + "\n").encode())
 
+    def loss(self, iteration: int) -> float | None:
+        """What metrics.jsonl says of an iteration; None where it does not."""
+        if not self._metrics.exists():
+            return None
+        for line in reversed(read_whole(self._metrics).splitlines()):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the last line may be half written
+                record = json.loads(line)
+                if record["iteration"] == iteration:
+                    return float(record["loss"])
+        return None
+
     def save(self, save: Callable[[Path, int], None]) -> None:
         """Let `save` write the checkpoint.
 
@@ -132,7 +144,7 @@ def open_run(path: str | Path) -> Iterator[RunFolder]:
         RunError: the path is a file, cannot be written, or is in use by another run.
     """
     folder = Path(path).expanduser()
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / ".lock", timeout=_MOMENT)
     try:
         check_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +158,19 @@ def open_run(path: str | Path) -> Iterator[RunFolder]:
         yield RunFolder(folder)
     finally:
         lock.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a run holds the lock of a folder; so, too, where that cannot be told."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ _EVERY = 30.0  # seconds at least between two lines of a log
 
 def progress_bar(total: int, description: str, unit: str, *, shown: bool, done: int = 0) -> Any:
     """What tells on stderr of work on `total` units, `done` of which are behind; nothing unless `shown`."""
-    if shown and not sys.stderr.isatty() and not _in_notebook():
+    if shown and not sys.stderr.isatty() and not in_notebook():
         return _Lines(total, description, unit, done)
-    if shown and _in_notebook():
+    if shown and in_notebook():
         from tqdm.auto import tqdm as bar  # a widget where there are widgets
     else:
         bar = tqdm
@@ -64,7 +64,7 @@ class _Lines:
         )
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether this is the kernel of a notebook, which shows widgets and moves its cursor, though its stderr is no terminal."""
     interactive = sys.modules.get("IPython")
     shell = interactive.get_ipython() if interactive is not None and hasattr(interactive, "get_ipython") else None
