@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import ClassVar
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, TensorBoard
 from fastdc.cli.arguments import DatasetOptions
-from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
+from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for, json_text
 from fastdc.data import load_dataset
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
@@ -71,5 +70,5 @@ class Condense(CondenseConfig, DatasetOptions):
         results = {subject: as_json(found[subject], images) for subject, images in subjects.items()}
         content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": results}
         if leads:
-            write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+            write_atomically(out / "evaluation.json", json_text(content).encode())
         print(f"written to {out}")

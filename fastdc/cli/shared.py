@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,21 @@ def as_json(evaluation: Evaluation, images: CondensedDataset) -> dict[str, Any]:
     """An evaluation as it stands in evaluation.json, with how many images were trained on, and how many lie in storage."""
     counts = {"images": len(images), "stored": len(images.stored)}
     return {**dataclasses.asdict(evaluation), "mean": evaluation.mean, "std": evaluation.std, **counts}
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each value, but one for each list of numbers.
+
+    >>> print(json_text({"counts": [[1, 2], [3, 4]]}), end="")
+    {
+      "counts": [
+        [1, 2],
+        [3, 4]
+      ]
+    }
+    """
+    text = json.dumps(content, indent=2)
+    return re.sub(r"\[[^\[\]{}\"]*\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
 
 
 def check_baseline(name: str) -> None:

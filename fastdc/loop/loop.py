@@ -12,7 +12,7 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import load_checkpoint, save_checkpoint
 from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Event, IterationDone, Started
+from fastdc.loop.thumbnails import fitting_set, kept_at, thumbnail
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, check_fits, memory_share
@@ -43,7 +44,7 @@ from fastdc.runs.folder import RunFolder
 from fastdc.runs.progress import progress_bar
 from fastdc.runs.signals import GRACE, StopRequest
 from fastdc.runtime.seeding import derive_seed, make_generator
-from fastdc.runtime.versions import versions
+from fastdc.runtime.versions import hardware, versions
 
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
 _STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
@@ -116,6 +117,7 @@ class Condensation:
             raise UsageError(
                 f"match {recipe.match!r} learns something beside the images, class by class, which processes cannot share; start one."
             )
+        self.kept_at = kept_at(recipe.iterations)
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
@@ -128,6 +130,8 @@ class Condensation:
         self._tell(Started(self.config, state.iteration))
         done = state.iteration * self.steps + state.step
         kept = self.world.first(lambda: run is not None)
+        if kept and done == 0:
+            self._keep_thumbnail()
         stop = StopRequest(ends_work=self.world.size == 1)  # of several all end after the same step
         with (
             stop.listening() if kept else contextlib.nullcontext(),
@@ -140,7 +144,10 @@ class Condensation:
                 with self._kept_from_interruptions(run, bar) if seconds > _SURE_TO_END else contextlib.nullcontext():
                     self.outcomes.append(self._matching_step())
                 seconds = time.monotonic() - began
-                self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
+                keeps = kept and state.step == 0 and state.iteration in self.kept_at
+                self._look_at_outcomes(bar, self.unread if state.iteration < total and not keeps else 0)
+                if keeps:
+                    self._keep_thumbnail()
                 due, signum = self._asked(run, stop)
                 if kept and (due or signum is not None or state.iteration == total):
                     self._look_at_outcomes(bar, 0)
@@ -154,7 +161,7 @@ class Condensation:
         run, state = self.run, self.state
         if run is not None:
             config = {"dataset": self.real.name, **as_plain(self.config)}
-            origin = {"fingerprint": self.real.fingerprint, **versions()}
+            origin = {"fingerprint": self.real.fingerprint, **versions(), "hardware": hardware(self.family.device)}
             grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
             run.check_config(config, origin, grows)
             run.restore(lambda path: load_checkpoint(path, state, self.engine.layout.size))  # before anything is written
@@ -292,6 +299,17 @@ class Condensation:
             run.save(lambda path, length: save_checkpoint(path, self.state, length))
             self._tell(CheckpointWritten(run.checkpoint, self.state.iteration))
 
+    def _keep_thumbnail(self) -> None:
+        self._gather(self.state.stored)
+        self.world.led(self._write_thumbnail)
+
+    def _write_thumbnail(self) -> None:
+        """Write a small picture of the images as they are now; of a large set only those that it shows are decoded."""
+        if self.run is not None:
+            places = fitting_set(self.labels, (self.real.channels, *self.real.image_size))[1]
+            few = self._condensed(self.state.stored[places.to(self.family.device)], self.labels[places])
+            self.run.keep_thumbnail(self.state.iteration, thumbnail(few))
+
     def _gather(self, *tensors: Tensor) -> None:
         """Bring together what each process has of its own classes [S, ...]."""
         if not self.match.needs_all_classes:
@@ -300,28 +318,33 @@ class Condensation:
 
     def _finish(self, protocol: str) -> CondensedDataset:
         self._gather(self.state.stored)
-        condensed = CondensedDataset(
-            self.state.stored,
-            self.labels,
+        provenance = {
+            "dataset": self.real.name,
+            "fingerprint": self.real.fingerprint,
+            **({"changes": list(self.real.changes)} if self.real.changes else {}),
+            "config": as_plain(self.config),
+            "seed": self.config.seed,
+            "protocol": protocol,
+            "versions": versions(),
+            **self.match.provenance(self.state),
+        }
+        condensed = self._condensed(self.state.stored, self.labels, provenance)
+        self.world.led(lambda: self._write_result(condensed))
+        self._tell(Ended(condensed))
+        return condensed
+
+    def _condensed(self, stored: Tensor, labels: Tensor, provenance: Mapping[str, Any] | None = None) -> CondensedDataset:
+        """The condensed set of what is stored [S, ...] with its labels [S]."""
+        return CondensedDataset(
+            stored,
+            labels,
             mean=self.real.mean,
             std=self.real.std,
             class_names=self.real.class_names,
             formation=self.recipe.formation,
             fitted=self.formation.fitted,
-            provenance={
-                "dataset": self.real.name,
-                "fingerprint": self.real.fingerprint,
-                **({"changes": list(self.real.changes)} if self.real.changes else {}),
-                "config": as_plain(self.config),
-                "seed": self.config.seed,
-                "protocol": protocol,
-                "versions": versions(),
-                **self.match.provenance(self.state),
-            },
+            provenance=provenance,
         )
-        self.world.led(lambda: self._write_result(condensed))
-        self._tell(Ended(condensed))
-        return condensed
 
     def _write_result(self, condensed: CondensedDataset) -> None:
         if self.run is not None:
