@@ -30,6 +30,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
+from fastdc.report import accompany
 from fastdc.runs.folder import open_run
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import derive_seed
@@ -120,9 +121,9 @@ def condense(
         engine: "auto", "native", "cuda", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
-        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
-            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted; with more
-            `iterations` it goes on from there.
+        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors, condensed.png, thumbnails/ and
+            report.html. A call with the same arguments continues the run that is there, and ends in the same bits as one never
+            interrupted; with more `iterations` it goes on from there.
         image_size: to bring the middle of each image of `data` to, N or (height, width); None: images stay as they are, and all have one
             size.
         callbacks: called with every event (see `fastdc.callbacks`).
@@ -203,7 +204,9 @@ def condense(
             config = dataclasses.replace(config, iterations=planned)
         condensation = Condensation(config, real, family, run, callbacks, progress)
         del real  # of which the condensation may keep a part
-        return condensation.result(protocol)
+        condensed = condensation.result(protocol)
+        here.led(lambda: accompany(run.path) if run is not None else None)
+        return condensed
 
 
 def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tuple[int, ...], str]:

@@ -15,6 +15,7 @@ from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.options.checks import check_count
 from fastdc.options.ipc import least_to_most
 from fastdc.parallel.world import world
+from fastdc.report import accompany
 from fastdc.runs.files import write_atomically
 
 
@@ -71,4 +72,5 @@ class Condense(CondenseConfig, DatasetOptions):
         content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": results}
         if leads:
             write_atomically(out / "evaluation.json", json_text(content).encode())
+            accompany(out)
         print(f"written to {out}")

@@ -21,6 +21,7 @@ from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
+from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 _DISTILL = {"both": (True, False), "yes": (True,), "no": (False,)}
@@ -100,6 +101,7 @@ class Continual(ExperimentOptions):
         page = markdown(results, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_by_stage(results)} if plot is not None else {}
         write_report(out, files | {"table.md": page, "table.csv": as_csv(results)})
+        accompany(out)
         print(f"{page}\nwritten to {out}")
 
 

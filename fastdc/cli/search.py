@@ -20,6 +20,7 @@ from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, ConvNetSpace
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
+from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 
@@ -115,6 +116,7 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         page = markdown(result, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_against_truth(result)} if plot is not None else {}
         write_report(out, files | {"table.md": page, "table.csv": as_csv(result), "ranking.json": ranking(result)})
+        accompany(out)
         print(f"{page}\nwritten to {out}")
 
 

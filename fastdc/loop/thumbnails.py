@@ -15,7 +15,7 @@ from fastdc.condensed import CondensedDataset
 _INTERVALS = 16  # of a run, at whose ends a thumbnail is kept
 _ROOM = 1 << 16  # values of a thumbnail at the most, about as many bytes
 _LEAST_SIDE = 16  # pixels of an image, below which it is made no smaller
-_ACROSS = 10  # images in a row, where each class has one
+_ACROSS = 10  # images in a row, where several classes stand in it
 
 
 def kept_at(iterations: int) -> frozenset[int]:
@@ -81,14 +81,11 @@ def shrunk(pixels: Tensor, shrink: int) -> Tensor:
 
 
 def thumbnail(condensed: CondensedDataset) -> bytes:
-    """A PNG of the first images of a set, a row per class, or rows of ten where each class has one; transparent between them."""
+    """A PNG of the first images of a set, class after class, about ten in a row; transparent between them."""
     shown, positions = fitting_set(condensed.labels, tuple(condensed.images.shape[1:]))
     pixels, labels = shrunk(condensed.to_pixels()[positions], shown.shrink), condensed.labels[positions]
-    if shown.each > 1:
-        row, column = labels.unique(return_inverse=True)[1], _rank(labels)
-    else:
-        row, column = torch.arange(len(labels)) // _ACROSS, torch.arange(len(labels)) % _ACROSS
-    return png(_laid_out(pixels, row.tolist(), column.tolist()))
+    number, classes = labels.unique(return_inverse=True)[1], max(1, _ACROSS // shown.each)  # of a row
+    return png(_laid_out(pixels, (number // classes).tolist(), (number % classes * shown.each + _rank(labels)).tolist()))
 
 
 def _laid_out(pixels: Tensor, rows: list[int], columns: list[int]) -> Tensor:

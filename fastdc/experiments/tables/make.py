@@ -31,6 +31,7 @@ from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.recipe import RECIPES
+from fastdc.report import accompany
 from fastdc.runs.folder import shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed
@@ -181,6 +182,7 @@ class _TableMaker:
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
         files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
         write_report(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()})
+        accompany(config.out)
         return table
 
     def _outcome(self, image_set: ImageSet, model: str, failures: Mapping[Job, str]) -> Outcome:
