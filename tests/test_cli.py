@@ -87,7 +87,7 @@ def test_condense_writes_its_files_and_prints_both_lines(tmp_path: Path) -> None
     assert third == "written to run"
     names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "condensed.safetensors", "condensed.png", "evaluation.json"}
-    assert names == expected | {"thumbnails"}
+    assert names == expected | {"thumbnails", "report.html"}
     assert [path.name for path in sorted((tmp_path / "run" / "thumbnails").iterdir())] == [f"{number:07d}.png" for number in range(3)]
 
 

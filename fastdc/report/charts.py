@@ -108,11 +108,11 @@ def round_ticks(low: float, high: float) -> tuple[float, ...]:
     >>> round_ticks(0.12, 0.9)
     (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     >>> round_ticks(3, 3)
-    (2.0, 3.0, 4.0)
+    (2.6, 2.8, 3.0, 3.2, 3.4)
     """
     if low == high:
-        low, high = (low - 1, high + 1) if abs(low) < 1 or low == int(low) else (0.9 * low, 1.1 * low)
-        low, high = min(low, high), max(low, high)
+        margin = abs(low) / 10 or 1.0
+        low, high = low - margin, high + margin
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,9 +42,16 @@ class Folder:
         """What `read` makes of the content of a JSON file."""
         return self.part(name, "JSON of fastdc", lambda file: read(plain_types(text_of(file))), missing)
 
-    def rows(self, name: str, read: Callable[[list[Record]], Value]) -> Value | None:
+    def rows(self, name: str, read: Callable[[Sequence[Record]], Value]) -> Value | None:
         """What `read` makes of the lines of a CSV file."""
-        return self.part(name, "CSV of fastdc", lambda file: read(list(csv.DictReader(text_of(file).splitlines()))))
+        return self.part(name, "CSV of fastdc", lambda file: read(_records(text_of(file))))
+
+
+def _records(text: str) -> Sequence[Record]:
+    records = list(csv.DictReader(text.splitlines()))
+    if not records or any(None in record or None in record.values() for record in records):
+        raise ValueError("it has no lines, or one with more or fewer fields than its head")
+    return records
 
 
 def text_of(file: Path) -> str:
