@@ -98,9 +98,10 @@ def loss_chart(runs: Sequence[Loaded]) -> Chart | None:
     known = [(place, run) for place, run in enumerate(runs) if run.losses]
     if not known:
         return None
-    series = [Series(run.name, run.losses, marked=False, color=place) for place, run in known]
-    texts = [f"{run.name} goes from {run.losses[0][1]:.4g} to {run.losses[-1][1]:.4g}" for _, run in known]
-    return chart("Loss", "iteration", series, f"Line chart of the loss over the iterations: {'; '.join(texts)}.")
+    names = [run.name if len(runs) > 1 else "the loss" for _, run in known]
+    series = [Series(name, run.losses, marked=False, color=place) for name, (place, run) in zip(names, known, strict=True)]
+    ends = [f"{name} goes from {run.losses[0][1]:.4g} to {run.losses[-1][1]:.4g}" for name, (_, run) in zip(names, known, strict=True)]
+    return chart("Loss", "iteration", series, f"Line chart of the loss over the iterations: {'; '.join(ends)}.")
 
 
 def accuracy_bars(results: Sequence[tuple[str, Evaluation, str, int]]) -> Bars | None:
