@@ -167,6 +167,14 @@ def test_an_evaluation_of_earlier_versions_has_no_matrix(copied: Path) -> None:
     assert "What they are worth" in text
 
 
+def test_accuracies_over_the_iterations_are_a_curve(copied: Path) -> None:
+    lines = [json.dumps({"iteration": number, "accuracies": [0.1 * number, 0.1 * number + 0.02]}) for number in (1, 2, 5)]
+    (copied / "curve.jsonl").write_text("\n".join(lines))
+    assert "test accuracy in percent over the iterations: from 11.0 to 51.0." in page_of(copied)
+    (copied / "curve.jsonl").write_text(lines[0][:-3])
+    assert "What curve.jsonl says is not shown" in page_of(copied)
+
+
 def test_many_classes_make_a_small_file(tmp_path: Path) -> None:
     labels = torch.arange(1000).repeat_interleave(torch.tensor([2, *[1] * 999]))
     names = [f"class {number}" for number in range(1000)]

@@ -13,7 +13,7 @@ PACKAGE = Path(fastdc.__file__).parent
 ROOMS = (
     "errors", "options", "runtime", "runs", "parallel", "data",
     "kernels", "metrics", "models", "engines", "training",
-    "recipe", "condensed", "coresets", "loop", "callbacks", "report",
+    "recipe", "condensed", "coresets", "loop", "report", "callbacks",
     "_match", "_condense", "_evaluate", "experiments", "cli", "__main__",
 )
 # fmt: on

@@ -45,6 +45,8 @@ class Loaded:
     """(iteration, loss)."""
     seconds: float
     """Of all iterations."""
+    curve: tuple[tuple[float, Evaluation], ...]
+    """(iteration, what was found), where images were tested while they were learned."""
     condensed: CondensedDataset | None
     evaluation: Mapping[str, Any]
     """The content of evaluation.json."""
@@ -70,6 +72,7 @@ def load_run(path: Path) -> Loaded:
     origin = folder.json("config.json", _checked_config) or {"config": {}}
     records = folder.part("metrics.jsonl", "the metrics of a run", lambda file: _iterations(file, folder)) or ()
     condensed = folder.part("condensed.safetensors", "a condensed dataset", CondensedDataset.load)
+    curve = folder.part("curve.jsonl", "a curve of accuracy", _curve) if (path / "curve.jsonl").exists() else None
     evaluation, results = folder.json("evaluation.json", _checked_evaluation, _UNTESTED) or ({}, {})
     return Loaded(
         path.resolve().name,
@@ -77,6 +80,7 @@ def load_run(path: Path) -> Loaded:
         origin,
         tuple((iteration, loss) for iteration, loss, _ in records),
         sum(seconds for *_, seconds in records),
+        curve or (),
         condensed,
         evaluation,
         results,
@@ -118,6 +122,11 @@ def _iterations(file: Path, folder: Folder) -> tuple[tuple[int, float, float], .
     if broken:
         folder.notes.append(f"Lines of metrics.jsonl that cannot be read, and are left out: {broken}.")
     return tuple(found)
+
+
+def _curve(file: Path) -> tuple[tuple[float, Evaluation], ...]:
+    records = map(plain_types, read_whole(file).splitlines())
+    return tuple((whole_number(record, "iteration"), _evaluation(record)) for record in records)
 
 
 def _evaluation(content: Mapping[str, Any]) -> Evaluation:

@@ -42,6 +42,7 @@ class RunReport:
     frames: tuple[Frame, ...]
     loss: Chart | None
     accuracies: Bars | None
+    curve: Chart | None
     tested: str
     """How accuracies were taken, in words."""
     confusion: Confusion | None
@@ -67,6 +68,7 @@ def run_report(path: Path) -> RunReport:
         frames=run.frames,
         loss=loss_chart([run]),
         accuracies=accuracy_bars([(name, found, _stored(run, name), _color(name)) for name, found in run.results.items()]),
+        curve=_curve_chart(run),
         tested=_tested(run),
         confusion=_confusion(run),
         choices=settings(config, _CHOICES),
@@ -102,6 +104,16 @@ def loss_chart(runs: Sequence[Loaded]) -> Chart | None:
     series = [Series(name, run.losses, marked=False, color=place) for name, (place, run) in zip(names, known, strict=True)]
     ends = [f"{name} goes from {run.losses[0][1]:.4g} to {run.losses[-1][1]:.4g}" for name, (_, run) in zip(names, known, strict=True)]
     return chart("Loss", "iteration", series, f"Line chart of the loss over the iterations: {'; '.join(ends)}.")
+
+
+def _curve_chart(run: Loaded) -> Chart | None:
+    """The accuracy of the images over the iterations; None where they were tested at the end alone."""
+    if not run.curve:
+        return None
+    points = tuple((iteration, 100 * found.mean) for iteration, found in run.curve)
+    series = Series("condensed", points, tuple(100 * found.std for _, found in run.curve))
+    text = f"Line chart of the test accuracy in percent over the iterations: from {points[0][1]:.1f} to {points[-1][1]:.1f}."
+    return chart("Test accuracy over the iterations, %", "iteration", [series], text)
 
 
 def accuracy_bars(results: Sequence[tuple[str, Evaluation, str, int]]) -> Bars | None:
