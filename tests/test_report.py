@@ -18,7 +18,9 @@ import torch
 from helpers import noise_data, stop_at
 
 import fastdc
-from fastdc.cli import main
+from fastdc.cli import COMMANDS, main
+from fastdc.cli.arguments import parse
+from fastdc.cli.shared import command_line
 from fastdc.condensed import CondensedDataset
 from fastdc.experiments.continual import report as continual
 from fastdc.experiments.continual.result import ContinualResult
@@ -61,6 +63,7 @@ def experiment(folder: Path, config: Mapping[str, Any], files: Mapping[str, str]
     (folder / sets).mkdir(parents=True)
     fastdc.coresets.random("digits", 2).save(folder / sets / "condensed.safetensors")
     content = {"config": config, "fastdc": "0.2", "torch": "2.9", "fingerprint": "0"}
+    files = {**files, "command.txt": f"fastdc table --note '{MARKUP}'"}
     for name, text in {**files, "config.json": json.dumps(content)}.items():
         (folder / name).write_text(text)
     write_report(folder)
@@ -265,6 +268,21 @@ def test_an_interrupted_run_ends_with_the_thumbnails_of_one_that_was_not(tmp_pat
 
 
 # experiments, and several runs
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "table coresets --dataset usps --ipc 1 10 --columns random dc --image-size 24 32 --scale tiny --seed 3",
+        "continual --stages digits usps --memory random dc:distance=mse --epochs 2",
+        "search --dataset digits --proxies dc early_stopping --truth all --engine torch",
+    ],
+)
+def test_the_command_of_an_experiment_is_the_one_that_was_given(command: str) -> None:
+    given = parse(COMMANDS, [*command.split(), "--out", "here", "--quiet", "--workers", "2"], "")
+    line = command_line(command.split()[0], given)
+    assert parse(COMMANDS, shlex.split(line)[1:], "") == parse(COMMANDS, command.split(), "")
+    assert "--out" not in line
 
 
 @pytest.mark.parametrize("kind", EXPERIMENTS)

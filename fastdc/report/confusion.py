@@ -54,10 +54,10 @@ def _matrix(shares: Sequence[Sequence[float]], names: Sequence[str]) -> Grid:
 def _whole(share: float) -> str:
     """A share as a whole number of percent; nothing for none.
 
-    >>> _whole(0.0), _whole(0.001), _whole(0.456)
+    >>> _whole(0.0), _whole(0.009), _whole(0.456)
     ('', '<1', '46')
     """
-    return "" if not share else f"{100 * share:.0f}" if share >= 0.005 else "<1"
+    return "" if not share else f"{100 * share:.0f}" if share >= 0.01 else "<1"
 
 
 def _worst(right: Sequence[float], names: Sequence[str]) -> Grid:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastdc.report.charts import Chart, Series, chart
-from fastdc.report.experiment import ExperimentReport, image_sets, optional, read_number, read_settings, shaded
+from fastdc.report.experiment import ExperimentReport, image_sets, optional, read_command, read_number, read_settings, shaded
 from fastdc.report.folder import Folder, Record
 from fastdc.report.values import Cell, Grid, mean_and_deviation, said
 
@@ -35,6 +35,7 @@ def continual_report(path: Path) -> ExperimentReport:
         details=(),
         sets=image_sets(folder, [file for file in seeds if file.parent.parent.name.endswith(first)]),
         settings=rows,
+        command=read_command(folder),
         notes=tuple(folder.notes),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 from fastdc.condensed import CondensedDataset
 from fastdc.loop.thumbnails import thumbnail
 from fastdc.report.charts import Chart
-from fastdc.report.folder import Folder, Record
+from fastdc.report.folder import Folder, Record, text_of
 from fastdc.report.pictures import picture
 from fastdc.report.values import Captioned, Cell, Grid, GridRow, Row, settings
 from fastdc.runs.content import finite_number
@@ -31,6 +31,8 @@ class ExperimentReport:
     """Grids that are folded up."""
     sets: tuple[Captioned, ...]
     settings: tuple[Row, ...]
+    command: str
+    """That repeats it."""
     notes: tuple[str, ...]
 
 
@@ -45,6 +47,13 @@ def read_settings(folder: Folder, *needed: str) -> tuple[Mapping[str, Any], tupl
         return {}, ()
     config = content["config"]
     return config, (*settings(config, tuple(config)), *settings(content, ("fastdc", "torch")))
+
+
+def read_command(folder: Folder) -> str:
+    """The command that repeats an experiment; nothing where its folder does not say it."""
+    if not (folder.path / "command.txt").exists():  # of a call in Python, or of an earlier version
+        return ""
+    return folder.part("command.txt", "a command of fastdc", text_of) or ""
 
 
 def image_sets(folder: Folder, files: Sequence[Path]) -> tuple[Captioned, ...]:

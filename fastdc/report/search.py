@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.report.charts import Chart, Series, chart
-from fastdc.report.experiment import ExperimentReport, image_sets, read_settings
+from fastdc.report.experiment import ExperimentReport, image_sets, read_command, read_settings
 from fastdc.report.folder import Folder, Record
 from fastdc.report.values import Cell, Grid, GridRow, said
 from fastdc.runs.content import finite_number
@@ -34,6 +34,7 @@ def search_report(path: Path) -> ExperimentReport:
         details=tuple(_listed(name, ranking) for name, ranking in rankings.items()),
         sets=image_sets(folder, sorted(path.glob("proxies/*/condensed.safetensors"))),
         settings=rows,
+        command=read_command(folder),
         notes=(*folder.notes, *(f"{model} was left out: {reason}" for model, reason in skipped)),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastdc.report.charts import Chart, Series, chart
-from fastdc.report.experiment import ExperimentReport, image_sets, optional, read_number, read_settings, shaded
+from fastdc.report.experiment import ExperimentReport, image_sets, optional, read_command, read_number, read_settings, shaded
 from fastdc.report.folder import Folder, Record, text_of
 from fastdc.report.values import Cell, Grid, mean_and_deviation, said
 
@@ -44,6 +44,7 @@ def table_report(path: Path) -> ExperimentReport:
         details=(),
         sets=image_sets(folder, sorted((path / "cells").glob("*/condensed.safetensors"))),
         settings=rows,
+        command=read_command(folder),
         notes=(*(f"Left out: {reason}" for reason in reasons), *folder.notes),
     )
 

@@ -78,6 +78,8 @@ class TableConfig:
     """Likewise."""
     progress: bool = True
     """Say on stderr how far the work is."""
+    command: str = ""
+    """That the report says to repeat it by."""
 
     def check(self) -> None:
         """Raise a UsageError where an option cannot be used, data aside."""
@@ -181,6 +183,7 @@ class _TableMaker:
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
         files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
+        files |= {"command.txt": config.command} if config.command else {}
         write_report(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()})
         accompany(config.out)
         return table
