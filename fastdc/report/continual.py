@@ -30,7 +30,7 @@ def continual_report(path: Path) -> ExperimentReport:
         kind="Continual learning",
         title=said(config["stages"]) if config else path.name,
         summary="One network learns one stage after another, and keeps a few images per class of those before.",
-        charts=(_chart(found, kinds, stages),) if found else (),
+        charts=_charts(found, kinds, stages),
         grids=(_averages(found, forgotten, kinds, stages), _by_stage(found, kinds, stages)) if found else (),
         details=(),
         sets=image_sets(folder, [file for file in seeds if file.parent.parent.name.endswith(first)]),
@@ -83,14 +83,17 @@ def _cell(mean: float, std: float, paper: float | None) -> Cell:
     return Cell(mean_and_deviation(mean, std), "" if paper is None else f"paper {paper:.1f}")
 
 
-def _chart(found: Found, kinds: Sequence[Kind], stages: Sequence[str]) -> Chart:
+def _charts(found: Found, kinds: Sequence[Kind], stages: Sequence[str]) -> tuple[Chart, ...]:
+    """The average accuracy after each stage, a line for each kind; none where none is known."""
     memories = list(dict.fromkeys(memory for memory, _ in kinds))
     series, texts = [], []
     for kind in kinds:
         ours = [(float(number), *one) for number, stage in enumerate(stages, 1) if (one := found.get((kind, stage, _ALL))) is not None]
+        if not ours:
+            continue
         points, spread = tuple((x, mean) for x, mean, *_ in ours), tuple(std for _, _, std, _ in ours)
         series.append(Series(_name(kind), points, spread, dashed=kind[1] != "yes", color=memories.index(kind[0])))
         texts.append(f"{_name(kind)} from {points[0][1]:.1f} to {points[-1][1]:.1f}")
     text = f"Line chart of the average accuracy in percent after each of {len(stages)} stages: {'; '.join(texts)}."
     numbers = [str(number) for number in range(1, len(stages) + 1)]
-    return chart("Average accuracy over the stages so far, %", "stages learned", series, text, numbers)
+    return (chart("Average accuracy over the stages so far, %", "stages learned", series, text, numbers),) if series else ()
