@@ -81,7 +81,8 @@ def evaluate(
         progress: say on stderr how far the work is.
 
     Returns:
-        One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs.
+        One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs, and how often each
+        class was taken for each (`Evaluation.confusion`).
 
     Raises:
         UsageError: an argument that cannot be used.

@@ -65,9 +65,9 @@ from fastdc.experiments.search import proxy_sets, trial
 from fastdc.experiments.tables import job
 from fastdc.loop.checkpoint import load_checkpoint
 from fastdc.recipe.state import State
+from fastdc.report import write_report
 from fastdc.runs.content import finite_number
 from fastdc.runs.files import save_tensors
-from fastdc.report import write_report
 from fastdc.runs.folder import RunFolder
 from fastdc.training.whole_set import WholeSetOptions, train_on_whole_set
 
