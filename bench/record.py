@@ -32,6 +32,7 @@ def machine() -> dict[str, Any]:
 
     import fastdc
     from fastdc.runtime.compiled import BUILD
+    from fastdc.runtime.versions import processor
 
     return {
         "cpu": f"{processor()} ({torch.backends.cpu.get_cpu_capability()})",
@@ -43,15 +44,6 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "compiler": BUILD.get("compiler", "none"),
     }
-
-
-def processor() -> str:
-    """The name of the processor, as the system knows it."""
-    try:
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

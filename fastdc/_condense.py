@@ -33,6 +33,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, needs_whole_set, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
+from fastdc.report import accompany
 from fastdc.runs.folder import open_run
 from fastdc.runs.progress import in_notebook
 from fastdc.runtime.isolation import isolated
@@ -124,9 +125,9 @@ def condense(
         engine: "auto", "native", "cuda", "torch" or "reference"; "torch:memory=256,compile=true" sets the torch engine's options.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: decides every random number: same seed, machine and engine, same images to the last bit.
-        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors and condensed.png. A call
-            with the same arguments continues the run that is there, and ends in the same bits as one never interrupted; with more
-            `iterations` it goes on from there.
+        out: a folder for config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors, condensed.png, thumbnails/ and
+            report.html. A call with the same arguments continues the run that is there, and ends in the same bits as one never
+            interrupted; with more `iterations` it goes on from there.
         image_size: to bring the middle of each image of `data` to, N or (height, width); None: images stay as they are, and all have one
             size.
         callbacks: called with every event (see `fastdc.callbacks`).
@@ -192,7 +193,9 @@ def condense(
             condensation = prepared.condensation(found)
         protocol = prepared.protocol
         del prepared  # of whose data the condensation may keep a part
-        return condensation.result(run, protocol)
+        condensed = condensation.result(run, protocol)
+        here.led(lambda: accompany(run.path) if run is not None else None)
+        return condensed
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,11 +149,8 @@ def _bytes_of_folder(trial: Condensation, condensed: CondensedDataset, iteration
     with both, and in the configuration; a line for each iteration; the picture."""
     state, picture = trial.state, io.BytesIO()
     condensed.grid().save(picture, format="PNG")
-    tensors = [condensed.stored] * (2 + len(state.moments)) + [
-        *state.learned.values(),
-        trial.description.labels,
-        *condensed.fitted.values(),
-    ]
+    tensors = [condensed.stored] * (2 + len(state.moments)) + [trial.description.labels] * 2
+    tensors += [*state.learned.values(), *condensed.fitted.values()]
     line = {"event": "iteration", **dataclasses.asdict(IterationDone(iterations, 1 / 3, 1 / 3))}
     said = 3 * len(json.dumps(condensed.provenance)) + iterations * (len(json.dumps(line)) + 1)
     return sum(tensor.nbytes for tensor in tensors) + said + picture.tell()

@@ -31,8 +31,8 @@ from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
 from fastdc.runtime.stopping import stop_point
 from fastdc.runtime.versions import versions
-from fastdc.training.by_batch import accuracy, check_finite
-from fastdc.training.evaluation import Evaluation
+from fastdc.training.by_batch import check_finite, confusion
+from fastdc.training.evaluation import MOST_CONFUSED, Evaluation
 from fastdc.training.protocols import PROTOCOLS, Protocol
 
 AUTO = "auto"
@@ -81,7 +81,8 @@ def evaluate(
         progress: say on stderr how far the work is.
 
     Returns:
-        One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs.
+        One test accuracy per network, with their mean and standard deviation, the protocol in full and its epochs, and how often each
+        class was taken for each (`Evaluation.confusion`).
 
     Raises:
         UsageError: an argument that cannot be used.
@@ -114,12 +115,20 @@ def evaluate(
     mine = here.share(networks)
     with progress_bar(len(mine), "evaluating", "network", shown=progress and here.leads) as bar:
         accuracies: list[float] = []
-        for accuracy in trial.accuracies(mine):
-            accuracies.append(accuracy)
+        counts = torch.zeros(data.num_classes, data.num_classes, dtype=torch.int64, device="cpu")
+        for confused in trial.confusions(mine):
+            counts += confused
+            accuracies.append(int(confused.trace()) / len(data))
             bar.update()
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
-        of_all = tuple(itertools.chain.from_iterable(here.gathered(accuracies)))
-    return Evaluation(of_all, spec, epochs, precision)
+        by_process = here.gathered((accuracies, counts))
+    of_all = tuple(itertools.chain.from_iterable(found for found, _ in by_process))
+    return Evaluation(of_all, spec, epochs, precision, _summed([counts for _, counts in by_process]))
+
+
+def _summed(counts: Sequence[Tensor]) -> tuple[tuple[int, ...], ...] | None:
+    """The sum of matrices of counts [C, C]; None where they are too large to be kept."""
+    return tuple(map(tuple, torch.stack(list(counts)).sum(0).tolist())) if len(counts[0]) <= MOST_CONFUSED else None
 
 
 def _digest(condensed: CondensedDataset) -> str:
@@ -161,8 +170,8 @@ class _Trial:
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
 
-    def accuracies(self, numbers: range) -> Iterator[float]:
-        """The accuracy of the networks of these numbers, in their order."""
+    def confusions(self, numbers: range) -> Iterator[Tensor]:
+        """What the networks of these numbers take test images for, as `confusion` counts it, in their order."""
         networks = len(numbers)
         if networks > 1:
             engine = self._engine(0)
@@ -174,12 +183,12 @@ class _Trial:
         side_by_side = self.family.device.type == "cpu" and not self.family.draws_while_trained
         workers = min(networks, compute_threads()) if side_by_side else 1
         if workers <= 1:
-            yield from map(self.accuracy, numbers)
+            yield from map(self.confusion, numbers)
             return
         with one_thread_each(workers) as pool:
-            yield from map(result_of, [pool.submit(self.accuracy, index) for index in numbers])
+            yield from map(result_of, [pool.submit(self.confusion, index) for index in numbers])
 
-    def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[float]:
+    def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[Tensor]:
         """Train these networks side by side, and test one after another."""
         thetas = torch.stack([self.family.fresh_weights(derive_seed(self.seed, "evaluation network", index)) for index in numbers])
         generators = [make_generator(self.seed, "evaluation order", index) for index in numbers]
@@ -187,9 +196,9 @@ class _Trial:
             engine.train_side_by_side(thetas, *self._examples(), sgd, generators, self.augment)
         for index, theta in zip(numbers, thetas, strict=True):
             check_finite(theta, f"network {index}")
-            yield accuracy(engine, theta, self.test)
+            yield confusion(engine, theta, self.test)
 
-    def accuracy(self, index: int) -> float:
+    def confusion(self, index: int) -> Tensor:
         """Train network `index` and test it."""
         engine = self._engine(index)
         theta = engine.layout.flatten(engine.module)
@@ -199,7 +208,7 @@ class _Trial:
             for sgd in self.phases:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
         check_finite(theta, f"network {index}")
-        return accuracy(engine, theta, self.test)
+        return confusion(engine, theta, self.test)
 
     def _engine(self, index: int) -> Engine:
         """An engine of network `index`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -30,6 +29,9 @@ __all__ = [
     "TensorBoard",
     "read_curve",
 ]
+
+
+_OF_A_POINT = ("accuracies", "protocol", "epochs", "precision", "mean", "std")  # what a line of the curve says of an evaluation
 
 
 class EvaluateEvery:
@@ -86,8 +88,7 @@ class EvaluateEvery:
         """The points as the file of the run."""
         if self._file is not None:
             records = [
-                {"iteration": iteration, **dataclasses.asdict(found), "mean": found.mean, "std": found.std}
-                for iteration, found in self.points.items()
+                {"iteration": iteration, **{name: getattr(found, name) for name in _OF_A_POINT}} for iteration, found in self.points.items()
             ]
             write_atomically(self._file, "".join(json.dumps(record) + "\n" for record in records).encode())
 

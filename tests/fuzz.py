@@ -66,6 +66,7 @@ from fastdc.experiments.search import proxy_sets, trial
 from fastdc.experiments.tables import job
 from fastdc.loop.checkpoint import load_checkpoint, load_images
 from fastdc.recipe.state import State
+from fastdc.report import write_report
 from fastdc.runs.content import finite_number
 from fastdc.runs.files import save_tensors
 from fastdc.runs.folder import RunFolder
@@ -208,6 +209,15 @@ def make_curve(folder: Path) -> list[Path]:
     return [folder / "curve.jsonl"]
 
 
+def make_reported(folder: Path) -> list[Path]:
+    """A run whose images were tested."""
+    condense(folder, "dc")
+    found = {"accuracies": [0.5, 0.6], "protocol": "dc", "epochs": 1, "confusion": [[9, 1], [8, 2]], "images": 2, "stored": 2}
+    content = {"protocol": "dc", "model": "mlp", "networks": 2, "epochs": None, "seed": 0, "results": {"condensed": found, "random": found}}
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    return [folder / "config.json", folder / "evaluation.json"]
+
+
 _WHOLE_SET = {"model": "mlp:width=2", "epochs": 1, "progress": False}
 
 
@@ -332,6 +342,7 @@ FORMATS: dict[str, Format] = {
     "planned": Format(functools.partial(make_run, "config.json", **_PLANNED), functools.partial(read_config, **_PLANNED), altered_json),
     "metrics": Format(make_metrics, read_metrics, altered_lines),
     "curve": Format(make_curve, fastdc.callbacks.read_curve, altered_lines),
+    "report": Format(make_reported, lambda file: write_report(file.parent), altered_json),
     "network": Format(make_network, read_network, altered_safetensors, ()),
     "stage": Format(make_stage, read_stage, altered_safetensors),
     "outcome": Format(make_outcomes, lambda file: read_outcome(file, _PARSERS[file.name]), altered_json),

@@ -748,11 +748,11 @@ def test_bad_arguments_leave_no_folder_behind(tmp_path, options):
 
 def test_bad_arguments_do_no_harm_to_a_run_that_is_there(tmp_path):
     condense(out=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for options in ({"ipc": 21, "init": "real"}, {"ipc": -1}, {"seed": 7}, {"data": (IMAGES, LABELS[:3])}):
         with pytest.raises(FastdcError):
             condense(out=tmp_path, **options)
-        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_an_out_that_is_a_file_is_left_as_it_is(tmp_path):

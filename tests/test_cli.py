@@ -87,7 +87,8 @@ def test_condense_writes_its_files_and_prints_both_lines(tmp_path: Path) -> None
     assert third == "written to run"
     names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "condensed.safetensors", "condensed.png", "evaluation.json"}
-    assert names == expected
+    assert names == expected | {"thumbnails", "report.html"}
+    assert [path.name for path in sorted((tmp_path / "run" / "thumbnails").iterdir())] == [f"{number:07d}.png" for number in range(3)]
 
 
 def test_condense_gives_what_the_functions_give(finished: Path) -> None:
@@ -105,6 +106,7 @@ def test_condense_gives_what_the_functions_give(finished: Path) -> None:
             "protocol": "dc",
             "epochs": 1,
             "precision": "float32",
+            "confusion": [list(row) for row in result.confusion],
         }
         assert written["results"][subject] == {**expected, "images": 10, "stored": 10}
     assert written["protocol"] == "dc"

@@ -309,6 +309,7 @@ def test_processes_share_the_runs(tmp_path: Path, capfd: pytest.CaptureFixture[s
     alone = continual_learning(
         split_classes(*fastdc.load_dataset("digits"), 2), "random", 1, **OPTIONS | {"model": "convnet:width=8"}, seeds=3
     )
+    assert "Average accuracy over the stages so far" in (tmp_path / "report.html").read_text()
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     found = next(row for row in rows if row["stage"] == "all" and row["after"] == "digits 5 to 9" and row["distillation"] == "yes")
     assert float(found["mean"]) == pytest.approx(100 * alone.average(1).mean, abs=0.006)  # two digits are written

@@ -13,7 +13,7 @@ PACKAGE = Path(fastdc.__file__).parent
 ROOMS = (
     "errors", "options", "runtime", "runs", "parallel", "data",
     "kernels", "metrics", "models", "engines", "training",
-    "recipe", "condensed", "coresets", "loop",
+    "recipe", "condensed", "coresets", "loop", "report",
     "_match", "_condense", "_estimate", "_evaluate", "callbacks", "experiments", "cli", "__main__",
 )
 # fmt: on

@@ -197,7 +197,9 @@ def test_coresets_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Captu
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("]")[0] for line in lines[:7]] == [f"[{i}/7" for i in range(1, 8)]
     assert lines[-1] == f"written to {tmp_path / 'out'}"
-    assert {"cells", "networks", "config.json", "table.md", "table.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"cells", "networks", "config.json", "table.md", "table.csv", "report.html"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
     folder = tmp_path / "out" / "cells" / "dc-convnet_width=8-ipc1-seed0"
     condensed = fastdc.condense("digits", 1, model="convnet:width=8", iterations=2, batch_real=8)
     assert torch.equal(CondensedDataset.load(folder / "condensed.safetensors").images, condensed.images)

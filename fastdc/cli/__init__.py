@@ -1,4 +1,4 @@
-"""The command line: fastdc condense | estimate | select | evaluate | show | table | continual | search | info | selfcheck."""
+"""The command line: fastdc condense | estimate | select | evaluate | show | table | continual | search | report | info | selfcheck."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fastdc.cli.estimate import EstimateCommand
 from fastdc.cli.evaluate import Evaluate
 from fastdc.cli.info import Info
 from fastdc.cli.names import with_names
+from fastdc.cli.report import Report
 from fastdc.cli.search import SearchCommand
 from fastdc.cli.select import Select
 from fastdc.cli.selfcheck import Selfcheck
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., _Command]] = {
     "table": with_names(Table),
     "continual": with_names(Continual),
     "search": with_names(SearchCommand),
+    "report": Report,
     "info": Info,
     "selfcheck": Selfcheck,
 }

@@ -123,7 +123,7 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     if path is None:
         return []
     fields = {field.name: str(field.type).removeprefix("Annotated[") for field in dataclasses.fields(command)}
-    names = fields.keys() - {"config", "condensed", "table"}
+    names = fields.keys() - {"config", "condensed", "runs", "table"}
     flags: list[str] = []
     for key, value in _read_config(Path(path)).items():
         name = key.replace("-", "_")

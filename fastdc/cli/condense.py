@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastdc._condense import condense
 from fastdc.callbacks import Callback, EvaluateEvery, TensorBoard
 from fastdc.cli.arguments import DatasetOptions
-from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for
+from fastdc.cli.shared import EvaluationOptions, as_json, baseline_images, check_baseline, evaluate_all, folder_for, json_text
 from fastdc.data import ImageData, load_dataset
 from fastdc.data.sources.named import load_share, load_test
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
@@ -18,6 +17,7 @@ from fastdc.options.checks import check_count
 from fastdc.options.ipc import least_to_most
 from fastdc.parallel.world import world
 from fastdc.recipe import needs_whole_set
+from fastdc.report import accompany
 from fastdc.runs.files import write_atomically
 
 _OF_SHARES = ("random", "none")  # baselines that need no image of another process
@@ -78,7 +78,8 @@ class Condense(CondenseConfig, DatasetOptions):
         results = {subject: as_json(found[subject], images) for subject, images in subjects.items()}
         content = {"dataset": train.name, **dataclasses.asdict(evaluation), "results": results}
         if leads:
-            write_atomically(out / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
+            write_atomically(out / "evaluation.json", json_text(content).encode())
+            accompany(out)
         print(f"written to {out}")
 
     def checked(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.cli.arguments import ExperimentOptions
+from fastdc.cli.shared import command_line
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
 from fastdc.experiments.continual.report import as_csv, markdown, plot_by_stage
@@ -21,6 +22,7 @@ from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
+from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 _DISTILL = {"both": (True, False), "yes": (True,), "no": (False,)}
@@ -99,7 +101,8 @@ class Continual(ExperimentOptions):
         plot = "continual.png" if can_plot() else None
         page = markdown(results, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_by_stage(results)} if plot is not None else {}
-        write_report(out, files | {"table.md": page, "table.csv": as_csv(results)})
+        write_report(out, files | {"table.md": page, "table.csv": as_csv(results), "command.txt": command_line("continual", self)})
+        accompany(out)
         print(f"{page}\nwritten to {out}")
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
+from fastdc.cli.shared import command_line
 from fastdc.data import ImageData, load_dataset
 from fastdc.experiments.files import write_report
 from fastdc.experiments.plots import can_plot
@@ -20,6 +21,7 @@ from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, ConvNetSpace
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
+from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 
@@ -114,7 +116,9 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         plot = "search.png" if can_plot() else None
         page = markdown(result, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_against_truth(result)} if plot is not None else {}
-        write_report(out, files | {"table.md": page, "table.csv": as_csv(result), "ranking.json": ranking(result)})
+        files |= {"table.md": page, "table.csv": as_csv(result), "ranking.json": ranking(result)}
+        write_report(out, files | {"command.txt": command_line("search", self)})
+        accompany(out)
         print(f"{page}\nwritten to {out}")
 
 

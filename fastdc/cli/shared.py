@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from fastdc.recipe import Recipe
 from fastdc.training.evaluation import Evaluation
 from fastdc.training.protocols import PROTOCOLS
 
+_NO_RESULT = ("out", "quiet", "debug", "config", "workers")  # options
 BASELINES = (*SELECTIONS, "none")
 
 
@@ -83,6 +86,33 @@ def as_json(evaluation: Evaluation, images: CondensedDataset) -> dict[str, Any]:
     """An evaluation as it stands in evaluation.json, with how many images were trained on, and how many lie in storage."""
     counts = {"images": len(images), "stored": len(images.stored)}
     return {**dataclasses.asdict(evaluation), "mean": evaluation.mean, "std": evaluation.std, **counts}
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON with a line for each value, but one for each list of numbers.
+
+    >>> print(json_text({"counts": [[1, 2], [3, 4]]}), end="")
+    {
+      "counts": [
+        [1, 2],
+        [3, 4]
+      ]
+    }
+    """
+    text = json.dumps(content, indent=2)
+    return re.sub(r"\[[^\[\]{}\"]*\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
+
+
+def command_line(name: str, command: Any) -> str:
+    """The command of this name with the options by which it differs from the usual ones, those aside that decide no result."""
+    words = ["fastdc", name]
+    for field in dataclasses.fields(command):
+        value = getattr(command, field.name)
+        if field.default is dataclasses.MISSING:
+            words.append(value)  # stands by its place
+        elif value != field.default and field.name not in _NO_RESULT:
+            words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 def check_baseline(name: str) -> None:

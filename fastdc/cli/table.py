@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
+from fastdc.cli.shared import command_line
 from fastdc.experiments.scales import scale_from
 from fastdc.experiments.tables.make import TableConfig, make_table
 from fastdc.experiments.tables.scale import SCALES
@@ -80,6 +81,7 @@ class Table(ExperimentOptions, DatasetOptions):
             engine=self.engine,
             device=self.device,
             progress=not self.quiet,
+            command=command_line("table", self),
         )
         table = make_table(config, self.workers)
         print(f"{table.markdown_table()}\nwritten to {out}")

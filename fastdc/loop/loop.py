@@ -34,6 +34,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Evaluated, Event, IterationDone, Snapshot, SnapshotCallback, Started
 from fastdc.loop.forecast import Forecast
 from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
+from fastdc.loop.thumbnails import fitting_set, kept_at, thumbnail
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
 from fastdc.parallel.devices import HostCopy, memory_share
@@ -46,7 +47,7 @@ from fastdc.runs.folder import RunFolder
 from fastdc.runs.progress import progress_bar
 from fastdc.runs.signals import GRACE, StopRequest
 from fastdc.runtime.seeding import derive_seed, make_generator
-from fastdc.runtime.versions import versions
+from fastdc.runtime.versions import hardware, versions
 
 _STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
 _STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
@@ -114,6 +115,7 @@ class Condensation:
             raise UsageError(
                 f"match {recipe.match!r} learns something beside the images, class by class, which processes cannot share; start one."
             )
+        self.kept_at = kept_at(recipe.iterations)
         self.outcomes: deque[_Outcome] = deque()
         self.unread = 1 if family.device.type == "cuda" else 0  # outcomes that may wait while the next step is computed
         self.iteration_began = 0.0
@@ -126,6 +128,8 @@ class Condensation:
         self._tell(Started(self.config, state.iteration, run.path if run is not None else None), self.callbacks)
         done = state.iteration * self.steps + state.step
         kept = self.world.first(lambda: run is not None)
+        if kept and done == 0:
+            self._keep_thumbnail()
         stop = StopRequest(ends_work=self.world.size == 1)  # of several all end after the same step
         with (
             stop.listening() if kept else contextlib.nullcontext(),
@@ -139,9 +143,12 @@ class Condensation:
                 with self._kept_from_interruptions(run, bar) if seconds > _SURE_TO_END else contextlib.nullcontext():
                     self.outcomes.append(self._matching_step())
                 seconds = time.monotonic() - began
-                self._look_at_outcomes(bar, self.unread if state.iteration < total else 0)
+                keeps = kept and state.step == 0 and state.iteration in self.kept_at
+                self._look_at_outcomes(bar, self.unread if state.iteration < total and not keeps else 0)
                 if self.progress and (line := forecast.line(time.monotonic(), self.pool.seconds_ahead)):
                     bar.write(line, file=sys.stderr)
+                if keeps:
+                    self._keep_thumbnail()
                 self._give_snapshot(bar, protocol)
                 due, signum = self._asked(run, stop)
                 if kept and (due or signum is not None or state.iteration == total):
@@ -163,7 +170,7 @@ class Condensation:
         run = self.run
         if run is not None:
             config = {"dataset": self.real.name, **as_plain(self.config)}
-            origin = {"fingerprint": self.real.fingerprint, **versions()}
+            origin = {"fingerprint": self.real.fingerprint, **versions(), "hardware": hardware(self.family.device)}
             grows = "iterations" if self.recipe.schedule == "constant" else None  # the other rates depend on the end
             run.check_config(config, origin, grows)
             run.restore(lambda path: load_checkpoint(path, state, self.engine.layout.size))  # before anything is written
@@ -321,6 +328,18 @@ class Condensation:
         if (run := self.run) is not None:
             run.save(lambda path, length: save_checkpoint(path, state, length, self.description))
             self._tell(CheckpointWritten(run.checkpoint, state.iteration), self.callbacks)
+
+    def _keep_thumbnail(self) -> None:
+        stored = self.world.joined_at_first(self.state.stored, self.ipc) if self.shared else self.state.stored
+        self.world.led(lambda: self._write_thumbnail(stored))
+
+    def _write_thumbnail(self, stored: Tensor) -> None:
+        """Write a small picture of the images as they are now; of a large set only those that it shows are decoded."""
+        if self.run is not None:
+            labels = self.description.labels
+            places = fitting_set(labels, (self.real.channels, *self.real.image_size))[1]
+            few = dataclasses.replace(self.description, labels=labels[places])
+            self.run.keep_thumbnail(self.state.iteration, thumbnail(few.condensed(stored[places.to(self.family.device)], {})))
 
     def _finish(self, protocol: str) -> CondensedDataset:
         self.state.moments.clear()  # make room for what the processes have together

@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ _MOMENT = 0.2  # seconds that a lock is waited for, which `in_use` may hold for 
 
 
 class RunFolder:
-    """The folder `out`: config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors, condensed.png.
+    """The folder `out`: config.json, metrics.jsonl, checkpoint.safetensors, condensed.safetensors, condensed.png, thumbnails/.
 
     Use `open_run`, which holds its lock.
     """
@@ -31,6 +32,7 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.safetensors"
         self.result = path / "condensed.safetensors"
         self.picture = path / "condensed.png"
+        self.thumbnails = path / "thumbnails"
         self._config = path / "config.json"
         self._metrics = path / "metrics.jsonl"
         self._next_write = 0.0
@@ -130,10 +132,26 @@ class RunFolder:
         now = time.monotonic()
         self._next_write = now + (now - start) / _CHECKPOINT_SHARE
 
+    def keep_thumbnail(self, iteration: int, content: bytes) -> None:
+        """Write the PNG of an iteration; where that cannot be done, a warning says so, and the run goes on without."""
+        with beside_a_run(self.thumbnails):
+            self.thumbnails.mkdir(exist_ok=True)
+            write_atomically(self.thumbnails / f"{iteration:07d}.png", content)
+
     @property
     def checkpoint_due(self) -> bool:
         """Whether so much time has passed that another checkpoint costs a small share of it."""
         return time.monotonic() >= self._next_write
+
+
+@contextlib.contextmanager
+def beside_a_run(path: Path) -> Iterator[None]:
+    """Let what only shows a run harm nothing: whatever goes wrong while `path` is written becomes a warning."""
+    try:
+        yield
+    except Exception as error:
+        reason = in_a_line(error) or type(error).__name__
+        warnings.warn(f"{path} cannot be written, and the run goes on without it: {reason}", stacklevel=3)
 
 
 @contextlib.contextmanager
@@ -153,9 +171,11 @@ def open_run(path: str | Path) -> Iterator[RunFolder]:
         raise RunError(f"{folder} is in use by another run; wait for it to end, or use another folder.") from None
     except (OSError, ValueError) as error:
         raise write_error(folder, error) from None
+    run = RunFolder(folder)
     remove_left_over(folder)
+    remove_left_over(run.thumbnails)
     try:
-        yield RunFolder(folder)
+        yield run
     finally:
         lock.release()
 

@@ -78,6 +78,13 @@ def check_finite(theta: Tensor, what: str) -> None:
         )
 
 
+def confusion(engine: Engine, theta: Tensor, data: ImageData) -> Tensor:
+    """How often images of each class (a row) are taken for each class (a column): counts, int64 [C, C], on the CPU."""
+    found = torch.cat([logits.argmax(1) for _, logits in logits_by_block(engine, theta, data)]).cpu()  # [N]
+    pairs = data.labels.cpu() * data.num_classes + found
+    return torch.bincount(pairs, minlength=data.num_classes**2).view(data.num_classes, data.num_classes)
+
+
 def accuracy(engine: Engine, theta: Tensor, data: ImageData) -> float:
     """The share of the images of `data` that the network with weights `theta` [P] classifies rightly."""
     blocks = logits_by_block(engine, theta, data)

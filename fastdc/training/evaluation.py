@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+MOST_CONFUSED = 100  # classes; the counts of more are many, and nobody reads them
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,8 @@ class Evaluation:
     """Test accuracies of several networks, each trained from scratch on the same images; fractions of 1, printed as percent.
 
     `protocol` and `epochs` say how they were trained, where it was by a protocol of `fastdc.evaluate`; `precision`, how products were
-    rounded.
+    rounded. `confusion` counts, over all networks, how often test images of each class (a row) were taken for each class (a column); None
+    where nobody counted, or where classes are more than `MOST_CONFUSED`.
 
     >>> print(Evaluation((0.5, 0.52)))
     51.0% +- 1.0 (2 networks)
@@ -22,6 +25,7 @@ class Evaluation:
     protocol: str | None = None
     epochs: int | None = None
     precision: str = "float32"
+    confusion: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
 
     @property
     def mean(self) -> float:

@@ -128,9 +128,7 @@ class TableRunner:
                 outcome: Outcome = self._tested(images, model, job.seed)
             else:
                 outcome = Skipped(refusal)
-            content: dict[str, Any] = dataclasses.asdict(outcome) if isinstance(outcome, Evaluation) else {"skipped": outcome.reason}
-            if isinstance(outcome, Evaluation):
-                content |= {"mean": outcome.mean, "std": outcome.std}
+            content: dict[str, Any] = _as_content(outcome)
             write_outcome(self._file(job, model), {"model": model, **content})
             tell(job, model, outcome)
 
@@ -185,6 +183,15 @@ class TableRunner:
         engine = make_engine(resolve_engine(self.compute["engine"], network.module), network.module)
         with isolated():
             return accuracy(engine, engine.layout.flatten(network.module), self.test)
+
+
+def _as_content(outcome: Outcome) -> dict[str, Any]:
+    """What is written of an outcome; a table has no place for what was taken for what."""
+    if isinstance(outcome, Skipped):
+        return {"skipped": outcome.reason}
+    found = dataclasses.asdict(outcome)
+    del found["confusion"]
+    return {**found, "mean": outcome.mean, "std": outcome.std}
 
 
 def _as_outcome(content: Any) -> Outcome:

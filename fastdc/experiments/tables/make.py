@@ -31,6 +31,7 @@ from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.recipe import RECIPES
+from fastdc.report import accompany
 from fastdc.runs.folder import shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed
@@ -77,6 +78,8 @@ class TableConfig:
     """Likewise."""
     progress: bool = True
     """Say on stderr how far the work is."""
+    command: str = ""
+    """That the report says to repeat it by."""
 
     def check(self) -> None:
         """Raise a UsageError where an option cannot be used, data aside."""
@@ -180,7 +183,9 @@ class _TableMaker:
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
         files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
+        files |= {"command.txt": config.command} if config.command else {}
         write_report(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()})
+        accompany(config.out)
         return table
 
     def _outcome(self, image_set: ImageSet, model: str, failures: Mapping[Job, str]) -> Outcome:
