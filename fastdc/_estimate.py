@@ -18,11 +18,14 @@ from fastdc.condensed import CondensedDataset
 from fastdc.loop.events import IterationDone
 from fastdc.loop.loop import Condensation
 from fastdc.loop.plan import TRIAL_SHARE, iterations_within, make_ready, seconds_of_iteration
+from fastdc.loop.thumbnails import kept_at, thumbnail
 from fastdc.options.checks import as_duration, seconds_of
 from fastdc.parallel.devices import name_of, peak_memory, reset_peak_memory, resolve_device
 from fastdc.parallel.world import shared, world
+from fastdc.report.pictures import gallery
 from fastdc.runtime.isolation import isolated
 
+_PAGE = 20_000  # bytes of a report beside its pictures
 _MEASURED = 5.0  # seconds of steps by which an iteration is known, or as many as it takes
 
 
@@ -146,14 +149,16 @@ def _measured(prepared: Prepared, began: float, budget: str | None) -> Estimate:
 
 def _bytes_of_folder(trial: Condensation, condensed: CondensedDataset, iterations: int) -> int:
     """Of a run that has ended: what it has learned, in the checkpoint with its moments and in the result with its labels; what is said
-    with both, and in the configuration; a line for each iteration; the picture."""
+    with both, and in the configuration; a line for each iteration; the picture; thumbnails, in files and in the report with the images."""
     state, picture = trial.state, io.BytesIO()
     condensed.grid().save(picture, format="PNG")
     tensors = [condensed.stored] * (2 + len(state.moments)) + [trial.description.labels] * 2
     tensors += [*state.learned.values(), *condensed.fitted.values()]
+    thumbnails = len(kept_at(iterations)) * len(thumbnail(condensed))
+    pages = _PAGE + sum(len(picture.source) for shown in gallery(condensed).classes for picture in shown.pictures) + thumbnails * 4 // 3
     line = {"event": "iteration", **dataclasses.asdict(IterationDone(iterations, 1 / 3, 1 / 3))}
     said = 3 * len(json.dumps(condensed.provenance)) + iterations * (len(json.dumps(line)) + 1)
-    return sum(tensor.nbytes for tensor in tensors) + said + picture.tell()
+    return sum(tensor.nbytes for tensor in tensors) + said + picture.tell() + thumbnails + pages
 
 
 def _as_bytes(count: float) -> str:

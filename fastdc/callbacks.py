@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -62,7 +63,7 @@ class EvaluateEvery:
         inspect.signature(evaluate).bind(None, test, **options)
         self._every, self._test, self._options = every, test, {"progress": False, **options}
         self.points: dict[int, Evaluation] = {}
-        """What was found, by iteration."""
+        """What was found, by iteration, but for the confusion."""
         self._file: Path | None = None
 
     def wants_snapshot(self, iteration: int) -> bool:
@@ -79,7 +80,8 @@ class EvaluateEvery:
                 if known != self.points:
                     self._write()
             case Snapshot():
-                found = self.points[event.iteration] = evaluate(event.condensed, self._test, **self._options)
+                found = evaluate(event.condensed, self._test, **self._options)
+                self.points[event.iteration] = dataclasses.replace(found, confusion=None)
                 self._write()
                 return Evaluated("condensed", found, event.iteration)
         return None
