@@ -19,7 +19,7 @@ import fastdc
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
-COPIES = {ROOT / name: DOCS / "repository" / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md")}
+COPIES = {ROOT / name: DOCS / "repository" / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "bench/README.md", "examples/README.md")}
 NAMES = {name: getattr(fastdc, name) for name in fastdc.__all__}
 PUBLIC = {f"{thing.__module__}.{thing.__qualname__}": f"fastdc.{name}" for name, thing in NAMES.items() if hasattr(thing, "__qualname__")}
 

@@ -80,8 +80,8 @@ class EvaluateEvery:
                 if known != self.points:
                     self._write()
             case Snapshot():
-                found = evaluate(event.condensed, self._test, **self._options)
-                self.points[event.iteration] = dataclasses.replace(found, confusion=None)
+                found = dataclasses.replace(evaluate(event.condensed, self._test, **self._options), confusion=None)
+                self.points[event.iteration] = found
                 self._write()
                 return Evaluated("condensed", found, event.iteration)
         return None
