@@ -32,7 +32,7 @@ with tempfile.TemporaryDirectory() as folder:
     print(json.dumps({
         "estimated_seconds": estimate.seconds, "seconds": time.monotonic() - asked, "asking_seconds": asked - began,
         "estimated_memory": estimate.memory, "memory": peak_memory(device),
-        "estimated_disk": estimate.disk, "disk": sum(file.stat().st_size for file in out.iterdir()),
+        "estimated_disk": estimate.disk, "disk": sum(file.stat().st_size for file in out.rglob("*.*")),
     }))
 """
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
