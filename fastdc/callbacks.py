@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 from fastdc._evaluate import evaluate
 from fastdc.errors import UsageError
+from fastdc.loop.curve import read_curve, write_curve
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Evaluated, Event, IterationDone, Snapshot, SnapshotCallback, Started
 from fastdc.options.checks import check_count
-from fastdc.runs.content import finite_numbers, plain_types, reading, whole_number
-from fastdc.runs.files import read_whole, write_atomically, write_error
+from fastdc.runs.files import write_error
 from fastdc.training.evaluation import Evaluation
 
 __all__ = [
@@ -30,9 +29,6 @@ __all__ = [
     "TensorBoard",
     "read_curve",
 ]
-
-
-_OF_A_POINT = ("accuracies", "protocol", "epochs", "precision", "mean", "std")  # what a line of the curve says of an evaluation
 
 
 class EvaluateEvery:
@@ -89,31 +85,7 @@ class EvaluateEvery:
     def _write(self) -> None:
         """The points as the file of the run."""
         if self._file is not None:
-            records = [
-                {"iteration": iteration, **{name: getattr(found, name) for name in _OF_A_POINT}} for iteration, found in self.points.items()
-            ]
-            write_atomically(self._file, "".join(json.dumps(record) + "\n" for record in records).encode())
-
-
-def read_curve(path: str | Path) -> dict[int, Evaluation]:
-    """The evaluations of a file `curve.jsonl`, by iteration; none where there is no file.
-
-    Raises:
-        DataError: a file of another kind, cut short or altered.
-    """
-    path = Path(path)
-    if not path.exists():
-        return {}
-    with reading(path, "a curve of accuracy"):
-        records = [plain_types(line) for line in read_whole(path).decode().splitlines()]
-        return {whole_number(record, "iteration", 1): _evaluation_of(record) for record in records}
-
-
-def _evaluation_of(record: dict[str, Any]) -> Evaluation:
-    protocol, precision = record["protocol"], record["precision"]
-    if not isinstance(protocol, str) or not isinstance(precision, str):
-        raise ValueError("protocol or precision is no name")
-    return Evaluation(finite_numbers(record, "accuracies", most=1.0), protocol, whole_number(record, "epochs", 1), precision)
+            write_curve(self._file, self.points)
 
 
 class TensorBoard:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fastdc.condensed import CondensedDataset
+from fastdc.loop.curve import evaluation_of, read_curve
 from fastdc.options.ipc import checked_ipc, least_to_most
 from fastdc.report.folder import Folder
 from fastdc.report.pictures import Picture, picture
-from fastdc.runs.content import finite_number, finite_numbers, in_a_line, plain_types, whole_number
+from fastdc.runs.content import finite_number, in_a_line, plain_types, whole_number
 from fastdc.runs.files import read_whole
 from fastdc.training.evaluation import Evaluation
 
@@ -72,7 +73,7 @@ def load_run(path: Path) -> Loaded:
     origin = folder.json("config.json", _checked_config) or {"config": {}}
     records = folder.part("metrics.jsonl", "the metrics of a run", lambda file: _iterations(file, folder)) or ()
     condensed = folder.part("condensed.safetensors", "a condensed dataset", CondensedDataset.load)
-    curve = folder.part("curve.jsonl", "a curve of accuracy", _curve) if (path / "curve.jsonl").exists() else None
+    curve = folder.part("curve.jsonl", "a curve of accuracy", read_curve)
     evaluation, results = folder.json("evaluation.json", _checked_evaluation, _UNTESTED) or ({}, {})
     return Loaded(
         path.resolve().name,
@@ -80,7 +81,7 @@ def load_run(path: Path) -> Loaded:
         origin,
         tuple((iteration, loss) for iteration, loss, _ in records),
         sum(seconds for *_, seconds in records),
-        curve or (),
+        tuple((curve or {}).items()),
         condensed,
         evaluation,
         results,
@@ -99,7 +100,7 @@ def _checked_config(content: Any) -> Mapping[str, Any]:
 
 def _checked_evaluation(content: Any) -> tuple[Mapping[str, Any], Mapping[str, Evaluation]]:
     _check_there(content, "model", "protocol", "networks", "seed")
-    return content, {str(name): _evaluation(found) for name, found in content["results"].items()}
+    return content, {str(name): evaluation_of(found) for name, found in content["results"].items()}
 
 
 def _check_there(content: Mapping[str, Any], *names: str) -> None:
@@ -122,21 +123,6 @@ def _iterations(file: Path, folder: Folder) -> tuple[tuple[int, float, float], .
     if broken:
         folder.notes.append(f"Lines of metrics.jsonl that cannot be read, and are left out: {broken}.")
     return tuple(found)
-
-
-def _curve(file: Path) -> tuple[tuple[float, Evaluation], ...]:
-    records = map(plain_types, read_whole(file).splitlines())
-    return tuple((whole_number(record, "iteration"), _evaluation(record)) for record in records)
-
-
-def _evaluation(content: Mapping[str, Any]) -> Evaluation:
-    counts = content.get("confusion")  # which files of earlier versions lack
-    if counts is not None:
-        counts = tuple(tuple(whole_number({"count": count}, "count") for count in row) for row in counts)
-        if not counts or any(len(row) != len(counts) for row in counts):
-            raise ValueError("confusion is no square of counts")
-    accuracies = finite_numbers(content, "accuracies", most=1.0)
-    return Evaluation(accuracies, content.get("protocol"), content.get("epochs"), str(content.get("precision", "float32")), counts)
 
 
 def _frames(folder: Folder) -> tuple[Frame, ...]:
