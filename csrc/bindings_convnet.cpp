@@ -433,6 +433,45 @@ void train_on(const Network& network, py::array& theta, py::array& velocity, con
     });
 }
 
+void part_gradients_of(const Network& network, const py::array& theta, const py::array& images, const py::array& labels,
+                       py::array& gradients, int64_t first, int threads) {
+    with_type(theta, [&](auto zero) {
+        using T = decltype(zero);
+        const ConvNetPlan& plan = network.plan;
+        const int64_t count = first_of("images", images, 4), rows = first_of("gradients", gradients, 2);
+        check_common<T>(network, theta, threads);
+        check_input<T>("images", images, {count, plan.channels, plan.height, plan.width});
+        const Labels<T> label = labels_of<T>(plan, count, labels);
+        check_output<T>("gradients", gradients, {rows, plan.parameters});
+        if (!network.statistics.empty()) refuse("norm", "batch", "one that takes no statistics of the whole batch");
+        const int64_t parts = batch_parts(count);
+        if (count < 1) refuse("images", describe(images), "at least one");
+        if (rows > parts) refuse("gradients", describe(gradients), "no more rows than parts: " + std::to_string(parts));
+        if (first < 0 || first > parts - rows) {
+            refuse("first", std::to_string(first), "0 to " + std::to_string(parts - rows));
+        }
+        const T *weights = in<T>(theta), *from = in<T>(images);
+        T* to = out<T>(gradients);
+        do_long_work([&] { part_gradients<T>(plan, weights, {from, label, count}, first, rows, to, threads); });
+    });
+}
+
+void move_by(const Network& network, py::array& theta, py::array& velocity, const py::array& gradients,
+             const SgdOptions& sgd, int threads) {
+    with_type(theta, [&](auto zero) {
+        using T = decltype(zero);
+        const ConvNetPlan& plan = network.plan;
+        const int64_t count = first_of("gradients", gradients, 2);
+        check_common<T>(network, theta, threads);
+        check_output<T>("theta", theta, {plan.parameters});
+        check_output<T>("velocity", velocity, {plan.parameters});
+        check_input<T>("gradients", gradients, {count, plan.parameters});
+        const Moving<T> weights = {out<T>(theta), out<T>(velocity)};
+        const T* from = in<T>(gradients);
+        do_long_work([&] { move<T>(plan, weights, from, count, sgd, threads); });
+    });
+}
+
 // Writes an output, called `name`, of images [N, ...].
 void outputs_of(const Network& network, const py::array& theta, const py::array& images, Output output,
                 const char* name, py::array& result, int threads) {
@@ -544,6 +583,7 @@ void bind_convnet(py::module_& module) {
                  return Distillation{std::move(shares), std::move(groups), temperature};
              }),
              py::kw_only(), array("shares"), py::arg("groups"), py::arg("temperature"));
+    module.def("batch_parts", &batch_parts, py::arg("batch"), "How many parts a batch of so many images is cut into.");
     py::class_<Network>(module, "ConvNet", "The structure of a ConvNet, and where its parameters lie in theta.")
         .def(py::init(&network), py::kw_only(), py::arg("image"), py::arg("classes"), py::arg("blocks"),
              py::arg("classifier"), py::arg("parameters"), py::arg("bfloat16") = false)
@@ -566,6 +606,14 @@ void bind_convnet(py::module_& module) {
              "Trains theta [P] in place, with the velocity [P] of its momentum, on batches of images [N, ...] in the "
              "order [epochs, N], and the statistics of batch norms. Labels are classes [N], or shares of the K classes "
              "[N, K].")
+        .def("part_gradients", &part_gradients_of, array("theta"), array("images"), array("labels"), array("gradients"),
+             py::kw_only(), py::arg("first"), py::arg("threads"),
+             "Writes the gradients [n, P] of n parts of a batch of images [N, ...], from part `first` on; they add up "
+             "to "
+             "that of the batch.")
+        .def("move", &move_by, array("theta"), array("velocity"), array("gradients"), py::kw_only(), py::arg("sgd"),
+             py::arg("threads"),
+             "Moves theta [P], and the velocity [P] of its momentum, by gradients [n, P], added up one by one.")
         .def("logits", &logits_of, array("theta"), array("images"), array("logits"), py::kw_only(), py::arg("threads"),
              "Writes the logits [N, K] of images [N, ...].")
         .def("features", &features_of, array("theta"), array("images"), array("features"), py::kw_only(),

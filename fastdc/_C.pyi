@@ -30,6 +30,9 @@ def layerwise_distance(
 ) -> None:
     """Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts, cut into tiles [T, 3]."""
 
+def batch_parts(batch: int) -> int:
+    """How many parts a batch of so many images is cut into."""
+
 def usable_instruction_sets() -> list[str]:
     """Instruction sets that this processor runs, the widest first."""
 
@@ -152,6 +155,23 @@ class ConvNet:
 
         Labels are classes [N], or shares of the K classes [N, K].
         """
+
+    def part_gradients(
+        self, theta: _Floats, images: _Floats, labels: _Integers | _Floats, gradients: _Floats, *, first: int, threads: int
+    ) -> None:
+        """Writes the gradients [n, P] of n parts of a batch of images [N, ...], from part `first` on; they add up to that of the batch.
+
+        Args:
+            theta: [P].
+            images: normalised images.
+            labels: classes [N], or shares of the K classes [N, K].
+            gradients: written.
+            first: of `batch_parts(N)`.
+            threads: of this call.
+        """
+
+    def move(self, theta: _Floats, velocity: _Floats, gradients: _Floats, *, sgd: Sgd, threads: int) -> None:
+        """Moves theta [P], and the velocity [P] of its momentum, by gradients [n, P], added up one by one."""
 
     def logits(self, theta: _Floats, images: _Floats, logits: _Floats, *, threads: int) -> None:
         """Writes the logits [N, K] of images [N, ...]."""

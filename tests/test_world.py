@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {"iterations": 3, "model": "convnet:width=8", "batch_rea
 # process alone needs whole; engines whose bits depend on how many classes they are given, which go class by class in a group of one.
 RUNS: dict[str, dict[str, Any]] = {
     "dc": {"method": "dc"},
+    "dc, trained together": {"method": "dc", "ipc": 7, "matching_steps": 2, "model_epochs": 2},
     "idc": {"method": "idc", "init": "kmeans", "matching_steps": 2},
     "dm": {"method": "dm"},
     "dream": {"method": "dream:sample=30", "matching_steps": 2},

@@ -134,6 +134,18 @@ template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
            const Distilled<T>& distilled, const SgdOptions& sgd, int threads);
 
+// A step of training in two halves, for processes that share it: how many parts a batch is cut into; the gradients
+// [count, P] of some of them, in a network without batch norm; and the step by gradients [count, P], added up in order.
+int64_t batch_parts(int64_t batch);
+
+template <class T>
+void part_gradients(const ConvNetPlan& plan, const T* theta, const LabelledImages<T>& batch, int64_t first,
+                    int64_t count, T* gradients, int threads);
+
+template <class T>
+void move(const ConvNetPlan& plan, const Moving<T>& weights, const T* gradients, int64_t count, const SgdOptions& sgd,
+          int threads);
+
 // How many numbers of an output each image has: K or F.
 template <class T>
 int64_t output_size(const ConvNetPlan& plan, Output output);

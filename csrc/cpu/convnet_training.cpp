@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <cstring>
+#include <numeric>
+#include <vector>
 
 #include "cpu/buffer.h"
 #include "cpu/convnet.h"
@@ -99,7 +101,53 @@ void batch_gradient(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, co
     });
 }
 
+// Which parts of a batch, of so many.
+struct Parts {
+    int64_t begin, end, count;
+};
+
+// The gradients of some parts of a batch whose norms take no statistics of it, [end - begin, P].
+template <class T>
+void gradients_of(const ConvNetKernels<T>& kernel, const ConvNetPlan& plan, const PackedTheta<T>& theta,
+                  const ImageRun<T>& batch, const Distilled<T>& distilled, const Parts& parts, T* partial,
+                  int threads) {
+    parallel_for(parts.end - parts.begin, threads, [&](int64_t i) {
+        gradient_of<T>(kernel, plan, theta, part_of(batch, parts.begin + i, parts.count), distilled, nullptr,
+                       partial + i * plan.parameters);
+    });
+}
+
+template <class T>
+void move(const ConvNetKernels<T>& kernel, const PartialSums<T>& gradients, const SgdOptions& sgd,
+          const Moving<T>& weights, int threads) {
+    over_parameters(gradients.size, threads,
+                    [&](Range elements) { kernel.update(gradients, elements, sgd, weights.velocity, weights.theta); });
+}
+
 }  // namespace
+
+int64_t batch_parts(int64_t batch) {
+    return parts_of(1, batch);
+}
+
+template <class T>
+void part_gradients(const ConvNetPlan& plan, const T* theta, const LabelledImages<T>& batch, int64_t first,
+                    int64_t count, T* gradients, int threads) {
+    const ConvNetKernels<T>& kernel = kernels<T>(plan);
+    T* packed = shared_buffer().at_least<T>(kernel.packed_size(plan));
+    pack_weights<T>(kernel, plan, theta, packed, threads);
+    std::vector<int64_t> index(static_cast<size_t>(batch.count));
+    std::iota(index.begin(), index.end(), 0);
+    const ImageRun<T> run = {batch.images, batch.labels, index.data(), batch.count, T(1) / static_cast<T>(batch.count)};
+    gradients_of<T>(kernel, plan, {theta, packed}, run, {}, {first, first + count, batch_parts(batch.count)}, gradients,
+                    threads);
+}
+
+template <class T>
+void move(const ConvNetPlan& plan, const Moving<T>& weights, const T* gradients, int64_t count, const SgdOptions& sgd,
+          int threads) {
+    move<T>(kernels<T>(plan), {gradients, count, plan.parameters}, sgd, weights, threads);
+}
 
 template <class T>
 void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImages<T>& data, const Order& order,
@@ -117,18 +165,20 @@ void train(const ConvNetPlan& plan, const Moving<T>& weights, const LabelledImag
             if (has_batch_norm(plan)) {
                 batch_gradient<T>(kernel, plan, {weights.theta, packed}, run, distilled, partial, threads);
             } else {
-                parallel_for(parts, threads, [&](int64_t part) {
-                    gradient_of<T>(kernel, plan, {weights.theta, packed}, part_of(run, part, parts), distilled, nullptr,
-                                   partial + part * size);
-                });
+                gradients_of<T>(kernel, plan, {weights.theta, packed}, run, distilled, {0, parts, parts}, partial,
+                                threads);
             }
-            over_parameters(size, threads, [&](Range elements) {
-                kernel.update({partial, parts, size}, elements, sgd, weights.velocity, weights.theta);
-            });
+            move<T>(kernel, {partial, parts, size}, sgd, weights, threads);
         }
     }
 }
 
+template void part_gradients<float>(const ConvNetPlan&, const float*, const LabelledImages<float>&, int64_t, int64_t,
+                                    float*, int);
+template void part_gradients<double>(const ConvNetPlan&, const double*, const LabelledImages<double>&, int64_t, int64_t,
+                                     double*, int);
+template void move<float>(const ConvNetPlan&, const Moving<float>&, const float*, int64_t, const SgdOptions&, int);
+template void move<double>(const ConvNetPlan&, const Moving<double>&, const double*, int64_t, const SgdOptions&, int);
 template void train<float>(const ConvNetPlan&, const Moving<float>&, const LabelledImages<float>&, const Order&,
                            const Distilled<float>&, const SgdOptions&, int);
 template void train<double>(const ConvNetPlan&, const Moving<double>&, const LabelledImages<double>&, const Order&,

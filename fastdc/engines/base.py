@@ -19,6 +19,7 @@ from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import to_device
+from fastdc.parallel.world import ALONE, World
 from fastdc.runtime.stopping import stop_point
 
 ONE_NUMBER = "a batch norm in training needs more than one number of each channel; give batches of more than one image."
@@ -103,6 +104,7 @@ class Training(ABC):
     def __init__(self, module: nn.Module, theta: Tensor, sgd: Sgd) -> None:
         self.module, self.theta, self.sgd = module, theta, sgd
         self.velocity = torch.zeros_like(theta)  # [P], of the momentum: gradients summed up, each step sgd.momentum times the last
+        self.world = ALONE  # the processes that take the same steps, where they may share them
 
     def step(self, images: Tensor, labels: Tensor, distillation: Distillation | None = None) -> None:
         """One step on the mean cross-entropy of one batch, with the velocity that the steps before have left.
@@ -263,9 +265,13 @@ class Engine(ABC):
         generator: torch.Generator,
         augment: Augmentation | None = None,
         distillation: Distillation | None = None,
+        world: World = ALONE,
     ) -> None:
-        """One run of `training`: theta [P] is changed in place."""
-        self.training(theta, sgd).run(images, labels, generator, augment, distillation)
+        """One run of `training`: theta [P] is changed in place. Processes that make the same call together, `world`, may each do a part
+        of it."""
+        training = self.training(theta, sgd)
+        training.world = world
+        training.run(images, labels, generator, augment, distillation)
 
     def most_side_by_side(self, theta: Tensor, images: Tensor, sgd: Sgd) -> int:
         """How many networks with weights as theta [P] it trains on these images faster at once than one after another."""

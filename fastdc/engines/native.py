@@ -18,6 +18,7 @@ from fastdc.engines.widths import Widths, odd_widths, rounded, widened
 from fastdc.errors import UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.threads import compute_threads
+from fastdc.parallel.world import ALONE, World
 from fastdc.runtime import compiled
 
 if TYPE_CHECKING:
@@ -124,9 +125,20 @@ class NativeEngine(Engine):
         return _NativeTraining(self, theta, sgd)
 
     def train_on(
-        self, theta: Tensor, velocity: Tensor, images: Tensor, labels: Tensor, sgd: Sgd, distillation: Distillation | None = None
+        self,
+        theta: Tensor,
+        velocity: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        sgd: Sgd,
+        distillation: Distillation | None = None,
+        world: World = ALONE,
     ) -> None:
-        """Move theta [P], the velocity of its momentum [P] and the statistics of batch norms on by a step on one batch of images."""
+        """Move theta [P], the velocity of its momentum [P] and the statistics of batch norms on by a step on one batch of images.
+
+        A batch is cut into parts, whose gradients are added up in their order, whoever computes them: of several processes each those of
+        some parts, where each has one, and no batch norm takes the statistics of all.
+        """
         self._check_images(theta, images, 4)
         self._check_batch(images)
         if labels.dim() == 2:
@@ -134,12 +146,22 @@ class NativeEngine(Engine):
         weights, speeds = self._widths.widen(theta).contiguous(), self._widths.widen(velocity)
         statistics = self._statistics(images.dtype)
         assert compiled.extension is not None
-        self._network(images, statistics).train(
-            *(_array(tensor) for tensor in (weights, speeds, images, labels, torch.arange(len(images))[None])),
-            sgd=compiled.extension.Sgd(batch=len(images), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay),
-            distillation=None if distillation is None else _as_kept(distillation, theta),
-            threads=compute_threads(),
-        )
+        network, threads, parts = self._network(images, statistics), compute_threads(), compiled.extension.batch_parts(len(images))
+        step = compiled.extension.Sgd(batch=len(images), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+        if 1 < world.size <= parts and not statistics and distillation is None:
+            mine = world.share(parts)
+            gradients = weights.new_empty(len(mine), len(weights))
+            arrays = (_array(tensor) for tensor in (weights, images, labels, gradients))
+            network.part_gradients(*arrays, first=mine.start, threads=threads)
+            total = world.summed(gradients)
+            network.move(*(_array(tensor) for tensor in (weights, speeds, total[None])), sgd=step, threads=threads)
+        else:
+            network.train(
+                *(_array(tensor) for tensor in (weights, speeds, images, labels, torch.arange(len(images))[None])),
+                sgd=step,
+                distillation=None if distillation is None else _as_kept(distillation, theta),
+                threads=threads,
+            )
         for given, moved in ((theta, weights), (velocity, speeds)):
             if moved is not given:
                 given.copy_(self._widths.narrow(moved))
@@ -269,7 +291,7 @@ class _NativeTraining(Training):
         self._engine = engine
 
     def _step(self, images: Tensor, labels: Tensor, distillation: Distillation | None) -> None:
-        self._engine.train_on(self.theta, self.velocity, images, labels, self.sgd, distillation)
+        self._engine.train_on(self.theta, self.velocity, images, labels, self.sgd, distillation, self.world)
 
 
 def _memory_for(size: int, like: Tensor) -> np.ndarray:

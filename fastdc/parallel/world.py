@@ -118,6 +118,17 @@ class World:
         shares = [self.share(len(counts), rank) for rank in range(self.size)]
         return [slice(ends[share.start], ends[share.stop]) for share in shares]
 
+    def summed(self, rows: Tensor) -> Tensor:
+        """The sum of the rows of all processes, one or more of each [n, ...], added up one by one in the order of the processes."""
+        total = rows[0].clone()
+        for rank in range(self.size):
+            if rank == self.rank:
+                for row in rows[1:] if rank == 0 else rows:
+                    total += row
+            if self.size > 1:
+                self._broadcast([(total, rank)])
+        return total
+
     def gathered(self, value: Value) -> list[Value]:
         """What each process gives, by rank."""
         return [value] if self.size == 1 else [self._sent_by(rank, value) for rank in range(self.size)]
@@ -338,7 +349,8 @@ def _left(task: int, rank: int) -> str:
     return f"fastdc, left {task} {rank}"
 
 
-_alone = World()
+ALONE = World()
+"""This process, where no other works with it."""
 _worlds: dict[Any, World] = {}  # by process group
 _groups = itertools.count()  # that were launched one after another
 _apart = threading.local()
@@ -347,7 +359,7 @@ _apart = threading.local()
 def world() -> World:
     """The processes that work together: those of an initialised process group of torch.distributed; else this one alone."""
     if getattr(_apart, "is_so", False) or not (dist.is_available() and dist.is_initialized()):
-        return _alone
+        return ALONE
     group = dist.group.WORLD
     if group not in _worlds:
         _worlds[group] = World(dist.get_rank(), dist.get_world_size())

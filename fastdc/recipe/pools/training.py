@@ -14,6 +14,7 @@ from fastdc.engines import Augmentation, Sgd
 from fastdc.engines.base import Fetch
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.checks import check_count, check_share
+from fastdc.parallel.world import world
 from fastdc.recipe.pools.base import Pool
 from fastdc.recipe.state import State
 from fastdc.runtime.seeding import derive_seed, make_generator
@@ -97,7 +98,7 @@ class TrainingPool(Pool):
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
             sgd = Sgd(recipe.model_epochs, recipe.lr_model)
-            engine.train(theta, images, labels, sgd, order, self.options.augment())
+            engine.train(theta, images, labels, sgd, order, self.options.augment(), world=world())
 
     def _learn_real_images(self, state: State) -> None:
         """Train on some images of the set, each once, with the velocity that the steps before have left."""
