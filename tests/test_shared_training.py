@@ -20,7 +20,12 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch has no gloo"),
 ]
 SHAPE = (3, 8, 8)
-MODELS = ("convnet:width=8,depth=2", "convnet:width=12,depth=2,norm=instance,activation=swish", "mlp:width=8", "convnet:width=8,depth=2,norm=batch")
+MODELS = (
+    "convnet:width=8,depth=2",
+    "convnet:width=12,depth=2,norm=instance,activation=swish",
+    "mlp:width=8",
+    "convnet:width=8,depth=2,norm=batch",
+)
 
 
 def noise(count: int) -> torch.Tensor:
