@@ -1,5 +1,5 @@
-"""A run that several processes share: seconds of a matching step beside one process with as many threads, bytes that pass between them,
-and the memory that each of them holds."""
+"""A run that several processes share: seconds of a matching step beside one process with as many threads, and bytes that pass between
+them."""
 
 from __future__ import annotations
 
@@ -95,9 +95,13 @@ def bench_step(record: Callable[..., None], tmp_path: Path) -> None:
             record("iteration", name=name, processes=processes, threads=threads, seconds=seconds, bytes=found[0]["bytes"])
 
 
-def bench_memory_of_a_share(record: Callable[..., None], tmp_path: Path) -> None:
-    """A thousand classes of 64 x 64 at 10 images per class: what a process holds towards the end, alone and as one of two."""
-    data = noise(tmp_path / "noise.npz", 1000, 300, 64)
-    for processes in (1, 2):
-        found = run(processes, 2 // processes, data, ipc=10, method="dm", model="convnet:width=32", iterations=4, batch_real=64)
-        record("memory", processes=processes, held_mib=found["held_mib"], peak_mib=found["peak_mib"])
+# Classes, images per class, pixels of a side, processes of one thread. The first two say what a class takes, a model what the others do.
+COSTS = ((10, 1, 32, 1), (10, 10, 32, 1), (20, 1, 32, 1), (10, 1, 64, 1), (10, 1, 32, 2), (20, 10, 64, 2))
+
+
+def bench_cost(record: Callable[..., None], tmp_path: Path) -> None:
+    """A matching step of dc by classes, images per class, resolution and processes."""
+    for classes, ipc, side, processes in COSTS:
+        data = noise(tmp_path / "noise.npz", classes, 256, side)
+        found = run(processes, 1, data, ipc=ipc, iterations=3, matching_steps=1)
+        record("cost", classes=classes, ipc=ipc, side=side, processes=processes, seconds=statistics.median(found["seconds"]))

@@ -358,13 +358,34 @@ def world_steps() -> str:
     return markdown(head, lines) + source("world")
 
 
+CARRIED = (1000, 10, 224, 64)  # classes, images per class, pixels of a side, processes
+
+
+def world_cost() -> str:
+    """Seconds of a matching step, measured and by the model, which knows the first two lines alone; the last line is the model's."""
+    rows = rows_of("world", what="cost")
+    one, ten = (row["seconds"] / row["classes"] / row["side"] ** 2 for row in rows[:2])  # of a class, for a pixel
+    image = (ten - one) / (rows[1]["ipc"] - rows[0]["ipc"])
+
+    def model(classes: int, ipc: int, side: int, processes: int) -> float:
+        return classes / processes * side**2 * (one + (ipc - 1) * image)
+
+    lines = []
+    for row in rows:
+        case = [row[name] for name in ("classes", "ipc", "side", "processes")]
+        lines.append([*map(str, case), number(row["seconds"]), number(model(*case))])
+    lines.append([*(f"{value:,}" for value in CARRIED), MISSING, number(model(*CARRIED))])
+    head = ["classes", "images per class", "pixels of a side", "processes", "measured, s", "by the model, s"]
+    return markdown(head, lines) + source("world")
+
+
 def world_memory() -> str:
-    alone, shared = (row_of("world", what="memory", processes=processes) for processes in (1, 2))
+    alone, shared = (row_of("world_memory", what="memory", processes=processes) for processes in (1, 2))
     lines = [
         [what, *(slashes(row[key]) for row in (alone, shared)), f"{100 * max(shared[key]) / alone[key][0]:.0f}%"]
         for what, key in (("in the last seconds of a run", "held_mib"), ("at most", "peak_mib"))
     ]
-    return markdown(["MiB", "one process", "each of two", "share"], lines) + source("world")
+    return markdown(["MiB", "one process", "each of two", "share"], lines) + source("world_memory")
 
 
 # On a GPU
@@ -499,6 +520,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "native-precision-times": native_precision_times,
     "world-steps": world_steps,
     "world-memory": world_memory,
+    "world-cost": world_cost,
     "dc-beside-auto": dc_beside_auto,
     "time-to-accuracy": time_to_accuracy,
     "gpu-fashion-mnist": gpu_fashion_mnist,

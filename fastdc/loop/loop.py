@@ -350,11 +350,11 @@ class Condensation:
 
     def condensed(self, protocol: str, copy: bool = True) -> CondensedDataset:
         """The set of the images as they are; `copy=False` takes them for it, so that no step may follow."""
-        stored = self.state.stored
-        if self.shared:
-            stored = self.world.joined(stored, self.ipc)
+        stored = self.world.placed(self.state.stored, self.ipc) if self.shared else self.state.stored
         if not copy:
-            self.state.stored = stored  # in the place of what stands there twice
+            self.state.stored = stored  # so that nothing stands there twice
+        if self.shared:
+            self.world.spread(stored, self.ipc)
         provenance = {
             "dataset": self.real.name,
             "fingerprint": self.real.fingerprint,

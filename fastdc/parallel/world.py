@@ -83,9 +83,14 @@ class World:
         """The rows of all things, of which each process gives those of its own; `counts` as `spread` has them."""
         if self.size == 1:
             return rows
+        whole = self.placed(rows, counts)
+        self.spread(whole, counts)
+        return whole
+
+    def placed(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Room for the rows of all things, with those of this process's own in place."""
         whole = rows.new_empty(sum(counts), *rows.shape[1:])
         whole[self._parts(counts)[self.rank]] = rows
-        self.spread(whole, counts)
         return whole
 
     def joined_at_first(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
