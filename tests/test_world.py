@@ -23,6 +23,7 @@ from processes import Processes, free_port, together
 import fastdc
 from fastdc.callbacks import Event, IterationDone
 from fastdc.data.part import part_of
+from fastdc.data.sources.named import load_share
 from fastdc.parallel.world import world
 from fastdc.runs.files import load_tensors
 
@@ -295,6 +296,17 @@ def test_each_process_reads_its_own_of_files(tmp_path: Path) -> None:
     for size in (2, 4):  # of which one has no class
         for found in together(size, _of_files, names):
             assert [torch.equal(one, other) for one, other in zip(found, expected, strict=True)] == [True] * len(expected)
+
+
+def _asked_for(name: str, index: torch.Tensor) -> torch.Tensor:
+    return load_share(name).normalised_for_all(index)
+
+
+def test_images_of_all_classes_come_in_the_order_in_which_they_are_asked_for(tmp_path: Path) -> None:
+    name, index = _archive(tmp_path / "a.npz", np.uint8), torch.tensor([7, 0, 29, 3, 3, 11])
+    expected = fastdc.load_dataset(name)[0].normalised(index)
+    for found in together(2, _asked_for, name, index):
+        assert torch.equal(found, expected)
 
 
 def _files_read(name: str) -> set[str]:
