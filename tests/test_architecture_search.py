@@ -291,6 +291,12 @@ def test_a_method_s_seconds_are_those_of_all_calls(digits: Any, tmp_path: Path, 
     assert made.seconds("dc") > 18
 
 
+def test_a_proxy_is_made_within_a_budget(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    architecture_search(*digits, proxies=("dm",), budget="2s", out=tmp_path, **OPTIONS)
+    written = json.loads((tmp_path / "proxies" / "dm" / "config.json").read_text())
+    assert written["config"]["budget"] == "2s"
+
+
 def test_a_locked_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_runner(tmp_path / "networks", digits).path(Trial(SPACE[0], ()))
     folder.mkdir(parents=True)
@@ -441,6 +447,7 @@ def test_processes_share_a_search(tmp_path: Path, capfd: pytest.CaptureFixture[s
         ({"seed": -1}, UsageError, "seed is -1"),
         ({"engine": "nativ"}, UsageError, "unknown engine"),
         ({"device": "gpu"}, UsageError, "unknown device"),
+        ({"budget": "soon"}, UsageError, "budget is 'soon'; expected a time such as"),
         ({"out": 3}, UsageError, "out is 3; expected the path"),
     ],
     ids=str,

@@ -123,9 +123,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Batch]:
 def learn_third_stage(digits: Any, distill: bool) -> tuple[tuple[Stage, ...], list[CondensedDataset], nn.Module, nn.Module]:
     stages = as_stages(digits, "class")
     memories = [fastdc.coresets.random(stage.train, 2) for stage in stages[:2]]
-    learning = learner.LearningOptions(
-        model=MODEL, epochs=4, fine_tuning_epochs=3, distill=distill, ipc=2, engine="auto", device="cpu", seed=0
-    )
+    learning = learner.LearningOptions(model=MODEL, epochs=4, fine_tuning_epochs=3, distill=distill, engine="auto", device="cpu", seed=0)
     older = build(MODEL, 1, 7, (8, 8))
     return stages, memories, older, learner.learn_stage(learning, stages, 2, older, memories)
 
@@ -170,16 +168,30 @@ def test_tuning_sees_an_equal_number_of_images_of_every_class(digits: Any, train
 
 def test_the_first_stage_is_learned_alone(digits: Any, trainings: dict[str, Any]) -> None:
     stages = as_stages(digits, "class")
-    learning = learner.LearningOptions(
-        model=MODEL, epochs=1, fine_tuning_epochs=1, distill=True, ipc=2, engine="auto", device="cpu", seed=0
-    )
+    learning = learner.LearningOptions(model=MODEL, epochs=1, fine_tuning_epochs=1, distill=True, engine="auto", device="cpu", seed=0)
     learner.learn_stage(learning, stages, 0, None, [])
     assert len(trainings["stage"].images) == len(stages[0].train)
     assert trainings["stage"].distillation is None
     assert "fine-tuning" not in trainings
 
 
+def test_tuning_sees_as_many_real_images_as_a_memory_becomes(digits: Any, trainings: dict[str, Any]) -> None:
+    stages = as_stages(digits, "class")
+    memory = fastdc.condense(stages[0].train, 1, method="untrained", formation="frequency:images=4", model=MODEL)
+    learning = learner.LearningOptions(model=MODEL, epochs=1, fine_tuning_epochs=1, distill=True, engine="auto", device="cpu", seed=0)
+    learner.learn_stage(learning, stages, 1, build(MODEL, 1, 3, (8, 8)), [memory])
+    assert torch.bincount(trainings["fine-tuning"].labels).tolist() == [4] * 7
+
+
 # from the first stage to the last
+
+
+def test_a_memory_is_made_within_a_budget(digits: Any, tmp_path: Path) -> None:
+    continual_learning(digits, "auto", 1, budget="2s", out=tmp_path, **OPTIONS)
+    written = json.loads((tmp_path / "runs" / "auto-seed0" / "memory1" / "config.json").read_text())
+    assert written["config"]["budget"] == "2s"
+    with pytest.raises(UsageError, match="budget is 'soon'; expected a time such as"):
+        continual_learning(digits, "auto", 1, budget="soon", **OPTIONS)
 
 
 def test_memory_and_distillation_keep_what_would_be_forgotten(digits: Any) -> None:
@@ -188,7 +200,7 @@ def test_memory_and_distillation_keep_what_would_be_forgotten(digits: Any) -> No
     lost = continual_learning(digits, "random", 1, False, **options)
     assert kept.average(2).mean > lost.average(2).mean + 0.15
     assert kept.forgetting(2).mean < lost.forgetting(2).mean - 0.2
-    assert (kept.images, kept.storage, lost.images) == (100, 100 * 64, 10)
+    assert (kept.images, kept.storage, lost.images) == (70, 70 * 64, 7)
 
 
 @pytest.mark.parametrize("memory", ["random", "herding", "dc"])
@@ -224,12 +236,12 @@ def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monk
         patch.setattr(runner, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))
         with pytest.raises(RunError, match=r"1 of 1 runs failed, random with seed 0 first: a weight is not finite\. The same call"):
             continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
-    assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS).images == 20
+    assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS).images == 14
 
 
 def test_whoever_collects_the_results_makes_no_memory(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS)
-    assert len(list(tmp_path.glob("runs/random-seed0/memory*/condensed.safetensors"))) == 3
+    assert len(list(tmp_path.glob("runs/random-seed0/memory*/condensed.safetensors"))) == 2
     monkeypatch.setattr(runner, "make_image_set", None)  # another process may be at it
     assert continual_learning(digits, "random", 2, out=tmp_path, **OPTIONS) == result
 
@@ -239,10 +251,11 @@ def test_stages_with_the_same_classes(tmp_path: Path) -> None:
     coloured = noise_data((20, 20, 20), 3, 10, seed=2)
     result = continual_learning([(train, test), (coloured, coloured)], "random", 2, **OPTIONS | {"scenario": "task"}, out=tmp_path)
     assert [len(accuracies) for accuracies in result.accuracies[0]] == [1, 2]
-    memory = CondensedDataset.load(tmp_path / "runs" / "random-seed0" / "memory2" / "condensed.safetensors")
+    memory = CondensedDataset.load(tmp_path / "runs" / "random-seed0" / "memory1" / "condensed.safetensors")
     assert memory.images.shape == (6, 3, 10, 10)
-    assert (tmp_path / "runs" / "random-seed0" / "memory2" / "condensed.png").exists()
-    assert result.storage == 2 * 6 * 300
+    assert (tmp_path / "runs" / "random-seed0" / "memory1" / "condensed.png").exists()
+    assert not (tmp_path / "runs" / "random-seed0" / "memory2").exists()  # no stage comes after it
+    assert result.storage == 6 * 300
 
 
 # what is reported

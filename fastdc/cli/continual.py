@@ -55,6 +55,8 @@ class Continual(ExperimentOptions):
     """The height and width, in pixels, to which all images are brought. The default is the size of the largest."""
     iterations: int | None = None
     """The number of random networks on which a method learns a memory. The default is the scale's."""
+    budget: str | None = None
+    """The time for each memory of a method, such as 90s or 10min, in place of --iterations."""
     batch_real: int | None = None
     """The number of real images of each class in a step of a method. The default is the scale's."""
     epochs: int | None = None
@@ -87,6 +89,7 @@ class Continual(ExperimentOptions):
             scenario="class" if self.split is not None else "task",
             image_size=(self.image_size, self.image_size) if self.image_size is not None else None,
             model=with_width(self.model, sizes.pop("width")),
+            budget=self.budget,
             seed=self.seed,
             engine=self.engine,
             device=self.device,
@@ -97,7 +100,8 @@ class Continual(ExperimentOptions):
         out = Path(self.out if self.out is not None else f"runs/{plain_name('-'.join(parts))}").expanduser()
         open_runner = partial(_open_runner, config, self.stages, self.split, self.data_root, out)
         results = run_shared(open_runner(), open_runner, self.workers, self.device)
-        caption = f"Scale {name}: {scale}; model {config.model}, ipc {self.ipc}, seed {self.seed}, fastdc {versions()['fastdc']}."
+        budget = f"; {self.budget} for each memory of a method" if self.budget is not None else ""
+        caption = f"Scale {name}: {scale}{budget}; model {config.model}, ipc {self.ipc}, seed {self.seed}, fastdc {versions()['fastdc']}."
         plot = "continual.png" if can_plot() else None
         page = markdown(results, caption, plot)
         files: dict[str, str | bytes] = {plot: plot_by_stage(results)} if plot is not None else {}

@@ -56,6 +56,8 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
     """For how many epochs to train a network on the whole set. The default is the scale's."""
     iterations: int | None = None
     """The number of random networks on which a method learns a proxy. The default is the scale's."""
+    budget: str | None = None
+    """The time for each proxy of a method, such as 90s or 10min, in place of --iterations."""
     batch_real: int | None = None
     """The number of real images of each class in a step of a method. The default is the scale's."""
     coreset_epochs: int | None = None
@@ -96,6 +98,7 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
             whole_set_epochs=scale.whole_set_epochs,
             proxy_model=with_width(self.proxy_model, scale.width),
             iterations=scale.iterations,
+            budget=self.budget,
             batch_real=scale.batch_real,
             coreset_epochs=scale.coreset_epochs,
             seed=self.seed,
@@ -111,7 +114,8 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         search = open_search(config)
         silent = dataclasses.replace(config, progress=False)
         result = run_shared(search, partial(open_search, silent), self.workers, self.device)
-        how = f"scale {name}: {scale}; protocol {config.protocol}; seed {self.seed}"
+        budget = f"; {self.budget} for each proxy of a method" if self.budget is not None else ""
+        how = f"scale {name}: {scale}{budget}; protocol {config.protocol}; seed {self.seed}"
         caption = f"{search.train.name}, {how}, fastdc {versions()['fastdc']}."
         plot = "search.png" if can_plot() else None
         page = markdown(result, caption, plot)

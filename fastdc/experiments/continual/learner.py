@@ -38,7 +38,6 @@ class LearningOptions:
     epochs: int
     fine_tuning_epochs: int
     distill: bool
-    ipc: int
     engine: str
     device: str
     seed: int
@@ -88,7 +87,8 @@ def learn_stage(
     _train(engine, family, theta, training_set, old, paper_training(options.epochs), seed, "stage")
     if old is not None and options.fine_tuning_epochs:
         engine.layout.assign(module, theta)
-        balanced = dataclasses.replace(training_set, real=_equal_number(stage, options.ipc, seed))
+        each = max(int(memory.labels.bincount().max()) for memory in memories)
+        balanced = dataclasses.replace(training_set, real=_random_images(stage, each, seed))
         previous = Distillation(_logits_of(module, balanced, options, theta), stage.groups)
         phase = paper_training(1)[0]
         tuning = dataclasses.replace(phase, epochs=options.fine_tuning_epochs, lr=phase.lr * _TUNING_RATE)
@@ -128,11 +128,11 @@ def _memory_images(stages: Sequence[Stage], memories: Sequence[CondensedDataset]
     return torch.cat(images), torch.cat([torch.zeros(0, dtype=torch.int64), *labels])
 
 
-def _equal_number(stage: Stage, ipc: int, seed: int) -> Tensor:
-    """Positions of `ipc` random images of each class of the stage's training set."""
+def _random_images(stage: Stage, each: int, seed: int) -> Tensor:
+    """Positions of `each` random images of each class of the stage's training set."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "balanced"))
     members = stage.train.class_members
-    return torch.cat([some[torch.randperm(len(some), generator=generator)[:ipc]] for some in members])
+    return torch.cat([some[torch.randperm(len(some), generator=generator)[:each]] for some in members])
 
 
 def _logits_of(module: nn.Module, training_set: _TrainingSet, options: LearningOptions, like: Tensor) -> Tensor:

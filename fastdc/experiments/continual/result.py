@@ -28,7 +28,7 @@ class ContinualResult:
     accuracies: tuple[tuple[tuple[float, ...], ...], ...]
     """Of each seed, after each stage, on the test set of each stage so far: fractions of 1."""
     images: int
-    """In the memories of all stages."""
+    """In the memories of the stages before the last."""
     storage: int
     """What these take, in bytes: chosen images as uint8, learned ones as float32."""
 

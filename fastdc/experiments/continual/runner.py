@@ -19,7 +19,7 @@ from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
 from fastdc.models.network import NetworkFamily
-from fastdc.options.checks import check_count
+from fastdc.options.checks import check_count, check_duration
 from fastdc.options.specs import plain_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
@@ -47,6 +47,7 @@ class ContinualConfig:
     epochs: int = 20
     fine_tuning_epochs: int = 20
     iterations: int = 1000
+    budget: str | None = None
     batch_real: int = 256
     whole_set_epochs: int = 20
     seeds: int = 1
@@ -65,6 +66,8 @@ class ContinualConfig:
             raise UsageError(f"distill is {self.distill[0]!r}; expected True or False.")
         for name in ("ipc", "epochs", "fine_tuning_epochs", "iterations", "batch_real", "whole_set_epochs", "seeds"):
             check_count(name, getattr(self, name))
+        if self.budget is not None:
+            check_duration("budget", self.budget)
         size = self.image_size
         if size is not None and (not isinstance(size, tuple) or len(size) != 2):
             raise UsageError(f"image_size is {size!r}; expected (height, width) in pixels, or None.")
@@ -88,6 +91,7 @@ def continual_learning(
     epochs: int = 20,
     fine_tuning_epochs: int = 20,
     iterations: int = 1000,
+    budget: str | None = None,
     batch_real: int = 256,
     whole_set_epochs: int = 20,
     seeds: int = 1,
@@ -99,7 +103,7 @@ def continual_learning(
 ) -> ContinualResult:
     """Learn datasets one after another with one network, which keeps a few images per class of those before.
 
-    After each stage a memory of its training set is made and kept; later stages train on their own data and on all memories.
+    After each stage but the last a memory of its training set is made and kept; later stages train on their own data and on all memories.
     (Zhao et al., ICLR 2021, section 4.3; the scheme with distillation is that of Castro et al., ECCV 2018: see
     `fastdc.experiments.continual.learner`.)
 
@@ -116,6 +120,7 @@ def continual_learning(
         epochs: of training on each stage, by the SGD of `fastdc.evaluate`.
         fine_tuning_epochs: of tuning on balanced images, at a tenth of the learning rate.
         iterations: of a method that learns the memory.
+        budget: the time for each memory of a method, such as "15min", in the place of `iterations`.
         batch_real: real images of each class in a step of it.
         whole_set_epochs: of training the network on a stage by which a coreset chooses.
         seeds: how many times, with seeds one above the other.
@@ -151,6 +156,7 @@ def continual_learning(
         epochs=epochs,
         fine_tuning_epochs=fine_tuning_epochs,
         iterations=iterations,
+        budget=budget,
         batch_real=batch_real,
         whole_set_epochs=whole_set_epochs,
         seeds=seeds,
@@ -231,7 +237,8 @@ class ContinualRunner:
                     if file.exists():
                         older = None
                         continue
-                    self.memory(run, number)  # before the network, whose file says that the stage is done
+                    if number + 1 < len(self.stages):
+                        self.memory(run, number)  # before the network, whose file says that the stage is done
                     if number and older is None:
                         older = self._read_network(run, distill, number - 1)
                     older = self._learned(run, distill, number, older)
@@ -252,6 +259,7 @@ class ContinualRunner:
             ipc=config.ipc,
             model=config.model,
             iterations=config.iterations,
+            budget=config.budget,
             batch_real=config.batch_real,
             whole_set_epochs=config.whole_set_epochs,
             engine=config.engine,
@@ -293,6 +301,6 @@ class ContinualRunner:
     def _collected(self, memory: str, distill: bool) -> ContinualResult:
         runs = [run for run in self.runs if run.memory == memory]
         accuracies = tuple(tuple(self._read_accuracies(run, distill, number) for number in range(len(self.stages))) for run in runs)
-        images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages)
+        images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages[:-1])
         numbers = images * self.stages[0].train.images[0].numel()
         return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_coreset(memory) else 4 * numbers)

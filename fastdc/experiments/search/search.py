@@ -23,7 +23,7 @@ from fastdc.experiments.search.space import PAPER_SPACE, models_of, unsupported_
 from fastdc.experiments.search.training_plans import early_steps, images_seen
 from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Outcome, Trial, TrialOptions, TrialRunner
 from fastdc.models.network import NetworkFamily
-from fastdc.options.checks import check_count
+from fastdc.options.checks import check_count, check_duration
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.runs.folder import kept_or_temporary, shared_folder
@@ -50,6 +50,7 @@ class SearchConfig:
     whole_set_epochs: int = 100
     proxy_model: str = "convnet"
     iterations: int = 1000
+    budget: str | None = None
     batch_real: int = 256
     coreset_epochs: int = 20
     seed: int = 0
@@ -68,6 +69,8 @@ class SearchConfig:
             raise unknown_name("truth", self.truth, TRUTHS)
         for name in ("ipc", "epochs", "top", "whole_set_epochs", "iterations", "batch_real", "coreset_epochs"):
             check_count(name, getattr(self, name))
+        if self.budget is not None:
+            check_duration("budget", self.budget)
         if isinstance(self.random_truths, bool) or not isinstance(self.random_truths, int) or self.random_truths < 0:
             raise UsageError(f"random_truths is {self.random_truths!r}; expected a whole number of 0 or more.")
         PROTOCOLS.options(self.protocol)
@@ -93,6 +96,7 @@ def architecture_search(
     whole_set_epochs: int = 100,
     proxy_model: str = "convnet",
     iterations: int = 1000,
+    budget: str | None = None,
     batch_real: int = 256,
     coreset_epochs: int = 20,
     seed: int = 0,
@@ -122,6 +126,7 @@ def architecture_search(
         whole_set_epochs: of training on the whole set.
         proxy_model: the network that proxies are learned with, or chosen by.
         iterations: of a method that learns a proxy.
+        budget: the time for each proxy of a method, such as "15min", in the place of `iterations`.
         batch_real: real images of each class in a step of it.
         coreset_epochs: of training the network by which a coreset chooses.
         seed: decides everything random.
@@ -157,6 +162,7 @@ def architecture_search(
         whole_set_epochs=whole_set_epochs,
         proxy_model=proxy_model,
         iterations=iterations,
+        budget=budget,
         batch_real=batch_real,
         coreset_epochs=coreset_epochs,
         seed=seed,
@@ -200,6 +206,7 @@ class Search:
             ipc=config.ipc,
             model=config.proxy_model,
             iterations=config.iterations,
+            budget=config.budget,
             batch_real=config.batch_real,
             whole_set_epochs=config.coreset_epochs,
             engine=config.engine,
