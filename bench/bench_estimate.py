@@ -1,4 +1,4 @@
-"""What `fastdc.estimate` says beside what the run then takes, in one process each: seconds, peak memory, bytes of the folder.
+"""What `fastdc.estimate` says beside what the run then takes, in a process each: seconds, peak memory, bytes of the folder.
 
 FashionMNIST (Debian's dataset-fashion-mnist) and digits. Runs are short in their iterations alone: dc at 1, 10 and 50 images per class has
 the default network and the paper's numbers. Networks that a pool trains once are trained anew. Run nothing else meanwhile.
@@ -7,32 +7,36 @@ the default network and the paper's numbers. Networks that a pool trains once ar
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-CALL = """
+BEGIN = """
 import json, sys, tempfile, time
 from pathlib import Path
 import torch, fastdc
 from fastdc.parallel.devices import peak_memory, reset_peak_memory
 from fastdc.training import whole_set
 data, options, device = sys.argv[1], json.loads(sys.argv[2]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-with tempfile.TemporaryDirectory() as folder:
-    whole_set.DEFAULT_CACHE, out = Path(folder) / "networks", Path(folder) / "run"
-    began = time.monotonic()
-    estimate = fastdc.estimate(data, **options)
-    asked = time.monotonic()
-    reset_peak_memory(device)
-    fastdc.condense(data, **options, out=out, progress=False)
-    print(json.dumps({
-        "estimated_seconds": estimate.seconds, "seconds": time.monotonic() - asked, "asking_seconds": asked - began,
-        "estimated_memory": estimate.memory, "memory": peak_memory(device),
-        "estimated_disk": estimate.disk, "disk": sum(file.stat().st_size for file in out.rglob("*.*")),
-    }))
+folder = Path(tempfile.mkdtemp())
+whole_set.DEFAULT_CACHE = folder / "networks"
+began = time.monotonic()
+"""
+ESTIMATE = """
+estimate = fastdc.estimate(data, **options)
+found = {"estimated_seconds": estimate.seconds, "estimated_memory": estimate.memory, "estimated_disk": estimate.disk}
+print(json.dumps(found | {"asking_seconds": time.monotonic() - began}))
+"""
+RUN = """
+reset_peak_memory(device)
+fastdc.condense(data, **options, out=folder / "run", progress=False)
+disk = sum(file.stat().st_size for file in (folder / "run").rglob("*.*"))
+print(json.dumps({"seconds": time.monotonic() - began, "memory": peak_memory(device), "disk": disk}))
 """
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dc, 1 per class": ("fashion-mnist", {"ipc": 1, "iterations": 20}),
@@ -53,7 +57,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def bench_estimate(record: Callable[..., None], name: str) -> None:
     data, options = CASES[name]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", CALL, data, json.dumps(options)], capture_output=True, text=True)
+    record("run", dataset=data, **options, **said_by(ESTIMATE, data, options), **said_by(RUN, data, options))
+
+
+def said_by(program: str, data: str, options: dict[str, Any]) -> dict[str, Any]:
+    """What a program prints in a process of its own."""
+    call = [sys.executable, "-W", "ignore", "-c", BEGIN + program, data, json.dumps(options)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "TMPDIR": folder})
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    record("run", dataset=data, **options, **found)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

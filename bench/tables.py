@@ -32,6 +32,8 @@ PAPER_SEARCH = {
     "whole set": (85.9, None),
 }
 
+ESTIMATED = {"seconds": 1, "memory": 1 << 20, "disk": 1 << 10}  # with the size of a unit
+
 
 # Results
 
@@ -103,6 +105,11 @@ def duration(content: Row) -> str:
     return f" ({content['seconds'] / 60:.0f} minutes)" if content.get("seconds", 0) >= 60 else ""
 
 
+def as_time(seconds: float) -> str:
+    """Seconds, or minutes where they are many."""
+    return f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
+
+
 def machine_of(content: Row) -> str:
     """The machine of a result file, in words."""
     machine = content["machine"]
@@ -120,12 +127,14 @@ def fashion_mnist() -> str:
         "condense-seed-1": "the same, seed 1",
         "condense-seed-2": "the same, seed 2",
         "condense-default": "default width 128, 256 real images per class, 20 iterations",
+        "condense-paper": "the paper's settings: the same with 1,000 iterations",
     }
     lines = []
     for name, what in setting.items():
         condensed, random = (row_of(name, subject=subject) for subject in ("condensed", "random"))
-        lines.append([what, *(percent(row).replace(" +-", "% +-") for row in (condensed, random)), f"{results(name)['seconds']:.0f} s"])
-    head = ["FashionMNIST, one image per class", "condensed", "random real images", "time in all"]
+        found = [percent(row).replace(" +-", "% +-") for row in (condensed, random)]
+        lines.append([what, *found, str(condensed["networks"]), as_time(results(name)["seconds"])])
+    head = ["FashionMNIST, one image per class", "condensed", "random real images", "networks", "time in all"]
     return markdown(head, lines) + source(*setting, commands=False)
 
 
@@ -207,20 +216,23 @@ def continual_split() -> str:
     return markdown(head, lines) + source("continual-split")
 
 
-def continual_digits() -> str:
-    last = [row for row in rows_of("continual-digits") if row["after"] == "fashion-mnist"]
+def continual_digits(name: str) -> str:
+    last = [row for row in rows_of(name) if row["after"] == "fashion-mnist"]
     lines = []
     for memory, distillation in dict.fromkeys((row["memory"], row["distillation"]) for row in last):
         line = {row["stage"]: row for row in last if (row["memory"], row["distillation"]) == (memory, distillation)}
         lines.append([memory, distillation, *(percent(line[stage]) for stage in ("all", "digits", "fashion-mnist"))])
-    return markdown(["memory", "distillation", "average", "digits", "FashionMNIST"], lines) + source("continual-digits")
+    return markdown(["memory", "distillation", "average", "digits", "FashionMNIST"], lines) + source(name)
 
 
-def search() -> str:
-    found = rows_of("search")
-    paper = [PAPER_SEARCH[row["proxy"]] for row in found]
+def search(name: str) -> str:
+    found = rows_of(name)
+    paper = [PAPER_SEARCH.get(row["proxy"], (None, None)) for row in found]
     lines = [
-        ["best network, %", *(f"{row['best_accuracy']:.1f} ({best})" for row, (best, _) in zip(found, paper, strict=True))],
+        [
+            "best network, %",
+            *(f"{row['best_accuracy']:.1f}" + (f" ({best})" if best else "") for row, (best, _) in zip(found, paper, strict=True)),
+        ],
         [
             "rank correlation, top 10",
             *(f"{row['correlation_top']:.2f}" + (f" ({top:.2f})" if top else "") for row, (_, top) in zip(found, paper, strict=True)),
@@ -229,7 +241,7 @@ def search() -> str:
         ["minutes of one thread, networks and making of the proxy", *(f"{row['minutes'] + row['minutes_making']:.1f}" for row in found)],
         ["images stored", *(f"{row['images']:,}" for row in found)],
     ]
-    return markdown(["", *(row["proxy"].replace("_", " ") for row in found)], lines) + source("search")
+    return markdown(["", *(row["proxy"].replace("_", " ") for row in found)], lines) + source(name)
 
 
 # Speed and memory on the CPU
@@ -316,6 +328,17 @@ def distance() -> str:
         lines.append([f"ConvNet, {classes} classes", *public, *given])
     head = ["milliseconds", "plain autograd", "`reference`", "`cpp`", "`cpp`, memory given", "`torch.add`, memory given"]
     return markdown(head, lines) + source("layerwise_distance")
+
+
+def estimates() -> str:
+    """What is estimated and what a run then takes."""
+    lines = []
+    for row in rows_of("estimate"):
+        pairs = [(row[f"estimated_{what}"] / unit, row[what] / unit) for what, unit in ESTIMATED.items()]
+        lines.append(
+            [row["name"], *(f"{number(said)} / {number(took)}" for said, took in pairs), f"{100 * (pairs[0][0] / pairs[0][1] - 1):+.0f}%"]
+        )
+    return markdown(["", "seconds", "memory, MiB", "disk, KiB", "seconds off by"], lines) + source("estimate")
 
 
 def match_loss() -> str:
@@ -501,8 +524,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "cross-architecture": lambda: cells("table-cross-architecture", "condensed with"),
     "dd": lambda: cells("table-dd", "images per class"),
     "continual-split": continual_split,
-    "continual-digits": continual_digits,
-    "search": search,
+    "continual-digits": lambda: continual_digits("continual-digits"),
+    "continual-auto": lambda: continual_digits("continual-auto"),
+    "search": lambda: search("search"),
+    "search-auto": lambda: search("search-auto"),
+    "estimates": estimates,
     "native": native,
     "native-beside": native_beside,
     "whole-calls": whole_calls,
