@@ -88,11 +88,12 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def source(*names: str, commands: bool = True) -> str:
-    """The commands and the machine that the figures come from, below a table."""
-    found = [results(name) for name in names]
-    parts = [f"`{content['command']}`" + duration(content) for content in found] if commands else []
-    parts += [f"{machine_of(content)}; {date_of(content)}" for content in found]
-    return "\n" + "; ".join(dict.fromkeys(parts)) + ".\n"
+    """The commands that the figures come from, those of a machine and a day together, below a table."""
+    by_place: dict[str, list[str]] = {}
+    for content in map(results, names):
+        by_place.setdefault(f"{machine_of(content)}; {date_of(content)}", []).append(f"`{content['command']}`{duration(content)}")
+    sentences = ("; ".join([*dict.fromkeys(found if commands else []), place]) for place, found in by_place.items())
+    return "\n" + ". ".join(sentences) + ".\n"
 
 
 def date_of(content: Row) -> str:
