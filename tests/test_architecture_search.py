@@ -295,6 +295,7 @@ def test_a_proxy_is_made_within_a_budget(digits: Any, tmp_path: Path, counted: C
     architecture_search(*digits, proxies=("dm",), budget="2s", out=tmp_path, **OPTIONS)
     written = json.loads((tmp_path / "proxies" / "dm" / "config.json").read_text())
     assert written["config"]["budget"] == "2s"
+    assert {"table.md", "table.csv", "ranking.json", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_locked_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

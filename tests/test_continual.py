@@ -255,6 +255,8 @@ def test_stages_with_the_same_classes(tmp_path: Path) -> None:
     assert memory.images.shape == (6, 3, 10, 10)
     assert (tmp_path / "runs" / "random-seed0" / "memory1" / "condensed.png").exists()
     assert not (tmp_path / "runs" / "random-seed0" / "memory2").exists()  # no stage comes after it
+    assert "| random | yes |" in (tmp_path / "table.md").read_text()
+    assert "Average accuracy over the stages so far" in (tmp_path / "report.html").read_text()
     assert result.storage == 6 * 300
 
 
@@ -291,7 +293,7 @@ def test_the_command_from_end_to_end_and_again(
 ) -> None:
     if there and importlib.util.find_spec("matplotlib") is None:
         pytest.skip("matplotlib is not installed")
-    monkeypatch.setattr("fastdc.cli.continual.can_plot", lambda: there)
+    monkeypatch.setattr("fastdc.experiments.continual.report.can_plot", lambda: there)
     command = ["continual", "--stages", "digits", "--split", "2", "--memory", "random", "dc", "--ipc", "1", "--scale", "tiny", "--quiet"]
     command += ["--out", str(tmp_path / "out")]
     assert main(command) == 0

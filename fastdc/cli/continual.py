@@ -12,17 +12,14 @@ from fastdc.cli.arguments import ExperimentOptions
 from fastdc.cli.shared import command_line
 from fastdc.data import load_dataset
 from fastdc.errors import UsageError, unknown_name
-from fastdc.experiments.continual.report import as_csv, markdown, plot_by_stage
+from fastdc.experiments.continual.report import write
 from fastdc.experiments.continual.runner import ContinualConfig, ContinualRunner
 from fastdc.experiments.continual.scale import SCALES
 from fastdc.experiments.continual.stages import split_classes
-from fastdc.experiments.files import write_report
-from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
-from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 _DISTILL = {"both": (True, False), "yes": (True,), "no": (False,)}
@@ -102,11 +99,7 @@ class Continual(ExperimentOptions):
         results = run_shared(open_runner(), open_runner, self.workers, self.device)
         budget = f"; {self.budget} for each memory of a method" if self.budget is not None else ""
         caption = f"Scale {name}: {scale}{budget}; model {config.model}, ipc {self.ipc}, seed {self.seed}, fastdc {versions()['fastdc']}."
-        plot = "continual.png" if can_plot() else None
-        page = markdown(results, caption, plot)
-        files: dict[str, str | bytes] = {plot: plot_by_stage(results)} if plot is not None else {}
-        write_report(out, files | {"table.md": page, "table.csv": as_csv(results), "command.txt": command_line("continual", self)})
-        accompany(out)
+        page = write(out, results, caption, command_line("continual", self))
         print(f"{page}\nwritten to {out}")
 
 

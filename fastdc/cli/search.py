@@ -11,17 +11,14 @@ from pathlib import Path
 from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
 from fastdc.cli.shared import command_line
 from fastdc.data import ImageData, load_dataset
-from fastdc.experiments.files import write_report
-from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
-from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
+from fastdc.experiments.search.report import write
 from fastdc.experiments.search.scale import SCALES
 from fastdc.experiments.search.search import Search, SearchConfig
 from fastdc.experiments.search.space import PAPER_SPACE, ConvNetSpace
 from fastdc.options.checks import check_count
 from fastdc.options.specs import plain_name
-from fastdc.report import accompany
 from fastdc.runtime.versions import versions
 
 
@@ -117,12 +114,7 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         budget = f"; {self.budget} for each proxy of a method" if self.budget is not None else ""
         how = f"scale {name}: {scale}{budget}; protocol {config.protocol}; seed {self.seed}"
         caption = f"{search.train.name}, {how}, fastdc {versions()['fastdc']}."
-        plot = "search.png" if can_plot() else None
-        page = markdown(result, caption, plot)
-        files: dict[str, str | bytes] = {plot: plot_against_truth(result)} if plot is not None else {}
-        files |= {"table.md": page, "table.csv": as_csv(result), "ranking.json": ranking(result)}
-        write_report(out, files | {"command.txt": command_line("search", self)})
-        accompany(out)
+        page = write(out, result, caption, command_line("search", self))
         print(f"{page}\nwritten to {out}")
 
 

@@ -5,15 +5,34 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from fastdc.experiments.continual.result import ContinualResult
-from fastdc.experiments.plots import as_png, new_figure
+from fastdc.experiments.files import write_report
+from fastdc.experiments.plots import as_png, can_plot, new_figure
+from fastdc.report import accompany
 from fastdc.training.evaluation import Evaluation
 
 # Average accuracy in percent after stages 2 and 3 (Zhao et al., ICLR 2021, figure 4): memory, distillation.
 _PAPER_STAGES = ("svhn", "mnist", "usps")
 _PAPER = {("dc", True): (94.8, 95.2), ("herding", True): (94.3, 94.5), ("dc", False): (92.4, 93.0), ("herding", False): (90.8, 90.7)}
 _FIELDS = ("memory", "distillation", "after", "stage", "mean", "std", "seeds", "paper", "forgotten")
+
+
+def write(out: Path, results: Sequence[ContinualResult], caption: str, command: str | None = None) -> str:
+    """Write all that is reported into the folder `out`, with the command that repeats it; returns the page.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    plot = "continual.png" if can_plot() else None
+    page = markdown(results, caption, plot)
+    files: dict[str, str | bytes] = {"table.md": page, "table.csv": as_csv(results)}
+    files |= {plot: plot_by_stage(results)} if plot is not None else {}
+    files |= {"command.txt": command} if command is not None else {}
+    write_report(out, files)
+    accompany(out)
+    return page
 
 
 def markdown(results: Sequence[ContinualResult], caption: str, plot: str | None) -> str:

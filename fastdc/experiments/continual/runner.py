@@ -15,6 +15,7 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.engines import check_engine, make_engine, resolve_engine
 from fastdc.errors import UsageError
 from fastdc.experiments.continual.learner import LearningOptions, learn_stage
+from fastdc.experiments.continual.report import write
 from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
@@ -127,7 +128,8 @@ def continual_learning(
         seed: the first.
         engine: as `fastdc.condense` takes it.
         device: likewise.
-        out: a folder for memories and networks; another call with the same arguments continues there. None: nothing is kept.
+        out: a folder for memories, networks, table.md, table.csv and report.html; another call with the same arguments continues there.
+            None: nothing is kept.
         progress: say on stderr how far the work is, where it takes long.
 
     Returns:
@@ -167,6 +169,8 @@ def continual_learning(
     )
     with kept_or_temporary(out) as folder:
         (result,) = ContinualRunner(stages, config, folder).run(lambda _: None)
+        if out is not None:
+            write(folder, [result], f"Model {model}, ipc {ipc}, seed {seed}, fastdc {versions()['fastdc']}.")
     return result
 
 

@@ -18,6 +18,7 @@ from fastdc.errors import DataError, UsageError, unknown_name
 from fastdc.experiments.image_sets import ImageSetOptions, check_source
 from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.proxy_sets import ProxySetRunner
+from fastdc.experiments.search.report import write
 from fastdc.experiments.search.result import ProxyResult, SearchResult
 from fastdc.experiments.search.space import PAPER_SPACE, models_of, unsupported_reason
 from fastdc.experiments.search.training_plans import early_steps, images_seen
@@ -132,8 +133,8 @@ def architecture_search(
         seed: decides everything random.
         engine: as `fastdc.condense` takes it.
         device: likewise.
-        out: a folder for proxies and outcomes; another call with the same arguments continues there, and several, in any number of
-            processes, share the work. None: nothing is kept.
+        out: a folder for proxies, outcomes, table.md, table.csv, ranking.json and report.html; another call with the same arguments
+            continues there, and several, in any number of processes, share the work. None: nothing is kept.
         progress: say on stderr how far the work is.
 
     Returns:
@@ -171,7 +172,11 @@ def architecture_search(
         progress=progress,
     )
     with kept_or_temporary(out) as folder:
-        return Search(train, test, space, config, folder).run()
+        search = Search(train, test, space, config, folder)
+        result = search.run()
+        if out is not None:
+            write(folder, result, f"{search.train.name}, protocol {protocol}, seed {seed}, fastdc {versions()['fastdc']}.")
+    return result
 
 
 class Search:
