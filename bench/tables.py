@@ -526,6 +526,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dd": lambda: cells("table-dd", "images per class"),
     "continual-split": continual_split,
     "continual-digits": lambda: continual_digits("continual-digits"),
+    "continual-auto": lambda: continual_digits("continual-auto"),
     "search": lambda: search("search"),
     "estimates": estimates,
     "native": native,
