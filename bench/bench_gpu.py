@@ -136,14 +136,6 @@ def one_call(job: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, begin.elapsed_time(end)
 
 
-def peak_bytes(job: Callable[[], object]) -> int:
-    """What tensors take in one call, at its peak; not for what replays graphs, whose memory lies apart."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    job()
-    return torch.cuda.max_memory_allocated() - before
-
-
 def reserved_bytes(make: Callable[[], Callable[[], object]], calls: int) -> int:
     """What torch holds for these calls of a job at its peak, graphs and what it keeps for later included."""
     free_cache()
@@ -688,44 +680,46 @@ class EngineRows:
 
 
 def chunks(results: Results) -> None:
-    """How many classes should share a chunk of the torch engine, and how much memory a chunk takes."""
-    from fastdc.engines import TorchEngine, TorchEngineOptions
+    """What the engine should hold at once, one of the three limits changed at a time: the MiB that a chunk keeps; the numbers of a class,
+    in 2**20, up to which convolutions with weights of each class go through patches; and those that patches take at once."""
+    problem, usual = Problem(), (512, 8, 32)
+    others = (
+        *((memory, 8, 32) for memory in (128, 256, 1024)),
+        *((512, few, 32) for few in (0, 2, 32)),
+        *((512, 8, most) for most in (8, 128)),
+    )
+    for precision in ("float32", "tf32") if GPU else ("float32",):
+        for limits in (usual, *others):
+            with held_at_once(*limits):
+                arm = Ours(problem, "cuda", precision)
+                labels = {"arm": "{} MiB, few {}, most {}".format(*limits), "precision": precision}
+                real = arm.real_side(problem.real)
+                jobs = {"real side": functools.partial(arm.real_side, problem.real)}
+                jobs |= {f"synthetic side of {ipc}": functools.partial(matched, arm, problem.synthetic(ipc), real) for ipc in IPCS[:3]}
+                for what, job in jobs.items():
+                    results.attempt(what, functools.partial(measure, job, seconds=0.2, most=7, profiled=False), **labels)
+                if GPU:
+                    results.attempt("memory", functools.partial(held_by, arm, problem.synthetic(50)), ipc=50, **labels)
 
-    problem = Problem()
 
-    class Chunked(TorchEngine):
-        images = 1
+def held_by(arm: Ours, synthetic: Tensor) -> dict[str, Any]:
+    """What three matching steps of a fresh arm hold."""
+    fresh = arm.again()
+    return {"reserved_MiB": reserved_bytes(lambda: fresh.stepper(synthetic), calls=3) / 2**20}
 
-        def _images_per_chunk(self, *_: object) -> int:
-            return self.images
 
+@contextlib.contextmanager
+def held_at_once(memory: int, few: int, most: int) -> Iterator[None]:
+    """Other limits of the engine cuda than its own."""
+    from fastdc.engines import cuda
+    from fastdc.engines.chain import products as of_chain
+
+    before = cuda._MEMORY, of_chain.FEW, of_chain.MOST
+    cuda._MEMORY, of_chain.FEW, of_chain.MOST = {**before[0], DEVICE.type: memory}, few << 20, most << 20
     try:
-        engine = Chunked(problem.module, TorchEngineOptions())
-        theta = engine.layout.flatten(problem.module)
-        map_bytes = engine._bytes_of_maps(theta, problem.real[0, :1])
-        cotangent = torch.randn(CLASSES, engine.layout.size, device=DEVICE)
-    except Exception as error:
-        results.row("chunks", error=f"{type(error).__name__}: {error}"[:300])
-        return
-
-    def timed(job: Callable[[], object], images: int) -> dict[str, Any]:
-        engine.images = images
-        with products("float32", deterministic=True):
-            figures = measure(job, seconds=0.2, most=7)
-            return {**figures, "maps_copies": peak_bytes(job) / (images * map_bytes)} if GPU else figures
-
-    results.row("bytes of maps", KiB_per_image=map_bytes / 1024)
-    for classes in (1, 2, 5, 10):
-        job = functools.partial(engine.class_gradients, theta, problem.real)
-        results.attempt("class gradients, chunked", functools.partial(timed, job, classes * REAL), classes=classes, real=REAL)
-    for ipc in IPCS[:3]:
-        for classes in (1, 2, 5, 10):
-            synthetic = problem.synthetic(ipc)
-            for what, job in (
-                ("image gradients, chunked", functools.partial(engine.image_gradients, theta, synthetic, cotangent)),
-                ("match, chunked", functools.partial(engine.match, theta, synthetic, cotangent, METRIC)),
-            ):
-                results.attempt(what, functools.partial(timed, job, classes * ipc), classes=classes, ipc=ipc)
+        yield
+    finally:
+        cuda._MEMORY, of_chain.FEW, of_chain.MOST = before
 
 
 # graphs
@@ -1131,8 +1125,6 @@ def cell_of(row: dict[str, Any]) -> str:
     if "wall_ms" not in row:
         return ""
     text = f"{row.get('event_ms', row['wall_ms']):.4g} ms"
-    if "maps_copies" in row:
-        return f"{text} {row['maps_copies']:.3g} copies"
     return text + (f" ({row['kernel_ms']:.3g} in {row['launches']:.0f} kernels)" if "kernel_ms" in row else "")
 
 

@@ -11,7 +11,7 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python3}
 all=(ceilings build distance-tests engine-tests engines graphs convolutions distance condensation compiled)
-declare -A limit=([ceilings]=25 [build]=40 [distance-tests]=60 [engine-tests]=120 [engines]=170 [chunks]=40 [graphs]=30 [convolutions]=60 [distance]=45 [condensation]=100 [compiled]=60)
+declare -A limit=([ceilings]=25 [build]=40 [distance-tests]=60 [engine-tests]=120 [engines]=170 [chunks]=110 [graphs]=30 [convolutions]=60 [distance]=45 [condensation]=100 [compiled]=60)
 
 [ $# -ge 1 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$1" || exit 2
