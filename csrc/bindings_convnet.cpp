@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
@@ -22,12 +23,14 @@ namespace py = pybind11;
 namespace fastdc {
 namespace {
 
-// What a block is made of, and the groups of a group norm.
+// What a block is made of, the groups of a group norm, what a norm adds to variances, and the slope of a leaky
+// activation.
 struct Layers {
     Norm norm;
     int64_t groups;
     Activation activation;
     Pooling pooling;
+    double epsilon, slope;
 };
 
 // Where something begins in theta, if it is there.
@@ -122,6 +125,10 @@ void check_sizes(const ConvNetPlan& plan) {
         check_range("padding", plan.padding[l], 0, 16);
         check_range("groups", groups, 1, features);
         if (features % groups) refuse("groups", std::to_string(groups), "a divisor of features");
+        if (!(plan.epsilon[l] > 0 && std::isfinite(plan.epsilon[l])))
+            refuse("epsilon", std::to_string(plan.epsilon[l]), "more than 0 and finite");
+        if (!(plan.slope[l] >= 0 && std::isfinite(plan.slope[l])))
+            refuse("slope", std::to_string(plan.slope[l]), "0 or more, and finite");
     }
 }
 
@@ -176,6 +183,8 @@ Network network(const std::array<int64_t, 3>& image, int64_t classes, const std:
         plan.norm[l] = static_cast<int>(layers.norm);
         plan.activation[l] = static_cast<int>(layers.activation);
         plan.pooling[l] = static_cast<int>(layers.pooling);
+        plan.epsilon[l] = layers.epsilon;
+        plan.slope[l] = layers.slope;
     }
     plan.parameters = parameters;
     plan.bfloat16 = bfloat16;
@@ -540,11 +549,13 @@ void bind_convnet(py::module_& module) {
     py::class_<Layers>(module, "Layers",
                        "What every block is made of, by the names in NORMS, ACTIVATIONS and POOLINGS.")
         .def(py::init([](const std::string& norm, const std::string& activation, const std::string& pooling,
-                         int64_t groups) {
-                 return Layers{value_of(kNorms, "norm", norm), groups, value_of(kActivations, "activation", activation),
-                               value_of(kPoolings, "pooling", pooling)};
+                         int64_t groups, double epsilon, double slope) {
+                 return Layers{
+                     value_of(kNorms, "norm", norm),          groups,  value_of(kActivations, "activation", activation),
+                     value_of(kPoolings, "pooling", pooling), epsilon, slope};
              }),
-             py::kw_only(), py::arg("norm"), py::arg("activation"), py::arg("pooling"), py::arg("groups") = 1);
+             py::kw_only(), py::arg("norm"), py::arg("activation"), py::arg("pooling"), py::arg("groups") = 1,
+             py::arg("epsilon") = 1e-5, py::arg("slope") = 0.01);
     py::class_<Convolution>(module, "Convolution", "How the convolution of a block moves over its map.")
         .def(py::init([](std::pair<int64_t, int64_t> kernel, int64_t stride, int64_t padding) {
                  return Convolution{kernel, stride, padding};

@@ -42,8 +42,8 @@ def select_instruction_set(name: str) -> None:
 class Layers:
     """What a block is made of, by the names in NORMS, ACTIVATIONS and POOLINGS."""
 
-    def __init__(self, *, norm: str, activation: str, pooling: str, groups: int = 1) -> None:
-        """Groups are those of a group norm."""
+    def __init__(self, *, norm: str, activation: str, pooling: str, groups: int = 1, epsilon: float = 1e-5, slope: float = 0.01) -> None:
+        """Groups are those of a group norm, epsilon what a norm adds to variances, slope that of a leaky activation below zero."""
 
 class Convolution:
     """How the convolution of a block moves over its map."""

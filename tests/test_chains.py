@@ -84,7 +84,7 @@ def mixed(*, batch: bool) -> nn.Module:
         *(nn.Conv2d(1, 24, 3, padding=3), nn.GroupNorm(24, 24), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(24, 8, 3, padding=1, bias=False), nn.LayerNorm([8, 16, 16]), nn.SiLU()),
         *(nn.Conv2d(8, 40, 3, padding=1), nn.BatchNorm2d(40) if batch else nn.Identity(), nn.Sigmoid(), nn.AvgPool2d(2)),
-        *(nn.Conv2d(40, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.LeakyReLU(0.01), nn.AvgPool2d(2)),
+        *(nn.Conv2d(40, 16, 3, padding=1), nn.GroupNorm(4, 16, eps=1e-3), nn.LeakyReLU(0.2), nn.AvgPool2d(2)),
         *(nn.Conv2d(16, 48, 3, padding=1), nn.GroupNorm(12, 48), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(48 * 16, 3)),
     )
@@ -99,7 +99,7 @@ def wide() -> nn.Module:
 def strided(*, batch: bool) -> nn.Module:
     """Kernels and strides of many kinds, channels that are no multiples of eight, and linear layers one after another."""
     return nn.Sequential(
-        *(nn.Conv2d(1, 20, 7, 2, 3), nn.BatchNorm2d(20) if batch else nn.Identity(), nn.SiLU()),
+        *(nn.Conv2d(1, 20, 7, 2, 3), nn.BatchNorm2d(20, eps=1e-2) if batch else nn.Identity(), nn.SiLU()),
         *(nn.Conv2d(20, 9, 1), nn.GroupNorm(9, 9), nn.ReLU(), nn.AvgPool2d(2)),
         *(nn.Conv2d(9, 16, 3, 2, 0, bias=False), nn.GroupNorm(2, 16), nn.ReLU()),
         *(nn.Conv2d(16, 12, (2, 3), padding=2), nn.ReLU(), nn.MaxPool2d(2)),
@@ -115,7 +115,7 @@ def windowed(*, batch: bool) -> nn.Module:
         *(nn.Conv2d(20, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.MaxPool2d((3, 2), (1, 2), (1, 0)), nn.Tanh()),
         *(nn.Conv2d(16, 12, 2), nn.BatchNorm2d(12) if batch else nn.Identity(), nn.SiLU(), nn.AvgPool2d(3, 2, 1)),
         *(nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d((4, 2))),
-        *(nn.Conv2d(8, 8, 1), nn.LeakyReLU(0.01), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+        *(nn.Conv2d(8, 8, 1), nn.LeakyReLU(0.0), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
     )
 
 
@@ -352,7 +352,7 @@ def test_blocks_that_the_compiled_code_has_not_say_why() -> None:
         ([nn.Conv2d(8, 12, 3), nn.GroupNorm(3, 12), nn.ReLU()], "a group norm is over 12 channels; it serves multiples of 8"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.AvgPool2d(2), nn.ReLU()], "block 1 has no activation after its convolution"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.MaxPool2d(2), nn.SiLU()], "block 1 has no activation after its convolution"),
-        ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(0.0)], "the activation of block 1 has slope 0.0; it serves 0.01"),
+        ([nn.Conv2d(8, 8, 3, padding=1), nn.LeakyReLU(-0.1)], "the activation of block 1 has slope -0.1; it serves 0 and more"),
         ([nn.Conv2d(8, 8, 3, padding=1), nn.LayerNorm(8), nn.ReLU()], "a layer norm is over (8,); it serves channels, height and width"),
         ([*block(), nn.AdaptiveAvgPool2d(4), nn.AvgPool2d(2)], "pooling comes after block 1"),
         ([*block(), nn.ReLU()], "activation comes after block 1"),

@@ -52,7 +52,8 @@ def make(given: dict[str, Any]) -> Any:
     names = ("weight", "bias", "gamma", "beta", "mean", "variance")
     blocks = [dict(zip(names, block, strict=True)) for block in zip(*(given[name] for name in names), strict=True)]
     convolution = compiled.extension.Convolution(**{name: given[name] for name in ("kernel", "stride", "padding")})
-    layers = compiled.extension.Layers(**{name: given[name] for name in ("norm", "activation", "pooling", "groups")})
+    of_layers = ("norm", "activation", "pooling", "groups", "epsilon", "slope")
+    layers = compiled.extension.Layers(**{name: given[name] for name in of_layers if name in given})
     alike = {"features": given["features"], "convolution": convolution, "layers": layers, "momentum": given.get("momentum", 0.1)}
     if "windows" in given:
         alike["windows"] = compiled.extension.Windows(**given["windows"])
@@ -151,6 +152,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     **{f"kernel {value}": {"kernel": value} for value in ((0, 3), (3, -1), (9, 3), (3, 10), (BIG, 3), (3, 2**63 - 1))},
     **{f"{name} {value!r}": {name: value} for name in ("norm", "activation", "pooling") for value in ("", "gelu", "Instance")},
     **{f"groups {value}": {"groups": value} for value in (0, -1, 3, 9, 16, BIG)},
+    **{f"{name} {value}": {name: value} for name in ("epsilon", "slope") for value in (-1.0, float("inf"), float("nan"))},
+    "no epsilon": {"epsilon": 0.0},
     **{f"features {value}": {"features": value} for value in (0, -8, 4, 12, 2**16 + 8, BIG)},
     "no blocks": NO_BLOCKS | {"expected": "blocks"},
     "17 blocks": {name: value[:1] * 17 for name, value in plan().items() if name in NO_BLOCKS} | {"expected": "blocks"},

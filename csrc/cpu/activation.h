@@ -105,14 +105,14 @@ FASTDC_INLINE Vector exponential_less_one(Vector x) {
 }
 
 // An activation at y: its value, and products with its first two derivatives, all as torch has them at kinks and at
-// NaN.
+// NaN. The second argument is the slope of a leaky one.
 template <class T, class Vector, Activation activation>
 struct Activated;
 
 template <class T, class Vector>
 struct Activated<T, Vector, Activation::kRelu> {
     Vector y;
-    explicit FASTDC_INLINE Activated(Vector at) : y(at) {}
+    explicit FASTDC_INLINE Activated(Vector at, T) : y(at) {}
     FASTDC_INLINE Vector value() const { return choose(y < T(0), Vector{}, y); }
     FASTDC_INLINE Vector times_slope(Vector g) const { return choose(y <= T(0), Vector{}, g); }
     FASTDC_INLINE Vector times_curvature(Vector) const { return Vector{}; }
@@ -121,9 +121,10 @@ struct Activated<T, Vector, Activation::kRelu> {
 template <class T, class Vector>
 struct Activated<T, Vector, Activation::kLeakyRelu> {
     Vector y;
-    explicit FASTDC_INLINE Activated(Vector at) : y(at) {}
-    FASTDC_INLINE Vector value() const { return choose(y > T(0), y, y * T(0.01)); }
-    FASTDC_INLINE Vector times_slope(Vector g) const { return choose(y > T(0), g, g * T(0.01)); }
+    T slope;
+    explicit FASTDC_INLINE Activated(Vector at, T slope_) : y(at), slope(slope_) {}
+    FASTDC_INLINE Vector value() const { return choose(y > T(0), y, y * slope); }
+    FASTDC_INLINE Vector times_slope(Vector g) const { return choose(y > T(0), g, g * slope); }
     FASTDC_INLINE Vector times_curvature(Vector) const { return Vector{}; }
 };
 
@@ -131,7 +132,7 @@ template <class T, class Vector>
 struct Activated<T, Vector, Activation::kSigmoid> {
     Vector a;  // sigmoid(y)
     Vector b;  // 1 - a, without its cancellation
-    explicit FASTDC_INLINE Activated(Vector y) {
+    explicit FASTDC_INLINE Activated(Vector y, T) {
         Vector e = exponential<T>(-y);
         e = choose(y > Exponential<T>::kLimit, Vector{}, e);  // exact zeros, which a huge y of swish multiplies
         a = T(1) / (e + T(1));
@@ -147,7 +148,7 @@ template <class T, class Vector>
 struct Activated<T, Vector, Activation::kTanh> {
     Vector a;  // tanh(y)
     Vector b;  // 1 - a a, without its cancellation
-    explicit FASTDC_INLINE Activated(Vector y) {
+    explicit FASTDC_INLINE Activated(Vector y, T) {
         const Vector e = exponential_less_one<T>(choose(y < T(0), y, -y) * T(2)), sum = e + T(2);
         a = e / sum;
         a = choose(y < T(0), a, -a);
@@ -162,7 +163,7 @@ template <class T, class Vector>
 struct Activated<T, Vector, Activation::kSwish> {
     Vector y;
     Activated<T, Vector, Activation::kSigmoid> sigmoid;
-    explicit FASTDC_INLINE Activated(Vector at) : y(at), sigmoid(at) {}
+    explicit FASTDC_INLINE Activated(Vector at, T slope) : y(at), sigmoid(at, slope) {}
     FASTDC_INLINE Vector value() const { return y * sigmoid.a; }
     FASTDC_INLINE Vector times_slope(Vector g) const { return (y * sigmoid.b + T(1)) * sigmoid.a * g; }
     FASTDC_INLINE Vector times_curvature(Vector g) const {

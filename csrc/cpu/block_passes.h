@@ -45,9 +45,15 @@ struct Primal {
     const T* gamma;  // of kElement only, as is beta
     const T* beta;
     int64_t channels;
+    T slope;  // of a leaky activation
 
     FASTDC_INLINE Primal(const BlockShape& shape, const NormInput<T>& in, const T* stats_)
-        : z(in.z), stats(stats_), gamma(in.gamma), beta(in.beta), channels(shape.channels) {}
+        : z(in.z),
+          stats(stats_),
+          gamma(in.gamma),
+          beta(in.beta),
+          channels(shape.channels),
+          slope(static_cast<T>(shape.slope)) {}
 
     FASTDC_INLINE Vector s(int64_t c) const { return load<Vector>(stats + 2 * channels + c); }
 
@@ -80,18 +86,18 @@ struct ForwardPass {
         map.template read<count>(position, c, d, y);
         T* to = p + out * map.channels + c;
         if constexpr (take == Take::kMax) {
-            const auto winner = find_winner<T, Map::activation, count>(y);
+            const auto winner = find_winner<T, Map::activation, count>(y, map.slope);
             if constexpr (Map::activation == Activation::kSwish) {
                 store(to, winner.value);
             } else {
-                store(to, Act(winner.value).value());
+                store(to, Act(winner.value, map.slope).value());
             }
         } else if constexpr (take == Take::kAverage) {
-            Vector sum = Act(y[0]).value();
-            for (int k = 1; k < count; ++k) sum += Act(y[k]).value();
+            Vector sum = Act(y[0], map.slope).value();
+            for (int k = 1; k < count; ++k) sum += Act(y[k], map.slope).value();
             store(to, sum * T(0.25));
         } else {
-            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k]).value());
+            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k], map.slope).value());
         }
     }
 };
@@ -141,14 +147,14 @@ struct ForwardTangentPass {
         tangent.template push<count>(map, position, c, d, zd, yd);
         T* to = pdot + out * map.channels + c;
         if constexpr (take == Take::kMax) {
-            const auto winner = find_winner<T, Map::activation, count>(y);
-            store(to, Act(winner.pick(y)).times_slope(winner.pick(yd)));
+            const auto winner = find_winner<T, Map::activation, count>(y, map.slope);
+            store(to, Act(winner.pick(y), map.slope).times_slope(winner.pick(yd)));
         } else if constexpr (take == Take::kAverage) {
-            Vector sum = Act(y[0]).times_slope(yd[0]);
-            for (int k = 1; k < count; ++k) sum += Act(y[k]).times_slope(yd[k]);
+            Vector sum = Act(y[0], map.slope).times_slope(yd[0]);
+            for (int k = 1; k < count; ++k) sum += Act(y[k], map.slope).times_slope(yd[k]);
             store(to, sum * T(0.25));
         } else {
-            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k]).times_slope(yd[k]));
+            for (int k = 0; k < count; ++k) store(to + k * map.channels, Act(y[k], map.slope).times_slope(yd[k]));
         }
     }
 };
@@ -168,8 +174,8 @@ struct BackwardSumsPass {
         const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
-        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(gp + out * channels + c, nullptr,
-                                                                                  channels, y, nullptr, gy, nullptr);
+        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(
+            gp + out * channels + c, nullptr, channels, map.slope, y, nullptr, gy, nullptr);
         if constexpr (Map::affine == Affine::kElement) {
             for (int k = 0; k < count; ++k) {
                 const int64_t at = position[k] * channels + c;
@@ -198,8 +204,8 @@ struct BackwardPass {
         const int64_t channels = map.channels;
         Vector d[count], y[count], gy[count];
         map.template read<count>(position, c, d, y);
-        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(gp + out * channels + c, nullptr,
-                                                                                  channels, y, nullptr, gy, nullptr);
+        pull_back<T, Map::activation, take, count, Derivative::kGradient, Vector>(
+            gp + out * channels + c, nullptr, channels, map.slope, y, nullptr, gy, nullptr);
         const Vector scale = map.s(c);
         Vector u{}, q{};
         if constexpr (Map::affine != Affine::kFixed) {
@@ -236,8 +242,8 @@ struct BackwardTangentWindow {
         map.template read<count>(position, c, d, y);
         tangent.template read<count>(map, position, c, zd);
         if constexpr (is_curved(Map::activation)) tangent.template push<count>(map, position, c, d, zd, yd);
-        pull_back<T, Map::activation, take, count, Derivative::kItsTangent, Vector>(gp + at, gpdot + at, channels, y,
-                                                                                    yd, gy, gyd);
+        pull_back<T, Map::activation, take, count, Derivative::kItsTangent, Vector>(gp + at, gpdot + at, channels,
+                                                                                    map.slope, y, yd, gy, gyd);
         if constexpr (Map::affine == Affine::kElement) {
             const Vector scale = map.s(c), k1 = load<Vector>(tangent.tangent_stats + 2 * channels + c);
             const Vector k0 = load<Vector>(tangent.tangent_stats + 3 * channels + c);

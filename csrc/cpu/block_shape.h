@@ -19,6 +19,8 @@ struct BlockShape {
     Norm norm;
     Activation activation;
     Pooling pooling;
+    double epsilon = 1e-5;  // of a norm: what is added to variances
+    double slope = 0.01;    // of a leaky activation below zero: 0 or more, so that it keeps the order
 };
 
 FASTDC_INLINE int64_t map_size(const BlockShape& shape) {

@@ -134,7 +134,8 @@ __attribute__((noinline)) void fill_stats(const BlockShape& shape, const T* z, c
             share_means(shape, r);
         }
         for (int64_t c = 0; c < channels; ++c)
-            r[c] = T(1) / square_root(r[c] + T(1e-5)) + (r[c] - r[c]);  // NaN where the sum overflowed
+            r[c] = T(1) / square_root(r[c] + static_cast<T>(shape.epsilon)) +
+                   (r[c] - r[c]);  // NaN where the sum overflowed
     }
     const bool by_channel = shape.norm != Norm::kLayer && shape.norm != Norm::kNone;
     for (int64_t c = 0; c < channels; ++c) s[c] = by_channel ? gamma[c] * r[c] : r[c];

@@ -40,11 +40,12 @@ struct ConvNetPlan {
     int64_t parameters;  // P
     int64_t sharing;     // images for which weights are packed once, where these are few; 0: there may be many
     // Of each block: its channels, a multiple of 8; its convolution; the groups of a group norm; its parts, as the
-    // enums of block_parts.h.
+    // enums of block_parts.h; what its norm adds to variances, and the slope of a leaky activation.
     int64_t features[kMostBlocks];
     int64_t kernel_height[kMostBlocks], kernel_width[kMostBlocks], stride[kMostBlocks], padding[kMostBlocks];
     int64_t groups[kMostBlocks];
     int norm[kMostBlocks], activation[kMostBlocks], pooling[kMostBlocks];
+    double epsilon[kMostBlocks], slope[kMostBlocks];
     Windows windows[kMostBlocks];  // that pool after it
     // Where each parameter begins in theta; -1: there is none.
     int64_t weight[kMostBlocks], bias[kMostBlocks], gamma[kMostBlocks], beta[kMostBlocks];

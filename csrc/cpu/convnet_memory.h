@@ -73,7 +73,9 @@ struct Shapes {
                         plan.groups[l],
                         static_cast<Norm>(plan.norm[l]),
                         static_cast<Activation>(plan.activation[l]),
-                        static_cast<Pooling>(plan.pooling[l])};
+                        static_cast<Pooling>(plan.pooling[l]),
+                        plan.epsilon[l],
+                        plan.slope[l]};
             windows[l] = {pooled_height(block[l]), pooled_width(block[l]), channels, plan.windows[l]};
             height = has_windows(l) ? windows[l].out_height() : windows[l].height;
             width = has_windows(l) ? windows[l].out_width() : windows[l].width;

@@ -4,7 +4,7 @@
 // Maps are channels last: z, zdot, gz, gzdot are [H, W, C]; p, pdot, gp, gpdot are [H', W', C] with H' = H/2, W' = W/2
 // rounded down under pooling (2x2, stride 2; an odd last row or column is dropped) and H' = H, W' = W without. C is a
 // multiple of 8. For a conv output z (its bias is already in it):
-//     n = (z - mean) r,  r = 1 / sqrt(var + 1e-5)       mean and biased variance by the norm, below
+//     n = (z - mean) r,  r = 1 / sqrt(var + epsilon)    mean and biased variance by the norm, below
 //     y = gamma n + beta,  a = act(y),  p = pool(a)
 // Norm        mean and var over                                        gamma, beta
 //     instance   H, W of each channel                                     [C]

@@ -96,10 +96,10 @@ struct Winner {
 // (Where they round different y to one value, torch takes the first: there the derivatives are the same, or 0 to
 // rounding.)
 template <class T, Activation activation, int count, class Vector>
-FASTDC_INLINE Winner<T, Vector, count> find_winner(const Vector* y) {
+FASTDC_INLINE Winner<T, Vector, count> find_winner(const Vector* y, T slope) {
     if constexpr (activation == Activation::kSwish) {
         Vector a[count];
-        for (int k = 0; k < count; ++k) a[k] = Activated<T, Vector, activation>(y[k]).value();
+        for (int k = 0; k < count; ++k) a[k] = Activated<T, Vector, activation>(y[k], slope).value();
         return Winner<T, Vector, count>(a);
     } else {
         return Winner<T, Vector, count>(y);
@@ -111,8 +111,8 @@ enum class Derivative { kGradient, kItsTangent };
 
 // From gp (and gpdot) at a window, gy = act'(y) ga (and gydot = act''(y) ydot ga + act'(y) gadot) of its positions.
 template <class T, Activation activation, Take take, int count, Derivative derivative, class Vector>
-FASTDC_INLINE void pull_back(const T* gp, const T* gpdot, int64_t channels, const Vector* y, const Vector* ydot,
-                             Vector* gy, Vector* gydot) {
+FASTDC_INLINE void pull_back(const T* gp, const T* gpdot, int64_t channels, T slope, const Vector* y,
+                             const Vector* ydot, Vector* gy, Vector* gydot) {
     using Act = Activated<T, Vector, activation>;
     constexpr bool tangent = derivative == Derivative::kItsTangent;
     constexpr bool curved = tangent && is_curved(activation);
@@ -122,8 +122,8 @@ FASTDC_INLINE void pull_back(const T* gp, const T* gpdot, int64_t channels, cons
             for (int k = 0; k < count; ++k) gydot[k] = Vector{};
         }
     } else if constexpr (take == Take::kMax) {
-        const auto winner = find_winner<T, activation, count>(y);
-        const Act act(winner.pick(y));
+        const auto winner = find_winner<T, activation, count>(y, slope);
+        const Act act(winner.pick(y), slope);
         const Vector g = load<Vector>(gp);
         winner.spread(act.times_slope(g), gy);
         if constexpr (tangent) {
@@ -142,7 +142,7 @@ FASTDC_INLINE void pull_back(const T* gp, const T* gpdot, int64_t channels, cons
                 g = load<Vector>(gp + k * channels);
                 if constexpr (tangent) gdot = load<Vector>(gpdot + k * channels);
             }
-            const Act act(y[k]);
+            const Act act(y[k], slope);
             gy[k] = act.times_slope(g);
             if constexpr (tangent) gydot[k] = act.times_slope(gdot);
             if constexpr (curved) gydot[k] += act.times_curvature(ydot[k] * g);

@@ -3,6 +3,7 @@ computes, to which a linear layer that reads a map is the convolution whose kern
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -12,7 +13,7 @@ from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, 
 Kind = TypeVar("Kind", bound=Step)
 
 _MOST_PADDING = 16
-_EPS, _SLOPE = 1e-5, 0.01  # as csrc/cpu has them: of a norm, of a leaky activation
+_LEAST_EPS = 1e-30  # of a norm: above zero in float32
 _RISING = ("relu", "leaky_relu", "sigmoid", "tanh")  # activations of which the largest is that of the largest
 
 
@@ -211,14 +212,16 @@ def _check_convolution(convolution: Convolution, number: int) -> None:
 
 
 def _check_activation(activation: Activation, number: int) -> None:
-    if activation.slope not in (None, _SLOPE):
-        raise NotAChain(f"the activation of block {number} has slope {activation.slope}; it serves {_SLOPE}")
+    if activation.slope is not None and not 0 <= activation.slope < math.inf:
+        raise NotAChain(f"the activation of block {number} has slope {activation.slope}; it serves 0 and more")
 
 
 def _check_norm(norm: Norm | None) -> None:
     if norm is None:
         return
-    if norm.eps != _EPS or norm.weight is None or norm.bias is None:
-        raise NotAChain(f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_EPS}, with weight and bias")
+    if not _LEAST_EPS <= norm.eps < math.inf or norm.weight is None or norm.bias is None:
+        raise NotAChain(
+            f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_LEAST_EPS} and more, with weight and bias"
+        )
     if norm.kind == "layer" and len(norm.shape) != len(Read._fields):
         raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")

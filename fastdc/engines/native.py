@@ -261,7 +261,12 @@ class NativeEngine(Engine):
                     features=features,
                     convolution=moves,
                     layers=compiled.extension.Layers(
-                        norm=block.norm_name, groups=block.groups, activation=block.activation.name, pooling=block.pooling_name
+                        norm=block.norm_name,
+                        groups=block.groups,
+                        activation=block.activation.name,
+                        pooling=block.pooling_name,
+                        **({} if norm is None else {"epsilon": norm.eps}),
+                        **({} if block.activation.slope is None else {"slope": block.activation.slope}),
                     ),
                     windows=None if block.windows is None else compiled.extension.Windows(**block.windows._asdict()),
                     weight=places[layer.weight],

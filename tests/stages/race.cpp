@@ -42,6 +42,7 @@ ConvNetPlan two_blocks(bool bfloat16) {
         plan.kernel_height[l] = plan.kernel_width[l] = 3;
         plan.stride[l] = plan.padding[l] = 1;
         plan.groups[l] = 1;
+        plan.epsilon[l] = 1e-5;
         plan.weight[l] = take(kFeatures * (l ? kFeatures : 1) * 9);
         plan.bias[l] = take(kFeatures);
         plan.gamma[l] = take(kFeatures);

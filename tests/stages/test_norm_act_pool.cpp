@@ -59,12 +59,12 @@ Data<T> random_data(const BlockShape& s, unsigned seed) {
     return d;
 }
 
-static double naive_act(Activation a, double y) {
-    switch (a) {
+static double naive_act(const BlockShape& s, double y) {
+    switch (s.activation) {
         case Activation::kRelu:
             return y < 0 ? 0 : y;
         case Activation::kLeakyRelu:
-            return y > 0 ? y : 0.01 * y;
+            return y > 0 ? y : s.slope * y;
         case Activation::kSigmoid:
             return 1 / (1 + std::exp(-y));
         case Activation::kTanh:
@@ -85,7 +85,7 @@ static vector<double> naive_forward(const BlockShape& s, const Data<double>& d, 
         double mean = 0, r = 1;
         if (s.norm == Norm::kBatch) {
             mean = d.mean[c];
-            r = 1 / std::sqrt(d.var[c] + 1e-5);
+            r = 1 / std::sqrt(d.var[c] + s.epsilon);
         } else if (s.norm != Norm::kNone) {
             const int64_t first = c / size * size;
             double var = 0;
@@ -96,14 +96,14 @@ static vector<double> naive_forward(const BlockShape& s, const Data<double>& d, 
             for (int64_t i = 0; i < H * W; ++i) {
                 for (int64_t k = first; k < first + size; ++k) var += (d.z[i * C + k] - mean) * (d.z[i * C + k] - mean);
             }
-            r = 1 / std::sqrt(var / static_cast<double>(H * W * size) + 1e-5);
+            r = 1 / std::sqrt(var / static_cast<double>(H * W * size) + s.epsilon);
         }
         for (int64_t i = 0; i < H * W; ++i) {
             const int64_t e = s.norm == Norm::kLayer ? i * C + c : c;
             double y = (d.z[i * C + c] - mean) * r;
             if (s.norm != Norm::kNone) y = y * d.gamma[e] + d.beta[e];
             if (kinks && s.activation <= Activation::kLeakyRelu) kinks->push_back(y > 0);
-            a[i * C + c] = naive_act(s.activation, y);
+            a[i * C + c] = naive_act(s, y);
         }
     }
     if (s.pooling == Pooling::kNone) return a;
@@ -348,8 +348,8 @@ void check_exponential() {
     const T extremes[] = {T(0),    T(88),   T(-88),  T(110),   T(-110),     T(709),
                           T(-709), T(-750), T(1e30), T(-1e30), T(INFINITY), T(-INFINITY)};
     for (T y : extremes) {
-        const T a = Activated<T, Lanes<T>, Activation::kSigmoid>(fill<Lanes<T>>(y)).value()[0];
-        const Activated<T, Lanes<T>, Activation::kSwish> swish(fill<Lanes<T>>(y));
+        const T a = Activated<T, Lanes<T>, Activation::kSigmoid>(fill<Lanes<T>>(y), T(0)).value()[0];
+        const Activated<T, Lanes<T>, Activation::kSwish> swish(fill<Lanes<T>>(y), T(0));
         const double limit = 1e-15 + (sizeof(T) == 4 ? 3e-7 : 0), exact = 1 / (1 + std::exp(-static_cast<double>(y)));
         bool good = std::abs(static_cast<double>(a) - exact) <= limit;
         if (std::isfinite(y)) {
@@ -511,7 +511,9 @@ int main(int argc, char** argv) {
                                      4,
                                      static_cast<Norm>(norm),
                                      static_cast<Activation>(activation),
-                                     static_cast<Pooling>(pooling)};
+                                     static_cast<Pooling>(pooling),
+                                     1e-3,
+                                     0.2};
                         check(s, 17);
                         check_nan<float>(s);
                         check_nan<double>(s);
