@@ -119,6 +119,24 @@ def windowed(*, batch: bool) -> nn.Module:
     )
 
 
+class Bare(nn.Module):
+    """Norms of which some have no scale, some no shift, most neither."""
+
+    def __init__(self, *, batch: bool) -> None:
+        super().__init__()
+        self.first, self.scale = nn.Conv2d(1, 12, 3, padding=1), nn.Parameter(torch.ones(16))
+        self.norm = nn.BatchNorm2d(12, affine=False) if batch else nn.InstanceNorm2d(12)
+        self.second, self.shift = nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.Parameter(torch.zeros(8))
+        self.third, self.fourth = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 49, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(F.leaky_relu(self.norm(self.first(x)), 0.2), 2)
+        x = F.silu(F.group_norm(self.second(x), 4, self.scale, None, 1e-3))
+        x = F.avg_pool2d(torch.relu(F.group_norm(self.third(x), 8, None, self.shift)), 2)
+        return self.head(torch.relu(F.layer_norm(self.fourth(x), (8, 7, 7))).flatten(1))
+
+
 CHAINS: dict[str, Callable[[], nn.Module]] = {
     **{
         f"authors: {norm} {act} {pool}": lambda norm=norm, act=act, pool=pool: OfAuthors(norm, act, pool)  # type: ignore[misc]
@@ -138,6 +156,8 @@ CHAINS: dict[str, Callable[[], nn.Module]] = {
     "kernels and strides of many kinds, with batch norms": lambda: strided(batch=True),
     "poolings of many kinds": lambda: windowed(batch=False),
     "poolings of many kinds, with batch norms": lambda: windowed(batch=True),
+    "norms without scale or shift": lambda: Bare(batch=False),
+    "the same with a batch norm": lambda: Bare(batch=True),
     "the mean of each map, after one block": lambda: nn.Sequential(
         *(nn.Conv2d(1, 24, 3, padding=1), nn.GroupNorm(24, 24), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 3))
     ),

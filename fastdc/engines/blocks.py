@@ -219,9 +219,7 @@ def _check_activation(activation: Activation, number: int) -> None:
 def _check_norm(norm: Norm | None) -> None:
     if norm is None:
         return
-    if not _LEAST_EPS <= norm.eps < math.inf or norm.weight is None or norm.bias is None:
-        raise NotAChain(
-            f"a norm has eps {norm.eps}, weight {norm.weight} and bias {norm.bias}; it serves {_LEAST_EPS} and more, with weight and bias"
-        )
+    if not _LEAST_EPS <= norm.eps < math.inf:
+        raise NotAChain(f"a norm has eps {norm.eps}; it serves {_LEAST_EPS} and more")
     if norm.kind == "layer" and len(norm.shape) != len(Read._fields):
         raise NotAChain(f"a layer norm is over {norm.shape}; it serves channels, height and width")

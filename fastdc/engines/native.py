@@ -100,7 +100,7 @@ class NativeEngine(Engine):
 
     def _class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor, record: np.ndarray | None = None) -> Tensor:
         gradients = torch.empty(len(images), self._widths.size, dtype=theta.dtype)
-        arrays = [_array(tensor) for tensor in (self._widths.widen(theta), images, classes, gradients)]
+        arrays = [_array(tensor) for tensor in (self._widths.weights(theta), images, classes, gradients)]
         self._network(images).class_gradients(*arrays, record=record, threads=compute_threads())
         return self._widths.narrow(gradients)
 
@@ -108,14 +108,14 @@ class NativeEngine(Engine):
         self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor, record: np.ndarray | None = None
     ) -> Tensor:
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        weights, along = self._widths.widen(theta), self._widths.widen(cotangent)
+        weights, along = self._widths.weights(theta), self._widths.widen(cotangent)
         arrays = [_array(tensor) for tensor in (weights, images, along, classes, gradients)]
         self._network(images).image_gradients(*arrays, record=record, threads=compute_threads())
         return gradients
 
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self._check_images(theta, images, 5)
-        weights, along = self._widths.widen(theta), self._widths.widen(vector)
+        weights, along = self._widths.weights(theta), self._widths.widen(vector)
         by_weights, by_images = torch.empty_like(weights), torch.empty(images.shape, dtype=images.dtype)
         arrays = [_array(tensor) for tensor in (weights, images, along, class_numbers(images, classes), by_weights, by_images)]
         self._network(images).hessian_products(*arrays, threads=compute_threads())
@@ -143,7 +143,7 @@ class NativeEngine(Engine):
         self._check_batch(images)
         if labels.dim() == 2:
             labels = shares_of_all(labels, self._blocks.linear.outputs, theta.dtype)
-        weights, speeds = self._widths.widen(theta).contiguous(), self._widths.widen(velocity)
+        weights, speeds = self._widths.weights(theta).contiguous(), self._widths.widen(velocity)
         statistics = self._statistics(images.dtype)
         assert compiled.extension is not None
         network, threads, parts = self._network(images, statistics), compute_threads(), compiled.extension.batch_parts(len(images))
@@ -175,13 +175,13 @@ class NativeEngine(Engine):
     def logits(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
         result = torch.empty(len(images), self._blocks.linear.outputs, dtype=theta.dtype)
-        weights = self._widths.widen(theta)
+        weights = self._widths.weights(theta)
         self._network(images).logits(_array(weights), _array(images), _array(result), threads=compute_threads())
         return result
 
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
         self._check_images(theta, images, 4)
-        weights, result = self._widths.widen(theta), torch.empty(len(images), self._wide_features(), dtype=theta.dtype)
+        weights, result = self._widths.weights(theta), torch.empty(len(images), self._wide_features(), dtype=theta.dtype)
         self._network(images).features(_array(weights), _array(images), _array(result), threads=compute_threads())
         return result[:, : self._blocks.linear.inputs]  # channels more are the last
 
@@ -200,7 +200,7 @@ class NativeEngine(Engine):
         """From the gradient by an output of the network to that by the images, by the C++ of this name."""
         self._check_images(theta, images, 4)
         gradients = torch.empty(images.shape, dtype=images.dtype)
-        arrays = [_array(tensor) for tensor in (self._widths.widen(theta), images, cotangent, gradients)]
+        arrays = [_array(tensor) for tensor in (self._widths.weights(theta), images, cotangent, gradients)]
         getattr(self._network(images), job)(*arrays, threads=compute_threads())
         return gradients
 
@@ -249,7 +249,7 @@ class NativeEngine(Engine):
         statistics = self._statistics(images.dtype) if statistics is None else statistics
         assert compiled.extension is not None
         blocks = []
-        for block, read in zip(network.blocks, network.reads(*images.shape[-3:]), strict=False):
+        for block, read, affine in zip(network.blocks, network.reads(*images.shape[-3:]), self._widths.affine, strict=False):
             layer, norm, features = block.layer, block.norm, rounded(block.features)
             mean, variance = (None, None) if norm is None else (norm.mean, norm.variance)
             if isinstance(layer, Convolution):
@@ -271,8 +271,8 @@ class NativeEngine(Engine):
                     windows=None if block.windows is None else compiled.extension.Windows(**block.windows._asdict()),
                     weight=places[layer.weight],
                     bias=places.get(layer.bias),
-                    gamma=None if norm is None else places.get(norm.weight),
-                    beta=None if norm is None else places.get(norm.bias),
+                    gamma=affine[0],
+                    beta=affine[1],
                     mean=None if mean is None else _array(statistics[mean]),
                     variance=None if variance is None else _array(statistics[variance]),
                     momentum=0.0 if norm is None else self._momentum(norm),

@@ -1,10 +1,12 @@
-"""Networks of any widths as the C++ has them, whose channels come in eights.
+"""Networks of any widths as the C++ has them, whose channels come in eights, and whose norms have a scale and a shift.
 
-A channel more has no weights, neither its own nor in the layers that read it: it changes nothing and is cut off again.
+A channel more has no weights, neither its own nor in the layers that read it: it changes nothing and is cut off again. A scale that a norm
+lacks is one, a shift zero, whatever becomes of them in a step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +31,7 @@ def odd_widths(network: Blocks) -> list[Block]:
 
 
 class Widths:
-    """Where the parameters of a network lie in a vector that has room for all channels of the C++.
+    """Where the parameters of a network lie in a vector that has room for all that the C++ has.
 
     Args:
         network: the blocks.
@@ -47,10 +49,31 @@ class Widths:
             indices.append(self.size + torch.arange(count).view(wide)[tuple(map(slice, own))].flatten())
             self.places[parameter.name] = self.size
             self.size += count
+        self._ones: list[slice] = []
+        self.affine = [self._affine_of(block) for block in network.blocks]
+        """Where the scale and the shift of each block's norm begin; None: it has no norm."""
         self._index = torch.cat(indices) if self.size > self._own else None  # [P], within 0 to size
 
+    def _affine_of(self, block: Block) -> tuple[int | None, int | None]:
+        if (norm := block.norm) is None:
+            return None, None
+        count, found = rounded(block.features) * math.prod(norm.shape[1:]), []
+        for name, is_one in ((norm.weight, True), (norm.bias, False)):
+            found.append(self.size if name is None else self.places[name])
+            if name is None:
+                self._ones += [slice(self.size, self.size + count)] * is_one
+                self.size += count
+        return found[0], found[1]
+
+    def weights(self, theta: Tensor) -> Tensor:
+        """The weights [P] as the C++ takes them, [size]."""
+        wide = self.widen(theta)
+        for part in self._ones:
+            wide[part] = 1
+        return wide
+
     def widen(self, flat: Tensor) -> Tensor:
-        """[..., P] with zeros for what is not there, [..., size]."""
+        """Numbers that go with weights [..., P], with zeros for what is not there, [..., size]."""
         if self._index is None:
             return flat
         return flat.new_zeros(*flat.shape[:-1], self.size).index_copy_(-1, self._index, flat)
