@@ -528,6 +528,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "continual-digits": lambda: continual_digits("continual-digits"),
     "continual-auto": lambda: continual_digits("continual-auto"),
     "search": lambda: search("search"),
+    "search-auto": lambda: search("search-auto"),
     "estimates": estimates,
     "native": native,
     "native-beside": native_beside,
