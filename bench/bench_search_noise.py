@@ -1,4 +1,4 @@
-"""How much of a rank correlation among ten networks is chance: those that proxies rank first, trained on the whole set once more.
+"""How stable the order of ten networks on the whole set is: those that proxies rank first, trained there once more.
 
     python bench/bench_search_noise.py runs/search-auto
 

@@ -245,6 +245,13 @@ def search(name: str) -> str:
     return markdown(["", *(row["proxy"].replace("_", " ") for row in found)], lines) + source(name)
 
 
+def search_noise() -> str:
+    head = ["rank correlation, top 10", *(row["proxy"].replace("_", " ") for row in rows_of("search-noise"))]
+    named = {"first_seed": "with the whole set", "other_seed": "with the whole set, another seed", "of_both": "of these two"}
+    lines = [[what, *(f"{row[key]:.2f}" for row in rows_of("search-noise"))] for key, what in named.items()]
+    return markdown(head, lines) + source("search-noise")
+
+
 # Speed and memory on the CPU
 
 
@@ -529,6 +536,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "continual-auto": lambda: continual_digits("continual-auto"),
     "search": lambda: search("search"),
     "search-auto": lambda: search("search-auto"),
+    "search-noise": search_noise,
     "estimates": estimates,
     "native": native,
     "native-beside": native_beside,
