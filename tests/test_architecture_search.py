@@ -394,7 +394,7 @@ def test_the_command_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Ca
     output = capsys.readouterr().out
     assert f"written to {tmp_path / 'out'}" in output
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"config.json", "networks", "proxies", "table.md", "table.csv", "ranking.json", "report.html"} <= names
+    assert {"config.json", "networks", "proxies", "table.md", "table.csv", "ranking.json", "report.html", "command.txt"} <= names
     listed = json.loads((tmp_path / "out" / "ranking.json").read_text())
     assert output.count("left out convnet:width=8,depth=4") == len(listed["skipped"]) > 0
     assert len(listed["dc"]) + len(listed["skipped"]) == 9

@@ -301,6 +301,7 @@ def test_the_command_from_end_to_end_and_again(
     assert output.count("after stage 1 of 2 (digits 0 to 4)") == 4
     assert f"written to {tmp_path / 'out'}" in output
     assert (tmp_path / "out" / "continual.png").exists() == there
+    assert "fastdc continual" in (tmp_path / "out" / "command.txt").read_text()
     text = (tmp_path / "out" / "table.md").read_text()
     assert [line.split(" | ")[:2] for line in text.splitlines()[4:8]] == [
         ["| random", "yes"],

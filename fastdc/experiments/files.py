@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fastdc.report import accompany
 from fastdc.runs.content import plain_types, reading
 from fastdc.runs.files import read_whole, write_atomically
 from fastdc.runs.folder import shared_folder
@@ -33,12 +34,14 @@ def read_outcome(file: Path, parse: Callable[[Any], Outcome]) -> Outcome:
         return parse(plain_types(read_whole(file)))
 
 
-def write_report(folder: Path, files: Mapping[str, str | bytes]) -> None:
-    """Write files, by name, into a folder that several processes work in.
+def write_results(folder: Path, files: Mapping[str, str | bytes], command: str | None) -> None:
+    """Write files, by name, into a folder that several processes work in; the command that repeats it, where it was one; and the report.
 
     Raises:
         RunError: the folder cannot be written.
     """
+    repeats = {"command.txt": command} if command is not None else {}
     with shared_folder(folder):
-        for name, content in files.items():
+        for name, content in {**files, **repeats}.items():
             write_atomically(folder / name, content.encode() if isinstance(content, str) else content)
+    accompany(folder)

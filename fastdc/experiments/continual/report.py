@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastdc.experiments.continual.result import ContinualResult
-from fastdc.experiments.files import write_report
+from fastdc.experiments.files import write_results
 from fastdc.experiments.plots import as_png, can_plot, new_figure
-from fastdc.report import accompany
 from fastdc.training.evaluation import Evaluation
 
 # Average accuracy in percent after stages 2 and 3 (Zhao et al., ICLR 2021, figure 4): memory, distillation.
@@ -20,7 +19,7 @@ _FIELDS = ("memory", "distillation", "after", "stage", "mean", "std", "seeds", "
 
 
 def write(out: Path, results: Sequence[ContinualResult], caption: str, command: str | None = None) -> str:
-    """Write all that is reported into the folder `out`, with the command that repeats it; returns the page.
+    """Write all that is reported into the folder `out`; returns the page.
 
     Raises:
         RunError: the folder cannot be written.
@@ -29,9 +28,7 @@ def write(out: Path, results: Sequence[ContinualResult], caption: str, command: 
     page = markdown(results, caption, plot)
     files: dict[str, str | bytes] = {"table.md": page, "table.csv": as_csv(results)}
     files |= {plot: plot_by_stage(results)} if plot is not None else {}
-    files |= {"command.txt": command} if command is not None else {}
-    write_report(out, files)
-    accompany(out)
+    write_results(out, files, command)
     return page
 
 

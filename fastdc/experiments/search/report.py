@@ -9,16 +9,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastdc.experiments.files import write_report
+from fastdc.experiments.files import write_results
 from fastdc.experiments.plots import as_png, can_plot, new_figure
 from fastdc.experiments.search.result import ProxyResult, SearchResult
-from fastdc.report import accompany
 
 _FIELDS = ("proxy", "best_network", "best_accuracy", "correlation_top", "correlation_known", "minutes", "minutes_making", "images")
 
 
 def write(out: Path, result: SearchResult, caption: str, command: str | None = None) -> str:
-    """Write all that is reported into the folder `out`, with the command that repeats it; returns the page.
+    """Write all that is reported into the folder `out`; returns the page.
 
     Raises:
         RunError: the folder cannot be written.
@@ -27,9 +26,7 @@ def write(out: Path, result: SearchResult, caption: str, command: str | None = N
     page = markdown(result, caption, plot)
     files: dict[str, str | bytes] = {"table.md": page, "table.csv": as_csv(result), "ranking.json": ranking(result)}
     files |= {plot: plot_against_truth(result)} if plot is not None else {}
-    files |= {"command.txt": command} if command is not None else {}
-    write_report(out, files)
-    accompany(out)
+    write_results(out, files, command)
     return page
 
 

@@ -13,7 +13,7 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.data import load_dataset
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.experiments.files import write_report
+from fastdc.experiments.files import write_results
 from fastdc.experiments.image_sets import check_source
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import print_line, run_shared
@@ -31,7 +31,6 @@ from fastdc.options.specs import split_spec
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.recipe import RECIPES
-from fastdc.report import accompany
 from fastdc.runs.folder import shared_folder
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed
@@ -78,7 +77,7 @@ class TableConfig:
     """Likewise."""
     progress: bool = True
     """Say on stderr how far the work is."""
-    command: str = ""
+    command: str | None = None
     """That the report says to repeat it by."""
 
     def check(self) -> None:
@@ -183,9 +182,7 @@ class _TableMaker:
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
         files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
-        files |= {"command.txt": config.command} if config.command else {}
-        write_report(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()})
-        accompany(config.out)
+        write_results(config.out, files | {"table.csv": table.csv(), "table.md": table.markdown()}, config.command)
         return table
 
     def _outcome(self, image_set: ImageSet, model: str, failures: Mapping[Job, str]) -> Outcome:

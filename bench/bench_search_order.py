@@ -1,15 +1,16 @@
-"""How stable the order of ten networks on the whole set is: those that proxies rank first, trained there once more.
+"""The ten networks that each proxy of a search ranks first: how stable their order on the whole set is, and how many have average pooling.
 
-    python bench/bench_search_noise.py runs/search-auto
+    python bench/bench_search_order.py runs/search-auto
 
-reads the folder of a search on FashionMNIST, trains the networks that its proxies rank first by another seed, and writes for each proxy the
-rank correlation with the search's accuracies on the whole set, that with the new ones, and that of the two with each other.
+reads the folder of a search on FashionMNIST, trains these networks on the whole set once more, by another seed, and writes for each proxy
+the rank correlation with the search's accuracies on the whole set, that with the new ones, and that of the two with each other.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from record import RESULTS, write
@@ -18,6 +19,10 @@ from fastdc.experiments import architecture_search
 from fastdc.experiments.search.result import rank_correlation
 
 TOP, EPOCHS = 10, 2
+
+
+def with_average_pooling(models: Sequence[str]) -> int:
+    return sum("pooling=avg" in model for model in models)
 
 
 def main(folder: Path) -> int:
@@ -32,9 +37,13 @@ def main(folder: Path) -> int:
         proxy, truth = ([network[key] for network in ranked[name][:TOP]] for key in ("accuracy", "whole_set"))
         anew = [again[model] for model in models]
         pairs = {"first_seed": (proxy, truth), "other_seed": (proxy, anew), "of_both": (truth, anew)}
-        rows.append({"proxy": name, "networks": TOP, **{key: rank_correlation(*pair) for key, pair in pairs.items()}})
-        print(rows[-1])
-    write(RESULTS / "search-noise.json", f"python bench/bench_search_noise.py {folder}", rows, epochs=EPOCHS, trained=len(space))
+        correlations = {key: rank_correlation(*pair) for key, pair in pairs.items()}
+        rows.append({"proxy": name, **correlations, "average_pooling": with_average_pooling(models)})
+    best = sorted(next(iter(ranked.values())), key=lambda network: -network["whole_set"])[:TOP]
+    rows.append({"proxy": "whole set", "average_pooling": with_average_pooling([network["model"] for network in best])})
+    write(
+        RESULTS / "search-order.json", f"python bench/bench_search_order.py {folder}", rows, networks=TOP, epochs=EPOCHS, trained=len(space)
+    )
     return 0
 
 
