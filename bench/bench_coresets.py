@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,13 @@ def bench_features(timed: Any) -> None:
     engine = make_engine("auto", module)
     assert network_features(engine, data, index).shape == (1000, FEATURES)
     timed("features of 1,000 images, default network", lambda: network_features(engine, data, index))
+
+
+def bench_herding(benchmark: Any, record: Callable[..., None], tmp_path: Path) -> None:
+    """The whole call, by a network that was trained before."""
+    herding = lambda: fastdc.coresets.herding(images(), 10, epochs=1, cache=tmp_path, progress=False)  # noqa: E731
+    benchmark.pedantic(herding, rounds=3, warmup_rounds=1)
+    record("herding of 60,000 images by a network trained before", ipc=10, seconds=benchmark.stats.stats.median, rounds=3)
 
 
 def bench_memory_of_a_choice_is_far_below_the_features_of_the_set(record: Callable[..., None]) -> None:

@@ -9,15 +9,42 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastdc
 from fastdc.condensed import CondensedDataset
 from fastdc.engines import Engine, Sgd, make_engine
 from fastdc.models import build
+from fastdc.training.augment import crop_scale_or_rotate, training_augmentation
+from fastdc.training.operations import OPERATIONS
 
 SHAPES = {"28x28 grey": (1, (28, 28)), "32x32 rgb": (3, (32, 32))}
 CLASSES = 10
+AUGMENTATIONS = {"dc": crop_scale_or_rotate, "dsa": training_augmentation(list(OPERATIONS), "batch")}
+
+
+def convnet_as_people_stack_it() -> nn.Sequential:
+    """The layers of the default ConvNet for 28x28 grey images, its parameters in the same order."""
+    blocks: list[nn.Module] = []
+    for channels, padding in ((1, 3), (128, 1), (128, 1)):
+        blocks += [nn.Conv2d(channels, 128, 3, padding=padding), nn.GroupNorm(128, 128), nn.ReLU(inplace=True), nn.AvgPool2d(2, 2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(2048, CLASSES))
+
+
+class ConvNetOfAScript(nn.Module):
+    """The same as a class with layers made in a loop and a functional forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [*convnet_as_people_stack_it()]
+        self.features, self.classifier = nn.Sequential(*layers[:-2]), layers[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.features(x)
+        return self.classifier(out.view(out.size(0), -1))
+
+
+NETWORKS_OF_PEOPLE: dict[str, Callable[[], nn.Module]] = {"nn.Sequential": convnet_as_people_stack_it, "a class": ConvNetOfAScript}
 
 
 class Pair:
@@ -99,6 +126,18 @@ def bench_whole_step(compared: Any, shape: str, model: str, ipc: int) -> None:
     compared("whole step", pair, step, rounds=1 if model == "convnet" else 3)
 
 
+@pytest.mark.parametrize("written_as", NETWORKS_OF_PEOPLE)
+def bench_networks_of_people(compared: Any, written_as: str) -> None:
+    """The native engine on a network that people bring, and in the reference's place on ConvNet."""
+    pair = Pair("28x28 grey")
+    pair.reference, pair.native = pair.native, make_engine("native", NETWORKS_OF_PEOPLE[written_as]())
+    real, synthetic = pair.images(256), pair.images(10)
+    step = lambda e: e.match(pair.theta, synthetic, e.class_gradients(pair.theta, real), "layerwise_cosine")  # noqa: E731
+    for found, expected in zip(step(pair.native), step(pair.reference), strict=True):
+        assert torch.equal(found, expected)
+    compared("whole step beside ConvNet", pair, step, rounds=5)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def bench_threads(timed: Any, threads: int) -> None:
     """The whole step of the native engine alone."""
@@ -133,6 +172,20 @@ def bench_training(compared: Any, count: int) -> None:
 
     close(epoch(pair.native) - pair.theta, epoch(pair.reference) - pair.theta)
     compared("training, one epoch, batch 256", pair, epoch, rounds=5)
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def bench_training_with_augmentation(compared: Any, augmentation: str) -> None:
+    pair = Pair("28x28 grey")
+    images, labels, augment = pair.images(50).flatten(0, 1), torch.arange(CLASSES).repeat_interleave(50), AUGMENTATIONS[augmentation]
+
+    def epoch(engine: Engine) -> Tensor:
+        theta = pair.theta.clone()
+        engine.train(theta, images, labels, Sgd(1, 0.01, 0.9, 5e-4, 256), torch.Generator().manual_seed(0), augment)
+        return theta
+
+    close(epoch(pair.native) - pair.theta, epoch(pair.reference) - pair.theta)
+    compared("training on 500 images with augmentation, one epoch, batch 256", pair, epoch, rounds=5)
 
 
 def bench_logits(compared: Any) -> None:

@@ -279,7 +279,11 @@ def native() -> str:
             by_shape(f"{label if ipc == 1 else 'the same'}, ipc {ipc}", what=what, ipc=ipc, **more)
     narrow = [row for row in rows_of("native", what="whole step", ipc=10) if ":" in row["model"]]
     line("the same, ipc 10, width " + " / ".join(row["model"].partition("=")[2] for row in narrow), narrow)
+    others = [row for row in rows_of("native", what="whole step", ipc=1) if row["model"] != "convnet"]
+    line("whole matching step, ipc 1, " + " / ".join(row["model"] for row in others), others)
     line("training, one epoch of 100 / 500 images", rows_of("native", what="training, one epoch, batch 256"))
+    augmented = rows_of("native", what="training on 500 images with augmentation, one epoch, batch 256")
+    line("the same, 500 images with augmentation as " + " / ".join(row["augmentation"] for row in augmented) + " has it", augmented)
     line("logits of 10,000 images", rows_of("native", what="logits of 10,000 images"))
     line("evaluation of 20 networks, 5 epochs, ipc 1 / 10", rows_of("native", what="evaluation of 20 networks, 5 epochs"))
     return markdown(["seconds", "reference", "native engine", "ratio"], lines) + source("native")
@@ -289,12 +293,24 @@ def native_beside() -> str:
     threads = rows_of("native", what="whole step by threads")
     compiled = row_of("native", what="class gradients beside torch:compile=true")
     ours, sgemm = (row_of("winograd", name=name)["two_threads"] for name in ("maps", "sgemm"))
+    people = rows_of("native", what="whole step beside ConvNet")
+    written = ", ".join(f"{row['ratio']:.2f} times as fast written as {row['written_as']}" for row in people)
     lines = [
         ["whole step, ipc 10, 1 / 2 threads", f"{slashes(row['seconds'] for row in threads)} s"],
+        ["the same, beside `convnet`", written],
         ["class gradients", f"{compiled['ratio']:.1f} times as fast as those of `torch:compile=true`"],
         ["products of the convolutions, 2 threads", f"{ours:.0f} GFLOP/s; torch's sgemm {sgemm:.0f}"],
     ]
     return markdown(["native engine", "found"], lines) + source("native", "winograd")
+
+
+def torch_engine() -> str:
+    lines = []
+    for job in ("class gradients", "image gradients", "synthetic side", "whole step"):
+        found = [[row["seconds"] for row in rows_of("engines", what=job, name=name)] for name in ("reference", "torch")]
+        ratios = [slow / fast for slow, fast in zip(*found, strict=True)]
+        lines.append([job, *map(slashes, found), " / ".join(f"{ratio:.2f}" for ratio in ratios)])
+    return markdown(["seconds, ipc 1 / 10 / 50", "reference", "torch", "ratio"], lines) + source("engines")
 
 
 def whole_calls() -> str:
@@ -326,6 +342,8 @@ def coresets() -> str:
     found = rows_of("coresets", what="choice of ten classes, features given")
     names = [name for name in dict.fromkeys(row["name"] for row in found) if name != "random"]
     lines = [[f"`{name}`", *(number(row["seconds"], 2) for row in found if row["name"] == name)] for name in names]
+    whole = row_of("coresets", what="herding of 60,000 images by a network trained before")
+    lines.append(["`herding`, its features as well, network trained before", "", number(whole["seconds"]), ""])
     return markdown(["seconds", "ipc 1", "ipc 10", "ipc 50"], lines) + source("coresets")
 
 
@@ -550,6 +568,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "given-features": coresets,
     "distance": distance,
     "match-loss": match_loss,
+    "torch-engine": torch_engine,
     "memory": memory,
     "search-time": architecture_search,
     "gpu-step": gpu_step,

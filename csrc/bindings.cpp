@@ -119,6 +119,38 @@ void layerwise_distance_of(const Arrays& synthetic, const Arrays& real, const py
     do_long_work([&] { layerwise_distance(arguments, threads); });
 }
 
+// Of one class, whose tensors lie at these addresses.
+double layerwise_distance_at(const std::string& dtype, const std::vector<int64_t>& sizes,
+                             const std::vector<uintptr_t>& synthetic, const std::vector<uintptr_t>& real,
+                             const py::array& tiles, const std::string& metric, const std::vector<uintptr_t>& cotangent,
+                             int threads) {
+    const size_t count = sizes.size();
+    if (count == 0) refuse("sizes", "an empty list", "the elements of each part of a gradient");
+    if (synthetic.size() != count || real.size() != count || cotangent.size() != count) {
+        refuse("synthetic, real or cotangent", "of another length", "as many addresses as sizes");
+    }
+    DistanceArguments arguments{};
+    arguments.dtype = value_of(kDtypes, "dtype", dtype);
+    int64_t end = 0;
+    for (size_t i = 0; i < count; ++i) {
+        if (sizes[i] < 0) refuse("sizes", std::to_string(sizes[i]), "0 or more");
+        arguments.parts.push_back({end, sizes[i], reinterpret_cast<const void*>(synthetic[i]), 0,
+                                   reinterpret_cast<const void*>(real[i]), 0, reinterpret_cast<void*>(cotangent[i])});
+        end += sizes[i];
+    }
+    arguments.metric = value_of(kMetrics, "metric", metric);
+    arguments.classes = 1;
+    if (threads < 1) refuse("threads", std::to_string(threads), "1 or more");
+    arguments.tiles = tiles_in(tiles, arguments.parts);
+    arguments.tile_count = tiles.shape(0);
+    double wide = 0;
+    float narrow = 0;
+    const bool is_wide = arguments.dtype == Dtype::float64;
+    arguments.distance = is_wide ? static_cast<void*>(&wide) : &narrow;
+    do_long_work([&] { layerwise_distance(arguments, threads); });
+    return is_wide ? wide : narrow;
+}
+
 void use_instruction_set(const std::string& name) {
     if (!select_instruction_set(name)) {
         std::string usable;
@@ -137,6 +169,11 @@ PYBIND11_MODULE(_C, module) {
         py::arg("tiles").noconvert(), py::arg("metric"), py::arg("distance").noconvert(),
         py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),
         "Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts.");
+    module.def("layerwise_distance_at", &layerwise_distance_at, py::arg("dtype"), py::arg("sizes"), py::arg("synthetic"),
+               py::arg("real"), py::arg("tiles").noconvert(), py::arg("metric"), py::arg("cotangent"), py::kw_only(),
+               py::arg("threads"),
+               "The distance of two gradients of one class, whose parts are contiguous and lie at these addresses; writes "
+               "the cotangent to its own.");
     module.def("usable_instruction_sets", &usable_instruction_sets,
                "Instruction sets that this processor runs, the widest first.");
     module.def("select_instruction_set", &use_instruction_set, py::arg("name"),

@@ -30,6 +30,23 @@ def layerwise_distance(
 ) -> None:
     """Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts, cut into tiles [T, 3]."""
 
+def layerwise_distance_at(
+    dtype: str,
+    sizes: Sequence[int],
+    synthetic: Sequence[int],
+    real: Sequence[int],
+    tiles: _Integers,
+    metric: str,
+    cotangent: Sequence[int],
+    *,
+    threads: int,
+) -> float:
+    """The distance of two gradients of one class, whose parts, each of so many contiguous elements, lie at these addresses.
+
+    Writes the cotangent to its own. That the memory is there is the caller's to see to: arrays would be checked, and cost as much time
+    as the distance of a small network.
+    """
+
 def batch_parts(batch: int) -> int:
     """How many parts a batch of so many images is cut into."""
 

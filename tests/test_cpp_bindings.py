@@ -186,6 +186,53 @@ def test_parts_that_do_not_fit_are_refused_by_name(name: str, parts: Any) -> Non
         call(**{**halves, "tiles": tiles((0, 1, 6), (6, 0, 6)), name: parts})
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint16])
+def test_by_addresses_as_by_arrays(dtype: Any, metric: str) -> None:
+    generator, kind = np.random.default_rng(0), np.float32 if dtype == np.uint16 else dtype
+    sides = [generator.standard_normal((1, SIZE)).astype(kind) for _ in range(2)]
+    if dtype == np.uint16:
+        sides = [(side.view(np.uint32) >> 16).astype(np.uint16) for side in sides]  # bfloat16
+    synthetic, real = (in_parts(side, 5, 7) for side in sides)
+    parts = {"synthetic": synthetic, "real": real, "cotangent": in_parts(np.ones((1, SIZE), dtype), 5, 7)}
+    more = {"tiles": tiles((0, 1, 5), (5, 2, 3), (11, 0, 1)), "metric": metric, "threads": 2}
+    expected = call(**parts, **more, distance=f(1, dtype=np.float64 if dtype == np.float64 else np.float32))
+    cotangent = in_parts(np.ones((1, SIZE), dtype), 5, 7)
+    found = compiled.extension.layerwise_distance_at(
+        dtype="bfloat16" if dtype == np.uint16 else np.dtype(dtype).name,
+        sizes=[5, 7],
+        synthetic=[part.ctypes.data for part in synthetic],
+        real=[part.ctypes.data for part in real],
+        cotangent=[part.ctypes.data for part in cotangent],
+        **more,
+    )
+    assert found == expected["distance"][0]
+    np.testing.assert_array_equal(np.concatenate(cotangent, 1), np.concatenate(expected["cotangent"], 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dtype", "int8"),
+        ("sizes", []),
+        ("sizes", [-1, 13]),
+        ("synthetic, real or cotangent", [0]),
+        ("metric", "euclid"),
+        ("tiles", tiles((0, 1, 12))),
+        ("tiles", tiles((0, 1, 5), (5, 1, 8))),
+        ("threads", 0),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_by_addresses_is_refused_by_name(name: str, value: Any) -> None:
+    parts = [np.ones(5, np.float32), np.ones(7, np.float32)]
+    given: dict[str, Any] = {side: [part.ctypes.data for part in parts] for side in ("synthetic", "real", "cotangent")}
+    given |= {"dtype": "float32", "sizes": [5, 7], "tiles": tiles((0, 1, 5), (5, 1, 7)), "metric": "mse", "threads": 1}
+    assert compiled.extension.layerwise_distance_at(**given) == 0
+    with pytest.raises(ValueError, match=rf"^{name} is .*; expected .*"):
+        compiled.extension.layerwise_distance_at(**{**given, "real" if " or " in name else name: value})
+
+
 def test_rows_without_end_of_nothing_are_counted_and_not_walked() -> None:
     script = "import test_cpp_bindings as t; g = t.arguments(); g['tiles'] = t.tiles((0, t.BIG, 0), (0, 1, 12)); "
     done = run_apart(script + "t.call(**g); print(g['distance'] >= t.BIG)", timeout=20)

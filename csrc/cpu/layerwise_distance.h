@@ -20,6 +20,13 @@ namespace fastdc {
 
 enum class Dtype : int { float32 = 0, float64 = 1, float16 = 2, bfloat16 = 3 };
 
+constexpr Named<Dtype> kDtypes[] = {
+    {"float32", Dtype::float32},
+    {"float64", Dtype::float64},
+    {"float16", Dtype::float16},
+    {"bfloat16", Dtype::bfloat16},
+};
+
 // offset in P, rows, row_length; without rows: row_length elements that lie in no row.
 struct Tile {
     int64_t offset;

@@ -186,7 +186,7 @@ def _batched(
 
 
 def _compute_match(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str, backend: str) -> tuple[Tensor, list[Tensor]]:
-    a, b = ([gradient.detach().resolve_neg() for gradient in gradients] for gradients in (synthetic, real))
+    a, b = ([gradient.resolve_neg() for gradient in gradients] for gradients in (synthetic, real))
     return compute_lists(backend, a, b, metric)
 
 

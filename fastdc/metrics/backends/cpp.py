@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastdc.metrics.backends.reasons import against_device, against_dtype
+from fastdc.metrics.backends.reasons import DTYPES, against_device, against_dtype
 from fastdc.metrics.layout import layout_of
 from fastdc.metrics.tiles import tiles_of
 from fastdc.parallel.threads import compute_threads
@@ -18,6 +18,7 @@ from fastdc.runtime import compiled
 
 MEANT_FOR = "cpu"
 
+_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
 _LEAST_KEPT = 128 << 10  # bytes: smaller memory the allocator keeps itself
 _MOST_KEPT = 64 << 20  # bytes of memory that are held on to
 _kept: dict[int, deque[torch.UntypedStorage]] = {}  # by size in bytes, those that were given out longest ago first
@@ -38,31 +39,31 @@ def metrics() -> tuple[str, ...]:
 def layerwise_distance(synthetic: Tensor, real: Tensor, segments: tuple[int, ...], metric: str) -> tuple[Tensor, Tensor]:
     """The distance [C] of gradients [C, P], and its cotangent [C, P]; see `fastdc.metrics.operator`."""
     cotangent = _empty(synthetic.shape, synthetic.dtype)
+    distance = torch.empty(len(synthetic), dtype=torch.promote_types(synthetic.dtype, torch.float32))
     a, b, out = ([_array(tensor)] for tensor in (synthetic, real, cotangent))
-    return _distance(a, b, out, tiles_of(segments, synthetic.shape[1], synthetic.device), metric), cotangent
+    tiles = tiles_of(segments, synthetic.shape[1], synthetic.device).numpy()
+    assert compiled.extension is not None
+    compiled.extension.layerwise_distance(a, b, tiles, metric, distance.numpy(), out, threads=compute_threads())
+    return distance, cotangent
 
 
 def layerwise_distances(synthetic: Sequence[Tensor], real: Sequence[Tensor], metric: str) -> tuple[Tensor, list[Tensor]]:
     """The distance of two lists of gradients, and its cotangents, in one call; see `fastdc.metrics.operator`."""
-    cotangents = [_empty(gradient.shape, gradient.dtype) for gradient in synthetic]
-    a, b, out = ([_array(tensor).reshape(1, -1) for tensor in tensors] for tensors in (synthetic, real, cotangents))
-    return _distance(a, b, out, _tiles_of_shapes(tuple(gradient.shape for gradient in synthetic)), metric)[0], cotangents
+    dtype = synthetic[0].dtype
+    sizes, tiles = _cut_of(tuple(gradient.shape for gradient in synthetic))
+    cotangents = [_empty(gradient.shape, dtype) for gradient in synthetic]
+    held = [[gradient.contiguous() for gradient in gradients] for gradients in (synthetic, real)]
+    a, b, out = ([tensor.data_ptr() for tensor in tensors] for tensors in (*held, cotangents))
+    assert compiled.extension is not None
+    distance = compiled.extension.layerwise_distance_at(_NAMES[dtype], sizes, a, b, tiles, metric, out, threads=compute_threads())
+    return torch.tensor(distance, dtype=torch.promote_types(dtype, torch.float32)), cotangents
 
 
 @functools.lru_cache(maxsize=256)
-def _tiles_of_shapes(shapes: tuple[tuple[int, ...], ...]) -> Tensor:
+def _cut_of(shapes: tuple[tuple[int, ...], ...]) -> tuple[list[int], np.ndarray]:
+    """The elements of each gradient of these shapes, and the tiles of all."""
     layout = layout_of(shapes)
-    return tiles_of(layout.segments(), layout.size, torch.device("cpu"))
-
-
-def _distance(
-    synthetic: Sequence[np.ndarray], real: Sequence[np.ndarray], cotangent: Sequence[np.ndarray], tiles: Tensor, metric: str
-) -> Tensor:
-    """The distance [C] of gradients that lie in parts [C, size] one after another; writes the cotangent into such parts."""
-    distance = torch.empty(len(synthetic[0]), dtype=torch.float64 if synthetic[0].dtype == np.float64 else torch.float32)
-    assert compiled.extension is not None
-    compiled.extension.layerwise_distance(synthetic, real, _array(tiles), metric, _array(distance), cotangent, threads=compute_threads())
-    return distance
+    return [parameter.size for parameter in layout.parameters], tiles_of(layout.segments(), layout.size, torch.device("cpu")).numpy()
 
 
 def _empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
