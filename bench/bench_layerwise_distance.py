@@ -106,7 +106,7 @@ def bench_bandwidth(timed: Any, job: str, case: str) -> None:
     layout, synthetic, real = gradients(case)
     cotangent, distance = torch.empty_like(synthetic), torch.empty(len(synthetic))
     tiles = tiles_of(layout.segments(), layout.size, DEVICE).numpy()
-    arrays = [synthetic.numpy(), real.numpy(), tiles, "layerwise_cosine", distance.numpy(), cotangent.numpy()]
+    arrays = [[synthetic.numpy()], [real.numpy()], tiles, "layerwise_cosine", distance.numpy(), [cotangent.numpy()]]
     if job == "torch.add":
         timed("memory given", lambda: torch.add(synthetic, real, out=cotangent), rounds=9)
         return
