@@ -304,15 +304,6 @@ def native_beside() -> str:
     return markdown(["native engine", "found"], lines) + source("native", "winograd")
 
 
-def torch_engine() -> str:
-    lines = []
-    for job in ("class gradients", "image gradients", "synthetic side", "whole step"):
-        found = [[row["seconds"] for row in rows_of("engines", what=job, name=name)] for name in ("reference", "torch")]
-        ratios = [slow / fast for slow, fast in zip(*found, strict=True)]
-        lines.append([job, *map(slashes, found), " / ".join(f"{ratio:.2f}" for ratio in ratios)])
-    return markdown(["seconds, ipc 1 / 10 / 50", "reference", "torch", "ratio"], lines) + source("engines")
-
-
 def whole_calls() -> str:
     found = rows_of("whole_calls")
 
@@ -568,7 +559,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "given-features": coresets,
     "distance": distance,
     "match-loss": match_loss,
-    "torch-engine": torch_engine,
     "memory": memory,
     "search-time": architecture_search,
     "gpu-step": gpu_step,

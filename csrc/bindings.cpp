@@ -169,11 +169,12 @@ PYBIND11_MODULE(_C, module) {
         py::arg("tiles").noconvert(), py::arg("metric"), py::arg("distance").noconvert(),
         py::arg("cotangent").noconvert(), py::kw_only(), py::arg("threads"),
         "Writes distance [C] and cotangent of the gradients synthetic and real [C, P], each in a list of parts.");
-    module.def("layerwise_distance_at", &layerwise_distance_at, py::arg("dtype"), py::arg("sizes"), py::arg("synthetic"),
-               py::arg("real"), py::arg("tiles").noconvert(), py::arg("metric"), py::arg("cotangent"), py::kw_only(),
-               py::arg("threads"),
-               "The distance of two gradients of one class, whose parts are contiguous and lie at these addresses; writes "
-               "the cotangent to its own.");
+    module.def(
+        "layerwise_distance_at", &layerwise_distance_at, py::arg("dtype"), py::arg("sizes"), py::arg("synthetic"),
+        py::arg("real"), py::arg("tiles").noconvert(), py::arg("metric"), py::arg("cotangent"), py::kw_only(),
+        py::arg("threads"),
+        "The distance of two gradients of one class, whose parts are contiguous and lie at these addresses; writes "
+        "the cotangent to its own.");
     module.def("usable_instruction_sets", &usable_instruction_sets,
                "Instruction sets that this processor runs, the widest first.");
     module.def("select_instruction_set", &use_instruction_set, py::arg("name"),

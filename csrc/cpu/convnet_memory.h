@@ -23,8 +23,7 @@ namespace {
 // Images that go through the network together: enough rows for the products, few enough for the cache. Where the
 // weights are larger than the cache, each group reads them from memory, and more images share that.
 constexpr int64_t kMostImages = 4;
-constexpr int64_t kNearPlaneBytes = 768 << 10;     // of the transformed maps of such a group
-constexpr int64_t kMostPlaneBytes = 4 << 20;       // of them, where small maps ask for more images
+constexpr int64_t kMostPlaneBytes = 4 << 20;       // of the transformed maps of such a group
 constexpr int64_t kMostMapBytes = 1 << 20;         // of its maps, where small ones ask for more images
 constexpr int64_t kEnoughRows = 4 * kRowsMax;      // of a product
 constexpr int64_t kWeightBytesPerImage = 2 << 20;  // of the transformed weights
@@ -217,8 +216,7 @@ inline int64_t most_together(const ConvNetPlan& plan, const Shapes& shapes) {
     const int64_t sharing =
         least_of(least_of(weights / kWeightBytesPerImage, kMostSharing), kMostSharedMapBytes / maps);
     const int64_t of_rows = least_of(least_of(kEnoughRows / fewest, fit), kMostMapBytes / maps);
-    const int64_t near = planes ? kNearPlaneBytes / planes : kMostImages;
-    return most_of(most_of(1, least_of(near, kMostImages)), most_of(sharing, of_rows));
+    return most_of(most_of(1, least_of(fit, kMostImages)), most_of(sharing, of_rows));
 }
 
 // The weights of a network in the layouts of the stages.
