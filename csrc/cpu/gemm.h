@@ -41,7 +41,7 @@ template <class T>
 constexpr int kPanel = kPanelVectors * kWide<T>;
 
 // Terms between two updates of C.
-constexpr int64_t kShortSum = 32;
+constexpr int64_t kShortSum = 16;
 // The same, in multiples of kShortSum, between two visits of C: one panel of that depth and the rows it meets stay in
 // the first cache.
 constexpr int64_t kDepth = 256;
