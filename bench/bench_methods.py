@@ -126,5 +126,7 @@ def bench_memory(record: Callable[..., None]) -> None:
     idle = rows.pop(("dc", 0))
     for (spec, ipc), peak in rows.items():
         record("peak memory of one step", spec=spec, ipc=ipc, mib=peak, idle_mib=idle)
-    # Twenty times the images in a fraction of the memory: what is kept of each is some copies of its pixels, no maps.
-    assert rows[METHODS[1], 200] - idle < (rows[METHODS[4], 10] - idle) / 4
+    # Beyond the images themselves: they, their gradient and what their update keeps are four copies.
+    images = 4 * 1000 * 28 * 28 * 4 / 2**20  # MiB of 100 more of each class
+    assert rows[METHODS[1], 200] - images - idle < 1.3 * (rows[METHODS[1], 100] - idle)
+    assert rows[METHODS[1], 10] < rows[METHODS[4], 10]
