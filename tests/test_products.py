@@ -1,4 +1,4 @@
-"""The two ways of convolutions with weights of each class, through patches and class by class, in float64 and at every precision."""
+"""The ways of convolutions with weights of each class, through patches, by Winograd and class by class, in float64 and at every precision."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from helpers import relative
 from tolerances import FLOAT64_ENGINES, PRECISION_ERROR
 from torch import Tensor
 
-from fastdc.engines.chain import products
+from fastdc.engines.chain import products, winograd
 from fastdc.engines.chain.base import Network
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.products import ConvolutionPass
+from fastdc.engines.chain.winograd import Winograd, WinogradPass, by_winograd, winograd_pass
 from fastdc.engines.plan import Convolution
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,6 +32,14 @@ CASES = {  # a convolution, classes, images of each, and their size
     "4x4, stride 3, rows that no window reads": (convolution(1, 2, (4, 4), (3, 3), (0, 0)), 2, 1, (9, 11)),
     "3x2, dilation 2": (convolution(18, 17, (3, 2), (1, 2), (1, 1), dilation=2), 2, 2, (7, 5)),
 }
+SQUARES = {  # likewise, those that Winograd serves
+    "3x3": (convolution(16, 17, (3, 3), (1, 1), (1, 1)), 3, 2, (8, 9)),
+    "3x3, one class": (convolution(17, 16, (3, 3), (1, 1), (1, 1)), 1, 6, (4, 7)),
+    "3x3, padding 0 by 2": (convolution(16, 16, (3, 3), (1, 1), (0, 2)), 2, 1, (6, 4)),
+    "3x3, groups": (convolution(32, 34, (3, 3), (1, 1), (1, 1), groups=2), 2, 2, (4, 4)),
+    "5x5": (convolution(18, 16, (5, 5), (1, 1), (2, 2)), 2, 2, (7, 6)),
+    "5x5, padding 4 by 0": (convolution(16, 18, (5, 5), (1, 1), (4, 0)), 1, 3, (4, 9)),
+}
 
 
 def noise(*shape: int, seed: int) -> Tensor:
@@ -40,13 +49,15 @@ def noise(*shape: int, seed: int) -> Tensor:
 def by_class(values: Tensor, step: Convolution) -> dict[str, Tensor]:
     """Weight and bias in rows [G, P], as gradients of all parameters of a network are."""
     bias, weight = values[:, : step.features], values[:, step.features : -1]
-    return {"w": weight.unflatten(1, (step.features, step.channels, *step.kernel)), "b": bias}
+    return {"w": weight.unflatten(1, (step.features, step.channels // step.groups, *step.kernel)), "b": bias}
 
 
-def all_passes(name: str, dtype: torch.dtype, precision: str, first: bool = False) -> list[Tensor]:
+def all_passes(
+    name: str, dtype: torch.dtype, precision: str, first: bool = False, kind: type[ConvolutionPass] = ConvolutionPass
+) -> list[Tensor]:
     """What the four passes of a convolution give, and what they add to gradients; of the `first` of a chain x' is zero."""
-    step, classes, each, size = CASES[name]
-    parameters = step.features * (1 + step.channels * step.kernel[0] * step.kernel[1]) + 1
+    step, classes, each, size = {**CASES, **SQUARES}[name]
+    parameters = step.features * (1 + step.channels // step.groups * step.kernel[0] * step.kernel[1]) + 1
 
     def given(*shape: int, seed: int) -> Tensor:
         return noise(*shape, seed=seed).to(DEVICE, dtype)
@@ -54,7 +65,7 @@ def all_passes(name: str, dtype: torch.dtype, precision: str, first: bool = Fals
     weights = {key: value[0] for key, value in by_class(given(1, parameters, seed=1), step).items()}
     added = [given(classes, parameters, seed=2) for _ in range(2)]
     maps = (classes * each, step.channels, *size)
-    done = ConvolutionPass(step, Network(weights, {}, PRECISIONS[precision]), given(*maps, seed=3))
+    done = kind(step, Network(weights, {}, PRECISIONS[precision]), given(*maps, seed=3))
     found = [done.y, done.back(given(*done.y.shape, seed=4), by_class(added[0], step))]
     found.append(done.along(None if first else given(*maps, seed=5), by_class(given(classes, parameters, seed=6), step)))
     found.append(done.back_along(given(*done.y.shape, seed=7), by_class(added[1], step)))
@@ -133,3 +144,64 @@ def test_patches_are_taken_where_they_are_small(
             step, Network({"w": torch.empty(features, channels, kernel, kernel)}, {}), torch.empty(classes * each, channels, side, side)
         )
     assert made._by_patches(classes) == by_patches
+
+
+@pytest.mark.parametrize("name", SQUARES)
+@pytest.mark.parametrize(
+    ("most", "first"), [(products.MOST, False), (products.MOST, True), (1, False)], ids=["whole", "first", "piece by piece"]
+)
+def test_winograd_gives_what_a_convolution_of_each_class_gives(name: str, most: int, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "MOST", most)
+    monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: False)
+    ways = (all_passes(name, torch.float64, "float32", first, kind) for kind in (WinogradPass, ConvolutionPass))
+    for found, expected in zip(*ways, strict=True):
+        assert relative(found, expected) < FLOAT64_ENGINES
+
+
+@pytest.mark.parametrize("name", SQUARES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_sums_of_winograd_stay_float32_at_every_precision(name: str, precision: str) -> None:
+    found, exact = (all_passes(name, dtype, precision, kind=WinogradPass) for dtype in (torch.float32, torch.float64))
+    for values, expected in zip(found, exact, strict=True):
+        assert values.dtype == torch.float32
+        assert relative(values, expected) < PRECISION_ERROR[precision][1]
+
+
+def test_winograd_rounds_float32_little_more_than_a_convolution() -> None:
+    exact = all_passes("3x3", torch.float64, "float32")
+    errors = [
+        [relative(values, expected) for values, expected in zip(all_passes("3x3", torch.float32, "float32", kind=kind), exact, strict=True)]
+        for kind in (WinogradPass, ConvolutionPass)
+    ]
+    print(errors)
+    for found, plain in zip(*errors, strict=True):
+        assert found < 10 * plain
+
+
+@pytest.mark.parametrize(
+    ("step", "side", "served"),
+    [
+        (convolution(128, 128, (3, 3), (1, 1), (1, 1)), 4, True),
+        (convolution(128, 128, (5, 5), (1, 1), (2, 2)), 8, True),
+        (convolution(128, 128, (3, 3), (1, 1), (1, 1)), 2, False),  # a tile is larger than the map
+        (convolution(3, 128, (3, 3), (1, 1), (1, 1)), 32, False),  # matrices of three columns
+        (convolution(128, 128, (3, 3), (1, 1), (1, 1), groups=128), 32, False),
+        (convolution(128, 128, (3, 3), (2, 2), (1, 1)), 32, False),
+        (convolution(128, 128, (3, 3), (1, 1), (1, 1), dilation=2), 32, False),
+        (convolution(128, 128, (7, 7), (1, 1), (3, 3)), 32, False),
+        (convolution(128, 128, (3, 5), (1, 1), (1, 2)), 32, False),
+        (convolution(128, 128, (3, 3), (1, 1), (3, 3)), 32, False),  # more zeros around than a window has numbers
+    ],
+)
+def test_winograd_is_taken_where_it_is_worth_it(step: Convolution, side: int, served: bool) -> None:
+    (link,) = by_winograd((step,))
+    taken = isinstance(link, Winograd)
+    if taken:
+        x = torch.empty(1, step.channels, side, side)
+        taken = isinstance(
+            winograd_pass(
+                link, Network({"w": torch.empty(step.features, step.channels, *step.kernel), "b": torch.empty(step.features)}, {}), x
+            ),
+            WinogradPass,
+        )
+    assert taken == served

@@ -22,9 +22,9 @@ from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
 from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
-from fastdc.engines.chain.norm_act_pool import Link, in_blocks, kernels_can_serve
+from fastdc.engines.chain.norm_act_pool import kernels_can_serve
 from fastdc.engines.chain.norms import without_idle_biases
-from fastdc.engines.chain.passes import Passes, check_known, output
+from fastdc.engines.chain.passes import Link, Passes, by_kernels, check_known, output
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
 from fastdc.engines.chain_training import ChainTraining
@@ -74,7 +74,7 @@ class CudaEngine(Engine):
         weight = next(module.parameters())
         device = weight.device
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
-            self._chain = in_blocks(chain)
+            self._chain = by_kernels(chain)
         self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)

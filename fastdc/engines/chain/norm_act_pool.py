@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,17 +28,14 @@ class Block(NamedTuple):
     pooling: Pooling | None
 
 
-Link: TypeAlias = Step | Block
-
-
 def kernels_can_serve(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether tensors on this device, of this dtype, can go through the kernels."""
     return dtype in _DTYPES and not unsupported_reasons("triton", device, dtype)
 
 
-def in_blocks(chain: Sequence[Step]) -> tuple[Link, ...]:
+def in_blocks(chain: Sequence[Step]) -> tuple[Step | Block, ...]:
     """A chain in which those norms, activations and poolings stand together that the kernels compute in one launch."""
-    kernels, links, place = _kernels(), list[Link](), 0
+    kernels, links, place = _kernels(), list[Step | Block](), 0
     while place < len(chain):
         first, *rest = (*chain[place:], None, None)
         norm = first if isinstance(first, Norm) and _serves_norm(first) else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from fastdc.engines.chain.activations import DERIVATIVES, ActivationPass
 from fastdc.engines.chain.base import ByClass, Network, Pass
-from fastdc.engines.chain.norm_act_pool import Block, BlockPass, Link
+from fastdc.engines.chain.norm_act_pool import Block, BlockPass, in_blocks
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
 from fastdc.engines.chain.products import ConvolutionPass, GroupedLinearPass, LinearPass
+from fastdc.engines.chain.winograd import Winograd, by_winograd, winograd_pass
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, Step
+
+Link: TypeAlias = Step | Block | Winograd
 
 NOTHING: ByClass = {}
 
@@ -27,6 +30,7 @@ def _block(block: Block, network: Network, x: Tensor) -> Pass:
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
     Block: _block,
     Convolution: ConvolutionPass,
+    Winograd: winograd_pass,
     Linear: lambda step, network, x: (LinearPass if step.groups == 1 else GroupedLinearPass)(step, network, x),
     Norm: NormPass,
     Activation: ActivationPass,
@@ -48,6 +52,11 @@ def check_known(chain: Sequence[Step]) -> None:
             raise NotAChain(f"it has no activation {step.name!r}; it has {', '.join(DERIVATIVES)}")
         if isinstance(step, Pooling) and step.kind not in POOLINGS:
             raise NotAChain(f"it has no pooling {step.kind!r}; it has {', '.join(POOLINGS)}")
+
+
+def by_kernels(chain: Sequence[Step]) -> tuple[Link, ...]:
+    """A chain in which what the Triton kernels serve goes through them."""
+    return by_winograd(in_blocks(chain))
 
 
 def output(chain: Sequence[Link], network: Network, images: Tensor) -> Tensor:

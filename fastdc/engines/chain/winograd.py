@@ -1,0 +1,147 @@
+"""Convolutions by Winograd's F(4x4, 3x3) and F(2x2, 5x5): 36 products of matrices over all tiles of all maps at once.
+
+With U = G w G^T of the weights, V = B^T d B of the windows d of the input and A of the outputs, as `fastdc.kernels.winograd` has them:
+
+    W x             y = A^T (U V) A                    U V is a product of matrices for each of 36 planes
+    W^T gy          the convolution with W mirrored, of whose maps gy is the input
+    gy x^T          gw = G^T (gM V^T) G                gM = A gy A^T
+
+Weights of each class, and gradients by them, are products of as many matrices for each plane.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from fastdc.engines.chain.base import Network
+from fastdc.engines.chain.precision import EXACT
+from fastdc.engines.chain.products import MOST, ConvolutionPass
+from fastdc.engines.chunks import even_slices
+from fastdc.engines.plan import Convolution
+
+FEWEST = 16  # channels and features of a group, below which the products of matrices are too small
+PARTS = 4  # in which the images of a single class go through a gradient by weights, so that there are matrices enough to multiply at once
+
+
+Link = TypeVar("Link")
+
+
+class Winograd(NamedTuple):
+    """A convolution of a chain that is computed so."""
+
+    convolution: Convolution
+
+
+def by_winograd(chain: Sequence[Link]) -> tuple[Link | Winograd, ...]:
+    """A chain in which those convolutions are marked that can be computed so, and have channels enough for it to be worth it."""
+    return tuple(Winograd(link) if isinstance(link, Convolution) and _served(link) else link for link in chain)
+
+
+def _served(step: Convolution) -> bool:
+    side, other = step.kernel
+    return (
+        _kernels().USABLE
+        and side == other
+        and side in _kernels().KERNELS
+        and max(step.padding) < side
+        and step.stride == step.dilation == (1, 1)
+        and min(step.channels, step.features) >= FEWEST * step.groups
+    )
+
+
+def _kernels() -> ModuleType:
+    from fastdc.kernels import winograd  # here, so that fastdc imports without Triton
+
+    return winograd
+
+
+@functools.cache
+def _filter_matrix(side: int, mirrored: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What takes the numbers of a kernel [side * side], or of the mirrored one, to those of U [36]: G twice."""
+    points = (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
+    rows = [[p**j / math.prod(p - q for q in points if q != p) for j in range(side)] for p in points]
+    once = torch.tensor([*rows, [0.0] * (side - 1) + [1.0]], dtype=torch.float64)
+    twice = torch.kron(once, once)
+    return (twice.flip(1) if mirrored else twice).to(device, dtype)
+
+
+def winograd_pass(link: Winograd, network: Network, x: Tensor) -> ConvolutionPass:
+    """By Winograd where that takes fewer than half the products for maps of this size; the plain one elsewhere."""
+    step = link.convolution
+    tiling = _kernels().Tiling(step.kernel[0], step.padding)
+    size = tiling.output_size(*x.shape[2:])
+    fewer = 2 * tiling.products(*size) < math.prod(size) * math.prod(step.kernel)
+    return (WinogradPass if fewer else ConvolutionPass)(step, network, x)
+
+
+class WinogradPass(ConvolutionPass):
+    """Maps [N, channels, H, W] to [N, features, H', W']. Where products are rounded, it is V, U and gM that are."""
+
+    def __init__(self, step: Convolution, network: Network, x: Tensor) -> None:
+        self.kernels, self.operand, (side, _) = _kernels(), network.precision.operand, step.kernel
+        down, across = step.padding
+        self.there = self.kernels.Tiling(side, step.padding)
+        self.back_again = self.kernels.Tiling(side, (side - 1 - down, side - 1 - across))
+        super().__init__(step, dataclasses.replace(network, precision=EXACT), x)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        y = x.new_empty(len(x), self.step.features, *self.there.output_size(*x.shape[2:]))
+        self._convolve(x, weight[None], y, self.there)
+        return y
+
+    def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        self._convolve(x, weights, y, self.there, add=True)
+
+    def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
+        gx = gy.new_empty(len(gy), *self.x.shape[1:])
+        self._convolve(gy, weight[None], gx, self.back_again)
+        return gx
+
+    def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
+        self._convolve(gy, weights, gx, self.back_again, add=True)
+
+    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        features, channels, side, _ = self.weight.shape
+        found = x.new_zeros(classes, self.kernels.PLANES, features * channels)  # by U
+        for group, images in self._slices(len(x), classes, gy):
+            count = group.stop - group.start
+            parts = math.gcd((images.stop - images.start) // count, max(1, PARTS // classes))
+            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), self.there, parts * count))
+            rows = self._matrices(self.kernels.transform_output_adjoint(gy[images].contiguous(), self.there, parts * count))
+            found[group] += (rows @ columns.mT).to(self.dtype).view(count, parts, *found.shape[1:]).sum(1)
+        matrix = _filter_matrix(side, False, self.dtype, x.device)
+        return (matrix.T @ found).mT.reshape(classes, *self.weight.shape)
+
+    def _convolve(self, x: Tensor, weights: Tensor, y: Tensor, tiling: Any, add: bool = False) -> None:
+        """Write to maps y the convolution of maps x with weights of each class [G, *shape], or add it; the way back with mirrored ones."""
+        back, count = tiling is self.back_again, len(weights)
+        matrix = _filter_matrix(tiling.kernel, back, self.dtype, x.device)
+        filters = self.operand(matrix @ weights.flatten(3).flatten(1, 2).mT)  # [G, 36, features * channels of a group]
+        filters = filters.view(count, -1, weights.shape[1] // self.step.groups, weights.shape[2])  # [G, 36 * groups, ...]
+        for group, images in self._slices(len(x), count, y):
+            matrices = filters[group].flatten(0, 1)
+            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, group.stop - group.start))
+            products = (matrices.mT if back else matrices) @ columns
+            self.kernels.transform_output(products.view(group.stop - group.start, -1, y.shape[1], columns.shape[2]), tiling, y[images], add)
+
+    def _matrices(self, planes: Tensor) -> Tensor:
+        """Planes [G, 36, channels, tiles] as matrices of each group of channels [G * 36 * groups, channels of a group, tiles]."""
+        return self.operand(planes).view(-1, planes.shape[2] // self.step.groups, planes.shape[3])
+
+    def _slices(self, count: int, classes: int, y: Tensor) -> Iterator[tuple[slice, slice]]:
+        """Some classes, and their images of `count`, whose planes are held at once; of a single class some of its images."""
+        numbers = max(self.step.channels, self.step.features) * self.there.products(*y.shape[2:])  # of the planes of an image
+        if classes == 1:
+            yield from ((slice(0, 1), images) for images in even_slices(count, max(1, MOST // numbers)))
+            return
+        each = count // classes
+        for group in even_slices(classes, max(1, MOST // (each * numbers))):
+            yield group, slice(group.start * each, group.stop * each)
