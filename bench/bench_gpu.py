@@ -100,8 +100,11 @@ def synchronise() -> None:
 
 
 def measure(job: Callable[[], object], seconds: float = 0.4, most: int = 15, calls: int = 1, profiled: bool = True) -> dict[str, Any]:
-    """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels."""
+    """Times of `job`, which makes `calls` calls: medians per call; its launches and kernels. What an engine captures, it captures the second
+    time."""
     first, _ = one_call(job)
+    if GPU:
+        one_call(job)
     figures: dict[str, Any] = {"first_ms": 1e3 * first}
     walls, events = zip(*repeated(job, seconds, most), strict=True)
     figures |= {"wall_ms": 1e3 * statistics.median(walls) / calls, "repeats": len(walls)}
@@ -680,19 +683,21 @@ class EngineRows:
 
 
 def chunks(results: Results) -> None:
-    """What the engine should hold at once, one of the three limits changed at a time: the MiB that a chunk keeps; the numbers of a class,
-    in 2**20, up to which convolutions with weights of each class go through patches; and those that patches take at once."""
-    problem, usual = Problem(), (512, 8, 32)
+    """What the engine should hold at once, one of the limits changed at a time: the MiB that a chunk keeps; the numbers of a class, in
+    2**20, up to which convolutions with weights of each class go through patches; those that patches take at once; and those that the
+    planes of Winograd take, 0 for none of it."""
+    problem, usual = Problem(), (512, 8, 32, 8)
     others = (
-        *((memory, 8, 32) for memory in (128, 256, 1024)),
-        *((512, few, 32) for few in (0, 2, 32)),
-        *((512, 8, most) for most in (8, 128)),
+        *((512, 8, 32, planes) for planes in (0, 2, 32)),
+        *((memory, 8, 32, 8) for memory in (128, 256, 1024)),
+        *((512, few, 32, 8) for few in (0, 2, 32)),
+        *((512, 8, most, 8) for most in (8, 128)),
     )
     for precision in ("float32", "tf32") if GPU else ("float32",):
         for limits in (usual, *others):
             with held_at_once(*limits):
                 arm = Ours(problem, "cuda", precision)
-                labels = {"arm": "{} MiB, few {}, most {}".format(*limits), "precision": precision}
+                labels = {"arm": "{} MiB, few {}, most {}, planes {}".format(*limits), "precision": precision}
                 real = arm.real_side(problem.real)
                 jobs = {"real side": functools.partial(arm.real_side, problem.real)}
                 jobs |= {f"synthetic side of {ipc}": functools.partial(matched, arm, problem.synthetic(ipc), real) for ipc in IPCS[:3]}
@@ -709,17 +714,19 @@ def held_by(arm: Ours, synthetic: Tensor) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def held_at_once(memory: int, few: int, most: int) -> Iterator[None]:
+def held_at_once(memory: int, few: int, most: int, planes: int) -> Iterator[None]:
     """Other limits of the engine cuda than its own."""
     from fastdc.engines import cuda
     from fastdc.engines.chain import products as of_chain
+    from fastdc.engines.chain import winograd
 
-    before = cuda._MEMORY, of_chain.FEW, of_chain.MOST
+    before = cuda._MEMORY, of_chain.FEW, of_chain.MOST, winograd.MOST, winograd.FEWEST
     cuda._MEMORY, of_chain.FEW, of_chain.MOST = {**before[0], DEVICE.type: memory}, few << 20, most << 20
+    winograd.MOST, winograd.FEWEST = planes << 20, before[-1] if planes else COUNT
     try:
         yield
     finally:
-        cuda._MEMORY, of_chain.FEW, of_chain.MOST = before
+        cuda._MEMORY, of_chain.FEW, of_chain.MOST, winograd.MOST, winograd.FEWEST = before
 
 
 # graphs
@@ -786,11 +793,11 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def convolved_by(arm: str) -> Iterator[None]:
-    """Convolutions with weights of each class through patches, or by a call of the library for each; or as the engine chooses."""
+    """Convolutions with weights of each class through patches, or by a call of the library for each; or as the engine chooses of both."""
     from fastdc.engines.chain.products import ConvolutionPass
 
     before = ConvolutionPass._by_patches
-    if arm != "chosen":
+    if arm in ("patches", "each class"):
         ConvolutionPass._by_patches = lambda *_: arm == "patches"  # type: ignore[method-assign]
     try:
         yield
@@ -816,6 +823,7 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     from fastdc.engines.chain.base import Network
     from fastdc.engines.chain.precision import PRECISIONS as ROUNDINGS
     from fastdc.engines.chain.products import ConvolutionPass
+    from fastdc.engines.chain.winograd import WinogradPass
     from fastdc.engines.plan import Convolution
 
     channels, side, count, each = (labels[key] for key in ("channels", "side", "count", "each"))
@@ -826,8 +834,8 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     operations = 2 * 9 * count * each * channels * width * side**2
     expected: list[Tensor] = []
 
-    def job() -> dict[str, Any]:
-        made = ConvolutionPass(step, Network({"weight": weights[0]}, {}, precision), x)
+    def job(kind: type[ConvolutionPass]) -> dict[str, Any]:
+        made = kind(step, Network({"weight": weights[0]}, {}, precision), x)
         gradients, v = made.round(gy), made.round(weights)
         calls = {
             "weight gradients": (weights, lambda to: made._add_gradients({"weight": to}, made.x, gradients, None)),
@@ -844,11 +852,13 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
         figures = measure(graph, seconds=0.1, most=5, profiled=False)
         return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
 
-    for arm in ("each class", "patches", "chosen"):
+    rounded = labels["precision"] == "bfloat16"
+    by_winograd = ("winograd",) if GPU and channels > 3 and not rounded else ()  # which the engine takes for float32
+    for arm in ("each class", "patches", "chosen", *by_winograd):
 
         def within(arm: str = arm) -> dict[str, Any]:
             with products("float32", deterministic=True), precision.computing(x), torch.no_grad(), convolved_by(arm):
-                return job()
+                return job(WinogradPass if arm == "winograd" else ConvolutionPass)
 
         results.attempt(title, within, arm=arm, **labels)
 

@@ -55,9 +55,16 @@ def row_of(name: str, /, **fields: Any) -> Row:
     return row
 
 
-def on_the_card() -> list[Row]:
-    """The rows of the latest run of bench/gpu.sh that is kept."""
-    return [json.loads(line) for line in max(RESULTS.glob("*.jsonl")).read_text().splitlines()]
+def on_the_card(stage: str) -> tuple[list[Row], str]:
+    """The rows of a stage of bench/gpu.sh in the latest run with it that is kept, and where they are from."""
+    for file in sorted(RESULTS.glob("*.jsonl"), reverse=True):
+        rows = [row for row in map(json.loads, file.read_text().splitlines()) if row["stage"] == stage and row["what"] != "stage"]
+        if rows:
+            card = next(row for row in rows if "card" in row)
+            commit = f"commit {card['commit']}, " if "commit" in card else ""
+            from_there = f"{card['card']}, torch {card['torch']}, {commit}rows in `bench/results/{file.name}`"
+            return rows, f"\n`bash bench/gpu.sh FOLDER {stage}`; {from_there}.\n"
+    raise LookupError(f"no run of the stage {stage!r} is kept")
 
 
 # Text
@@ -446,7 +453,7 @@ CARD_ARMS = {
 
 def gpu_step() -> str:
     """A column for each arm that was measured, a line for each job that was; an en dash for what is not there."""
-    rows = [row for row in on_the_card() if row["stage"] == "engines"]
+    rows, from_there = on_the_card("engines")
     measured = {(row.get("arm"), row.get("precision")) for row in rows if "wall_ms" in row}
     arms = [arm for arm in CARD_ARMS if arm in measured]
 
@@ -465,19 +472,20 @@ def gpu_step() -> str:
         line("memory held for steps, ipc 1 / 10 / 50 / 200, MiB", "memory", "reserved_MiB", values=ipcs),
     ]
     head = [f"{CARD_ARMS[arm]}, {arm[1].replace('tf32', 'TF32')}" for arm in arms]
-    return markdown(["", *head], [each for each in lines if any(map(str.isdigit, "".join(each[1:])))]) + card()
+    return markdown(["", *head], [each for each in lines if any(map(str.isdigit, "".join(each[1:])))]) + from_there
 
 
 def gpu_distance() -> str:
-    rows = [row for row in on_the_card() if row["what"] == "distance" and "kernel_ms" in row]
+    of_stage, from_there = on_the_card("distance")
+    rows = [row for row in of_stage if row["what"] == "distance" and "kernel_ms" in row]
     names = {"triton": "Triton", "cuda": "CUDA", "reference": "plain torch in closed form", "plain": "class by class with autograd"}
     lines = [[f"{classes} classes", *(number(row["kernel_ms"]) for row in rows if row["classes"] == classes)] for classes in (10, 100)]
     order = [names[row["arm"]] for row in rows if row["classes"] == 10]
-    return markdown(["milliseconds of the GPU", *order], lines) + card()
+    return markdown(["milliseconds of the GPU", *order], lines) + from_there
 
 
 def gpu_fashion_mnist() -> str:
-    rows = [row for row in on_the_card() if row["stage"] == "condensation"]
+    rows, from_there = on_the_card("condensation")
     tested = {(row["subject"], row.get("precision")): row for row in rows if "accuracy_%" in row}
     lines = []
     for made in (row for row in rows if row["what"] == "condense" and "seconds" in row):
@@ -485,7 +493,7 @@ def gpu_fashion_mnist() -> str:
         both = [tested.get(key) for key in ((f"condensed {ipc}", precision), (f"random {ipc}", None))]
         accuracies = [f"{row['accuracy_%']:.1f}% +- {row['std_%']:.1f}" if row else MISSING for row in both]
         lines.append([str(ipc), precision or "float32", str(made["iterations"]), f"{made['seconds']:.1f}", *accuracies])
-    return markdown(["images per class", "precision", "iterations", "seconds", "condensed", "random real images"], lines) + card()
+    return markdown(["images per class", "precision", "iterations", "seconds", "condensed", "random real images"], lines) + from_there
 
 
 def precision(file: str, further: Iterable[Sequence[str]] = ()) -> str:
@@ -529,13 +537,6 @@ def kernels() -> str:
 
     lines = [[name, *(cell(name, architecture) for architecture in architectures)] for name in names]
     return markdown(["kernel", *architectures], lines) + f"\nBytes spilled: {spilled}.\n" + source("kernels")
-
-
-def card() -> str:
-    row = next(row for row in on_the_card() if "card" in row)
-    file = max(RESULTS.glob("*.jsonl"))
-    commit = f"commit {row['commit']}, " if "commit" in row else ""
-    return f"\n`bash bench/gpu.sh FOLDER`; {row['card']}, torch {row['torch']}, {commit}rows in `bench/results/{file.name}`.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {

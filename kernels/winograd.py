@@ -140,15 +140,15 @@ def _write_planes(planes, plane, values, there):
 
 
 @triton.jit
-def _read_planes(planes, plane, there, kind: tl.constexpr, TILE: tl.constexpr):
+def _read_planes(planes, plane, there, TILE: tl.constexpr):
     """A^T of six numbers of each tile, each `plane` after the one before."""
     return _outputs(
-        tl.load(planes, mask=there, other=0.0).to(kind),
-        tl.load(planes + plane, mask=there, other=0.0).to(kind),
-        tl.load(planes + 2 * plane, mask=there, other=0.0).to(kind),
-        tl.load(planes + 3 * plane, mask=there, other=0.0).to(kind),
-        tl.load(planes + 4 * plane, mask=there, other=0.0).to(kind),
-        tl.load(planes + 5 * plane, mask=there, other=0.0).to(kind),
+        tl.load(planes, mask=there, other=0.0),
+        tl.load(planes + plane, mask=there, other=0.0),
+        tl.load(planes + 2 * plane, mask=there, other=0.0),
+        tl.load(planes + 3 * plane, mask=there, other=0.0),
+        tl.load(planes + 4 * plane, mask=there, other=0.0),
+        tl.load(planes + 5 * plane, mask=there, other=0.0),
         TILE,
     )
 
@@ -223,12 +223,12 @@ def output_kernel(
     column = (tile % ACROSS * TILE)[:, None] + tl.arange(0, TILE)[None, :]
     plane = channels.to(tl.int64) * of_class
     planes += place
-    r0 = _read_planes(planes, 6 * plane, there, kind, TILE)  # of rows, one below another: A^T M, column by column
-    r1 = _read_planes(planes + plane, 6 * plane, there, kind, TILE)
-    r2 = _read_planes(planes + 2 * plane, 6 * plane, there, kind, TILE)
-    r3 = _read_planes(planes + 3 * plane, 6 * plane, there, kind, TILE)
-    r4 = _read_planes(planes + 4 * plane, 6 * plane, there, kind, TILE)
-    r5 = _read_planes(planes + 5 * plane, 6 * plane, there, kind, TILE)
+    r0 = _read_planes(planes, 6 * plane, there, TILE)  # of rows, one below another: A^T M, column by column
+    r1 = _read_planes(planes + plane, 6 * plane, there, TILE)
+    r2 = _read_planes(planes + 2 * plane, 6 * plane, there, TILE)
+    r3 = _read_planes(planes + 3 * plane, 6 * plane, there, TILE)
+    r4 = _read_planes(planes + 4 * plane, 6 * plane, there, TILE)
+    r5 = _read_planes(planes + 5 * plane, 6 * plane, there, TILE)
     for i in tl.static_range(TILE):
         found = _outputs(r0[i], r1[i], r2[i], r3[i], r4[i], r5[i], TILE)
         if TILE == 4:

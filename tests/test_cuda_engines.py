@@ -269,7 +269,7 @@ def test_a_set_on_the_device_has_the_bits_of_one_on_the_cpu() -> None:
 
 
 @on_gpu_only
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if "convnet" in variant][::4])
+@pytest.mark.parametrize("variant", [*[variant for variant in VARIANTS if "convnet" in variant][::4], "convnet:width=16"])
 def test_kernels_give_what_plain_torch_gives(variant: str) -> None:
     for job in JOBS:
         case = case_of(variant)

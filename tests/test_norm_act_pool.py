@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -116,11 +117,21 @@ def test_blocks_are_what_stands_together() -> None:
     assert in_blocks([Activation("mish"), norm]) == (Activation("mish"), norm)
 
 
-@pytest.mark.parametrize("spec", ["convnet:width=2,depth=1", "convnet:width=2,depth=1,norm=batch,activation=swish,pooling=max"])
-def test_an_engine_with_kernels_equals_the_reference(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(test_passes.MODULES, "small", (lambda: build(spec, 1, test_passes.CLASSES, (5, 6)), (1, 5, 6)))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU tests/test_cuda_engines.py does it")
+@pytest.mark.parametrize(
+    ("spec", "size", "jobs"),
+    [
+        ("convnet:width=2,depth=1", (5, 6), test_passes.JOBS),
+        ("convnet:width=2,depth=1,norm=batch,activation=swish,pooling=max", (5, 6), test_passes.JOBS),
+        ("convnet:width=16,depth=2", (8, 9), ["class_gradients", "match"]),  # a convolution by Winograd
+    ],
+)
+def test_an_engine_with_kernels_equals_the_reference(
+    spec: str, size: tuple[int, int], jobs: Iterable[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(test_passes.MODULES, "small", (lambda: build(spec, 1, test_passes.CLASSES, size), (1, *size)))
     case = test_passes.Case("small")
-    for job in test_passes.JOBS:
+    for job in jobs:
         engine = CudaEngine(copy.deepcopy(case.module), kernels=True)
         for found, expected in zip(case.run(job, engine), case.expected(job), strict=True):
             assert relative(found, expected) < FLOAT64_ENGINES

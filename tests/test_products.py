@@ -1,4 +1,4 @@
-"""The ways of convolutions with weights of each class, through patches, by Winograd and class by class, in float64 and at every precision."""
+"""The ways of convolutions with weights of each class: through patches, by Winograd, class by class; in float64 and at every precision."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ CASES = {  # a convolution, classes, images of each, and their size
     "3x2, dilation 2": (convolution(18, 17, (3, 2), (1, 2), (1, 1), dilation=2), 2, 2, (7, 5)),
 }
 SQUARES = {  # likewise, those that Winograd serves
-    "3x3": (convolution(16, 17, (3, 3), (1, 1), (1, 1)), 3, 2, (8, 9)),
-    "3x3, one class": (convolution(17, 16, (3, 3), (1, 1), (1, 1)), 1, 6, (4, 7)),
+    "3x3": (convolution(16, 17, (3, 3), (1, 1), (1, 1)), 2, 2, (4, 7)),
+    "3x3, one class": (convolution(17, 16, (3, 3), (1, 1), (1, 1)), 1, 6, (4, 3)),
     "3x3, padding 0 by 2": (convolution(16, 16, (3, 3), (1, 1), (0, 2)), 2, 1, (6, 4)),
     "3x3, groups": (convolution(32, 34, (3, 3), (1, 1), (1, 1), groups=2), 2, 2, (4, 4)),
-    "5x5": (convolution(18, 16, (5, 5), (1, 1), (2, 2)), 2, 2, (7, 6)),
+    "5x5": (convolution(18, 16, (5, 5), (1, 1), (2, 2)), 2, 2, (3, 4)),
     "5x5, padding 4 by 0": (convolution(16, 18, (5, 5), (1, 1), (4, 0)), 1, 3, (4, 9)),
 }
 
@@ -147,24 +147,14 @@ def test_patches_are_taken_where_they_are_small(
 
 
 @pytest.mark.parametrize("name", SQUARES)
-@pytest.mark.parametrize(
-    ("most", "first"), [(products.MOST, False), (products.MOST, True), (1, False)], ids=["whole", "first", "piece by piece"]
-)
-def test_winograd_gives_what_a_convolution_of_each_class_gives(name: str, most: int, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "MOST", most)
+@pytest.mark.parametrize("first", [False, True])
+def test_winograd_gives_what_a_convolution_of_each_class_gives(name: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not first:
+        monkeypatch.setattr(winograd, "MOST", 1)  # one class or image after another
     monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: False)
     ways = (all_passes(name, torch.float64, "float32", first, kind) for kind in (WinogradPass, ConvolutionPass))
     for found, expected in zip(*ways, strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
-
-
-@pytest.mark.parametrize("name", SQUARES)
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_sums_of_winograd_stay_float32_at_every_precision(name: str, precision: str) -> None:
-    found, exact = (all_passes(name, dtype, precision, kind=WinogradPass) for dtype in (torch.float32, torch.float64))
-    for values, expected in zip(found, exact, strict=True):
-        assert values.dtype == torch.float32
-        assert relative(values, expected) < PRECISION_ERROR[precision][1]
 
 
 def test_winograd_rounds_float32_little_more_than_a_convolution() -> None:
@@ -173,7 +163,6 @@ def test_winograd_rounds_float32_little_more_than_a_convolution() -> None:
         [relative(values, expected) for values, expected in zip(all_passes("3x3", torch.float32, "float32", kind=kind), exact, strict=True)]
         for kind in (WinogradPass, ConvolutionPass)
     ]
-    print(errors)
     for found, plain in zip(*errors, strict=True):
         assert found < 10 * plain
 

@@ -36,6 +36,9 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
         ("fp32", which, "sets", "relu", "avg", side, "32") for which in ("along", "back_along") for side in ("8", "32")
     ),  # a group of 32 maps
 )
+TRANSFORMS = tuple(
+    (dtype, which, side) for which in ("input", "output", "output_adjoint") for dtype, side in (("fp32", "3"), ("fp32", "5"), ("fp64", "3"))
+)
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
 GATHERS = (("fp32", "gather_normalise"), ("fp64", "gather_normalise"))
@@ -68,6 +71,20 @@ def of_block(dtype: str, which: str, norm: str, activation: str, pooling: str, s
     given |= {"ACTIVATION": activation, "POOLING": pooling, "SIDE": 1 if pooling == "none" else 2}
     given |= kernels.Block(norm, 1, 0.0, activation, 0.0, pooling).tile(int(channels), int(side), int(side))
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
+    return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
+
+
+def of_transform(dtype: str, which: str, side: str) -> dict[str, Any]:
+    """One of the transforms of Winograd's convolutions, whose kernels have `side` numbers a side, for maps of 16x16."""
+    from fastdc.kernels import winograd as kernels
+
+    kernel, around = getattr(kernels, f"{which}_kernel"), int(side) // 2
+    tiling = kernels.Tiling(int(side), (around, around))
+    down, across = tiling.tiles(16, 16)
+    given = {"UP": around, "LEFT": around, "TILE": tiling.tile, "ADD": True, "HEIGHT": 16, "WIDTH": 16, "DOWN": down, "ACROSS": across}
+    constants = {name: value for name, value in {**given, "BLOCK": kernels.BLOCK}.items() if name in kernel.arg_names}
+    sizes = ("total", "channels", "of_class")
+    pointers = {name: f"*{dtype}" for name in kernel.arg_names if name not in sizes and not name.isupper()}
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
@@ -115,7 +132,7 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_sums, SUMS), (of_gather, GATHERS))
+    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_transform, TRANSFORMS), (of_sums, SUMS), (of_gather, GATHERS))
     for variant in variants
     for architecture in ARCHITECTURES
 }

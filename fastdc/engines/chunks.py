@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from fastdc.runtime.stopping import stop_point
@@ -21,6 +22,11 @@ def even_slices(count: int, most: int) -> Iterator[slice]:
 def split(values: Tensor, most: int) -> Iterator[Tensor]:
     """Values [N, ...] in such slices."""
     return (values[part] for part in even_slices(len(values), most))
+
+
+def together(parts: Sequence[Tensor]) -> Tensor:
+    """Parts one after another, a single one without a copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))
 
 
 def class_chunks(images: Tensor, most: int, alone: bool = False) -> Iterator[tuple[slice, slice]]:

@@ -28,7 +28,7 @@ from fastdc.engines.chain.passes import Link, Passes, by_kernels, check_known, o
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by_side
 from fastdc.engines.chain_training import ChainTraining
-from fastdc.engines.chunks import class_chunks, even_slices, split
+from fastdc.engines.chunks import class_chunks, even_slices, split, together
 from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
 from fastdc.metrics import Metric
 from fastdc.metrics.operator import layerwise_distance
@@ -74,7 +74,7 @@ class CudaEngine(Engine):
         weight = next(module.parameters())
         device = weight.device
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
-            self._chain = by_kernels(chain)
+            self._chain = by_kernels(chain, self.precision)
         self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)
@@ -144,7 +144,7 @@ class CudaEngine(Engine):
             tangent = passes.along(None, self._views_of(cotangent, seen))
             found.append(passes.back_along(softmax.along(tangent)).view(some.shape))
             distances.append(distance)
-        return _joined(distances), _joined(found)
+        return together(distances), together(found)
 
     @_rounding
     def hessian_products(self, theta: Tensor, images: Tensor, vector: Tensor, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -291,8 +291,3 @@ def _loss_cotangent(logits: Tensor, labels: Tensor, count: int, distillation: Di
         if distillation is not None:
             loss = loss + distillation.loss(logits)
         return torch.autograd.grad(loss / count, logits)[0]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Parts one after another, a single one without a copy."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

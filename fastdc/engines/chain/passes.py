@@ -12,6 +12,7 @@ from fastdc.engines.chain.base import ByClass, Network, Pass
 from fastdc.engines.chain.norm_act_pool import Block, BlockPass, in_blocks
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
+from fastdc.engines.chain.precision import EXACT, Precision
 from fastdc.engines.chain.products import ConvolutionPass, GroupedLinearPass, LinearPass
 from fastdc.engines.chain.winograd import Winograd, by_winograd, winograd_pass
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, Step
@@ -54,9 +55,10 @@ def check_known(chain: Sequence[Step]) -> None:
             raise NotAChain(f"it has no pooling {step.kind!r}; it has {', '.join(POOLINGS)}")
 
 
-def by_kernels(chain: Sequence[Step]) -> tuple[Link, ...]:
-    """A chain in which what the Triton kernels serve goes through them."""
-    return by_winograd(in_blocks(chain))
+def by_kernels(chain: Sequence[Step], precision: Precision) -> tuple[Link, ...]:
+    """A chain in which what the Triton kernels serve goes through them; rounded products are
+    the library's: tensor cores compute them, and Winograd's sums would make three times as much of the rounding."""
+    return by_winograd(in_blocks(chain)) if precision is EXACT else in_blocks(chain)
 
 
 def output(chain: Sequence[Link], network: Network, images: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
-from fastdc.engines.chunks import even_slices
+from fastdc.engines.chunks import even_slices, together
 from fastdc.engines.plan import Convolution, Linear
 
 FEW = 8 << 20  # numbers that patches of a class take, up to which they are faster on an H200 than a convolution of each class
@@ -179,7 +179,7 @@ class ConvolutionPass(_Product):
             for part, images in self._parts(classes):
                 of_each = gy[images].flatten(2) @ patches(x[images], self.step).mT  # [n, features, channels * kernel]
                 found.append(of_each.unflatten(0, (part.stop - part.start, -1)).sum(1, dtype=self.dtype))
-            return (found[0] if len(found) == 1 else torch.cat(found)).view(classes, *self.weight.shape)
+            return together(found).view(classes, *self.weight.shape)
         pairs = zip(gy.chunk(classes), x.chunk(classes), strict=True)
         each = [self._backward(*pair, self.weight, (False, True, False))[1] for pair in pairs]
         return (each[0][None] if classes == 1 else torch.stack(each)).to(self.dtype)

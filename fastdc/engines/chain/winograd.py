@@ -11,7 +11,6 @@ Weights of each class, and gradients by them, are products of as many matrices f
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,11 @@ import torch
 from torch import Tensor
 
 from fastdc.engines.chain.base import Network
-from fastdc.engines.chain.precision import EXACT
-from fastdc.engines.chain.products import MOST, ConvolutionPass
-from fastdc.engines.chunks import even_slices
+from fastdc.engines.chain.products import ConvolutionPass
+from fastdc.engines.chunks import even_slices, together
 from fastdc.engines.plan import Convolution
 
+MOST = 8 << 20  # numbers that the planes of either side take at once: those of an H200's cache
 FEWEST = 16  # channels and features of a group, below which the products of matrices are too small
 PARTS = 4  # in which the images of a single class go through a gradient by weights, so that there are matrices enough to multiply at once
 
@@ -83,58 +82,69 @@ def winograd_pass(link: Winograd, network: Network, x: Tensor) -> ConvolutionPas
 
 
 class WinogradPass(ConvolutionPass):
-    """Maps [N, channels, H, W] to [N, features, H', W']. Where products are rounded, it is V, U and gM that are."""
+    """Maps [N, channels, H, W] to [N, features, H', W']."""
 
     def __init__(self, step: Convolution, network: Network, x: Tensor) -> None:
-        self.kernels, self.operand, (side, _) = _kernels(), network.precision.operand, step.kernel
-        down, across = step.padding
-        self.there = self.kernels.Tiling(side, step.padding)
+        self.kernels, (side, _), (down, across) = _kernels(), step.kernel, step.padding
+        self.there = self.kernels.Tiling(side, (down, across))
         self.back_again = self.kernels.Tiling(side, (side - 1 - down, side - 1 - across))
-        super().__init__(step, dataclasses.replace(network, precision=EXACT), x)
+        self.shared: dict[bool, Tensor] = {}
+        super().__init__(step, network, x)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         y = x.new_empty(len(x), self.step.features, *self.there.output_size(*x.shape[2:]))
-        self._convolve(x, weight[None], y, self.there)
+        self._convolve(x, self._shared(weight, back=False), y, self.there)
         return y
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        self._convolve(x, weights, y, self.there, add=True)
+        self._convolve(x, self._filters(weights, back=False), y, self.there, add=True)
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         gx = gy.new_empty(len(gy), *self.x.shape[1:])
-        self._convolve(gy, weight[None], gx, self.back_again)
+        self._convolve(gy, self._shared(weight, back=True), gx, self.back_again)
         return gx
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        self._convolve(gy, weights, gx, self.back_again, add=True)
+        self._convolve(gy, self._filters(weights, back=True), gx, self.back_again, add=True)
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        features, channels, side, _ = self.weight.shape
-        found = x.new_zeros(classes, self.kernels.PLANES, features * channels)  # by U
+        found = []  # by U
         for group, images in self._slices(len(x), classes, gy):
             count = group.stop - group.start
             parts = math.gcd((images.stop - images.start) // count, max(1, PARTS // classes))
             columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), self.there, parts * count))
             rows = self._matrices(self.kernels.transform_output_adjoint(gy[images].contiguous(), self.there, parts * count))
-            found[group] += (rows @ columns.mT).to(self.dtype).view(count, parts, *found.shape[1:]).sum(1)
-        matrix = _filter_matrix(side, False, self.dtype, x.device)
-        return (matrix.T @ found).mT.reshape(classes, *self.weight.shape)
+            products = (rows @ columns.mT).view(count, parts, self.kernels.PLANES, -1)
+            found.append(products[:, 0] if parts == 1 else products.sum(1))
+        by_filters = functools.reduce(torch.add, found) if classes == 1 else together(found)
+        matrix = _filter_matrix(self.step.kernel[0], False, self.dtype, x.device)
+        return (matrix.T @ by_filters).mT.reshape(classes, *self.weight.shape)
 
-    def _convolve(self, x: Tensor, weights: Tensor, y: Tensor, tiling: Any, add: bool = False) -> None:
-        """Write to maps y the convolution of maps x with weights of each class [G, *shape], or add it; the way back with mirrored ones."""
-        back, count = tiling is self.back_again, len(weights)
-        matrix = _filter_matrix(tiling.kernel, back, self.dtype, x.device)
-        filters = self.operand(matrix @ weights.flatten(3).flatten(1, 2).mT)  # [G, 36, features * channels of a group]
-        filters = filters.view(count, -1, weights.shape[1] // self.step.groups, weights.shape[2])  # [G, 36 * groups, ...]
-        for group, images in self._slices(len(x), count, y):
-            matrices = filters[group].flatten(0, 1)
-            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, group.stop - group.start))
-            products = (matrices.mT if back else matrices) @ columns
-            self.kernels.transform_output(products.view(group.stop - group.start, -1, y.shape[1], columns.shape[2]), tiling, y[images], add)
+    def _shared(self, weight: Tensor, *, back: bool) -> Tensor:
+        """The filters of the weights that all classes share, computed once for each way."""
+        if back not in self.shared:
+            self.shared[back] = self._filters(weight[None], back=back)
+        return self.shared[back]
+
+    def _filters(self, weights: Tensor, *, back: bool) -> Tensor:
+        """U of weights of each class [G, *shape]: [G, 36 * groups, features, channels of a group]; on the way back of mirrored ones, the
+        features being what goes in."""
+        matrix = _filter_matrix(self.step.kernel[0], back, self.dtype, weights.device)
+        filters = matrix @ weights.flatten(3).flatten(1, 2).mT  # [G, 36, features * channels of a group]
+        filters = filters.view(len(weights), -1, weights.shape[1] // self.step.groups, weights.shape[2])
+        return filters.mT if back else filters
+
+    def _convolve(self, x: Tensor, filters: Tensor, y: Tensor, tiling: Any, add: bool = False) -> None:
+        """Write to maps y the convolution of maps x with the filters of each class [G, ...], or add it."""
+        for group, images in self._slices(len(x), len(filters), y):
+            count = group.stop - group.start
+            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, count))
+            products = filters[group].flatten(0, 1) @ columns
+            self.kernels.transform_output(products.view(count, self.kernels.PLANES, y.shape[1], -1), tiling, y[images], add)
 
     def _matrices(self, planes: Tensor) -> Tensor:
         """Planes [G, 36, channels, tiles] as matrices of each group of channels [G * 36 * groups, channels of a group, tiles]."""
-        return self.operand(planes).view(-1, planes.shape[2] // self.step.groups, planes.shape[3])
+        return planes.view(-1, planes.shape[2] // self.step.groups, planes.shape[3])
 
     def _slices(self, count: int, classes: int, y: Tensor) -> Iterator[tuple[slice, slice]]:
         """Some classes, and their images of `count`, whose planes are held at once; of a single class some of its images."""
