@@ -9,12 +9,14 @@ from helpers import relative
 from tolerances import FLOAT64_ENGINES, PRECISION_ERROR
 from torch import Tensor
 
+from fastdc.engines import CudaEngine
 from fastdc.engines.chain import products, winograd
 from fastdc.engines.chain.base import Network
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.products import ConvolutionPass
 from fastdc.engines.chain.winograd import Winograd, WinogradPass, by_winograd, winograd_pass
 from fastdc.engines.plan import Convolution
+from fastdc.models import build
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -194,3 +196,9 @@ def test_winograd_is_taken_where_it_is_worth_it(step: Convolution, side: int, se
             WinogradPass,
         )
     assert taken == served
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_engine_takes_winograd_for_products_that_are_not_rounded(precision: str) -> None:
+    engine = CudaEngine(build("convnet:width=16", 3, 10, (32, 32)), precision, kernels=True)
+    assert sum(isinstance(link, Winograd) for link in engine._chain) == (2 if precision == "float32" else 0)
