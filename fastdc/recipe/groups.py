@@ -28,6 +28,13 @@ class ClassGroup:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def select(self, values: Tensor) -> Tensor:
+        """Those of these classes [G, ...] of values [C, ...]; a view where the classes are neighbours."""
+        first = self.numbers[0]
+        if self.numbers == tuple(range(first, first + len(self))):
+            return values[first : first + len(self)]
+        return values[self.classes]
+
 
 def class_groups(
     counts: Sequence[int],

@@ -67,7 +67,7 @@ def unrolled_steps(engine: Engine, theta: Tensor, images: Tensor, rates: Tensor,
     thetas = theta.new_empty(len(rates) + 1, len(theta))
     thetas[0] = theta
     for k, rate in enumerate(rates.tolist()):
-        gradient = mean_gradient(engine, thetas[k], ((images[group.classes], group) for group in groups))  # [P]
+        gradient = mean_gradient(engine, thetas[k], ((group.select(images), group) for group in groups))  # [P]
         torch.sub(thetas[k], gradient, alpha=rate, out=thetas[k + 1])
     return thetas
 
@@ -94,12 +94,12 @@ def gradient_through_steps(
         rate, before = rates[k].item(), cotangent
         by_rates[k] = torch.dot(before, thetas[k + 1] - thetas[k]) / rate
         for group in groups:
-            some, share = images[group.classes], len(group) / len(images)  # the loss is the mean over classes
+            some, share = group.select(images), len(group) / len(images)  # the loss is the mean over classes
             if k == 0:  # the Hessian is not asked for
                 weighted = (before / len(images)).expand(len(group), -1)  # [G, P]
                 by_images = engine.image_gradients(thetas[0], some, weighted, group.classes)
             else:
                 by_weights, by_images = engine.hessian_products(thetas[k], some, before * share, group.classes)
                 cotangent = torch.sub(cotangent, by_weights, alpha=rate)
-            gradient[group.classes] = torch.sub(gradient[group.classes], by_images, alpha=rate)
+            gradient.index_add_(0, group.classes, by_images, alpha=-rate)
     return gradient, by_rates
