@@ -29,7 +29,12 @@ class ClassGroup:
         return len(self.numbers)
 
     def select(self, values: Tensor) -> Tensor:
-        """Those of these classes [G, ...] of values [C, ...]; a view where the classes are neighbours."""
+        """Those of these classes [G, ...] of values [C, ...]; a view where the classes are neighbours.
+
+        >>> values = torch.arange(4)
+        >>> [ClassGroup.of(numbers).select(values).tolist() for numbers in ([1, 2], [3, 1])]
+        [[1, 2], [3, 1]]
+        """
         first = self.numbers[0]
         if self.numbers == tuple(range(first, first + len(self))):
             return values[first : first + len(self)]
