@@ -176,7 +176,7 @@ def test_float32_matching_agrees_with_float64_on_the_cpu() -> None:
 
 
 @on_gpu_only
-@pytest.mark.parametrize("variant", ["convnet:width=8", "convnet:width=8,norm=batch,pooling=max", "mlp:width=16"])
+@pytest.mark.parametrize("variant", ["convnet:width=8", "convnet:width=16", "convnet:width=8,norm=batch,pooling=max", "mlp:width=16"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_captured_steps_wait_for_nothing_and_give_the_bits_of_others(variant: str, precision: str) -> None:
     torch.manual_seed(0)
@@ -230,9 +230,10 @@ CAPTURED: dict[str, Callable[[CudaEngine, Tensor], None]] = {
 
 
 @pytest.mark.parametrize("job", CAPTURED)
-def test_captured_training_gives_the_bits_of_kernels_launched_one_by_one(job: str) -> None:
+@pytest.mark.parametrize("width", [8, 16] if GPU else [8])  # of 16 by Winograd
+def test_captured_training_gives_the_bits_of_kernels_launched_one_by_one(job: str, width: int) -> None:
     torch.manual_seed(0)
-    module, found = build("convnet:width=8", 3, 10, (16, 16)).to(DEVICE), []
+    module, found = build(f"convnet:width={width}", 3, 10, (16, 16)).to(DEVICE), []
     for graphs in (False, True):
         engine = CudaEngine(copy.deepcopy(module), graphs=graphs)
         found.append(engine.layout.flatten(module))
@@ -244,7 +245,14 @@ def test_captured_training_gives_the_bits_of_kernels_launched_one_by_one(job: st
 
 
 @pytest.mark.parametrize(
-    "variant", ["convnet:width=8", "convnet:width=8,norm=group,pooling=max", "convnet:width=8,norm=layer", "mlp:width=8"]
+    "variant",
+    [
+        "convnet:width=8",
+        *(["convnet:width=16"] if GPU else []),  # by Winograd
+        "convnet:width=8,norm=group,pooling=max",
+        "convnet:width=8,norm=layer",
+        "mlp:width=8",
+    ],
 )
 @pytest.mark.parametrize("protocol", ["dc", "idc"])
 def test_networks_side_by_side_are_those_that_are_trained_alone(variant: str, protocol: str) -> None:

@@ -186,16 +186,11 @@ def test_winograd_rounds_float32_little_more_than_a_convolution() -> None:
 )
 def test_winograd_is_taken_where_it_is_worth_it(step: Convolution, side: int, served: bool) -> None:
     (link,) = by_winograd((step,))
-    taken = isinstance(link, Winograd)
-    if taken:
-        x = torch.empty(1, step.channels, side, side)
-        taken = isinstance(
-            winograd_pass(
-                link, Network({"w": torch.empty(step.features, step.channels, *step.kernel), "b": torch.empty(step.features)}, {}), x
-            ),
-            WinogradPass,
-        )
-    assert taken == served
+    given = {"w": (step.features, step.channels // step.groups, *step.kernel), "b": (step.features,)}
+    network = Network({name: torch.empty(shape, device=DEVICE) for name, shape in given.items()}, {})
+    x = torch.empty(1, step.channels, side, side, device=DEVICE)
+    made = winograd_pass(link, network, x) if isinstance(link, Winograd) else None
+    assert isinstance(made, WinogradPass) == served
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

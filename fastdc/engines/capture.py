@@ -72,8 +72,9 @@ class Graphs:
         if not place.fixed or not self.wanted:
             return work(*place.tensors)
         if name not in place.graphs:
-            place.graphs[name] = None
-            return work(*place.tensors)
+            found = work(*place.tensors)
+            place.graphs[name] = None  # behind it: what was interrupted is done as it is once more
+            return found
         if (known := place.graphs[name]) is None:
             try:
                 known = place.graphs[name] = self.captured(work, place.tensors)

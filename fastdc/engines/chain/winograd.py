@@ -15,7 +15,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from fastdc.engines.chain.products import ConvolutionPass
 from fastdc.engines.chunks import even_slices, together
 from fastdc.engines.plan import Convolution
 
-MOST = 8 << 20  # numbers that the planes of either side take at once: those of an H200's cache
+MOST = 8 << 20  # numbers that planes or filters take at once: about what an H200's cache holds
 FEWEST = 16  # channels and features of a group, below which the products of matrices are too small
 PARTS = 4  # in which the images of a single class go through a gradient by weights, so that there are matrices enough to multiply at once
 
@@ -93,65 +93,67 @@ class WinogradPass(ConvolutionPass):
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         y = x.new_empty(len(x), self.step.features, *self.there.output_size(*x.shape[2:]))
-        self._convolve(x, self._shared(weight, back=False), y, self.there)
+        self._convolve(x, y, back=False)
         return y
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        self._convolve(x, self._filters(weights, back=False), y, self.there, add=True)
+        self._convolve(x, y, back=False, weights=weights)
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         gx = gy.new_empty(len(gy), *self.x.shape[1:])
-        self._convolve(gy, self._shared(weight, back=True), gx, self.back_again)
+        self._convolve(gy, gx, back=True)
         return gx
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        self._convolve(gy, self._filters(weights, back=True), gx, self.back_again, add=True)
+        self._convolve(gy, gx, back=True, weights=weights)
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        found = []  # by U
+        matrix, found = _filter_matrix(self.step.kernel[0], False, self.dtype, x.device), []
         for group, images in self._slices(len(x), classes, gy):
             count = group.stop - group.start
             parts = math.gcd((images.stop - images.start) // count, max(1, PARTS // classes))
             columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), self.there, parts * count))
             rows = self._matrices(self.kernels.transform_output_adjoint(gy[images].contiguous(), self.there, parts * count))
             products = (rows @ columns.mT).view(count, parts, self.kernels.PLANES, -1)
-            found.append(products[:, 0] if parts == 1 else products.sum(1))
-        by_filters = functools.reduce(torch.add, found) if classes == 1 else together(found)
-        matrix = _filter_matrix(self.step.kernel[0], False, self.dtype, x.device)
-        return (matrix.T @ by_filters).mT.reshape(classes, *self.weight.shape)
+            by_filters = products[:, 0] if parts == 1 else products.sum(1)  # by U [n, 36, features * channels of a group]
+            found.append((matrix.T @ by_filters).mT.reshape(count, *self.weight.shape))
+        return functools.reduce(torch.add, found) if classes == 1 else together(found)
 
-    def _shared(self, weight: Tensor, *, back: bool) -> Tensor:
+    def _convolve(self, x: Tensor, y: Tensor, *, back: bool, weights: Tensor | None = None) -> None:
+        """Write to maps y the convolution of maps x, or on the way back the transposed one, with the weights that all classes share; or add
+        that with weights of each class [G, *shape]."""
+        tiling = self.back_again if back else self.there
+        for group, images in self._slices(len(x), 1 if weights is None else len(weights), y):
+            count = group.stop - group.start
+            filters = self._shared(back) if weights is None else self._filters(weights[group], back)
+            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, count))
+            products = (filters @ columns).view(count, self.kernels.PLANES, y.shape[1], -1)
+            self.kernels.transform_output(products, tiling, y[images], add=weights is not None)
+
+    def _shared(self, back: bool) -> Tensor:
         """The filters of the weights that all classes share, computed once for each way."""
         if back not in self.shared:
-            self.shared[back] = self._filters(weight[None], back=back)
+            self.shared[back] = self._filters(self.weight[None], back)
         return self.shared[back]
 
-    def _filters(self, weights: Tensor, *, back: bool) -> Tensor:
-        """U of weights of each class [G, *shape]: [G, 36 * groups, features, channels of a group]; on the way back of mirrored ones, the
-        features being what goes in."""
+    def _filters(self, weights: Tensor, back: bool) -> Tensor:
+        """U of weights of each class [G, *shape] as matrices of each group of channels [G * 36 * groups, features, channels of a group]; on
+        the way back of mirrored ones [G * 36 * groups, channels, features of a group]."""
         matrix = _filter_matrix(self.step.kernel[0], back, self.dtype, weights.device)
         filters = matrix @ weights.flatten(3).flatten(1, 2).mT  # [G, 36, features * channels of a group]
-        filters = filters.view(len(weights), -1, weights.shape[1] // self.step.groups, weights.shape[2])
-        return filters.mT if back else filters
-
-    def _convolve(self, x: Tensor, filters: Tensor, y: Tensor, tiling: Any, add: bool = False) -> None:
-        """Write to maps y the convolution of maps x with the filters of each class [G, ...], or add it."""
-        for group, images in self._slices(len(x), len(filters), y):
-            count = group.stop - group.start
-            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, count))
-            products = filters[group].flatten(0, 1) @ columns
-            self.kernels.transform_output(products.view(count, self.kernels.PLANES, y.shape[1], -1), tiling, y[images], add)
+        matrices = filters.view(-1, weights.shape[1] // self.step.groups, weights.shape[2])
+        return matrices.mT if back else matrices
 
     def _matrices(self, planes: Tensor) -> Tensor:
         """Planes [G, 36, channels, tiles] as matrices of each group of channels [G * 36 * groups, channels of a group, tiles]."""
         return planes.view(-1, planes.shape[2] // self.step.groups, planes.shape[3])
 
     def _slices(self, count: int, classes: int, y: Tensor) -> Iterator[tuple[slice, slice]]:
-        """Some classes, and their images of `count`, whose planes are held at once; of a single class some of its images."""
-        numbers = max(self.step.channels, self.step.features) * self.there.products(*y.shape[2:])  # of the planes of an image
+        """Some classes, and their images of `count`, whose planes or filters are held at once; of a single class some of its images."""
+        of_image = max(self.step.channels, self.step.features) * self.there.products(*y.shape[2:])
         if classes == 1:
-            yield from ((slice(0, 1), images) for images in even_slices(count, max(1, MOST // numbers)))
+            yield from ((slice(0, 1), images) for images in even_slices(count, max(1, MOST // of_image)))
             return
-        each = count // classes
-        for group in even_slices(classes, max(1, MOST // (each * numbers))):
+        each, of_filters = count // classes, self.kernels.PLANES * self.weight[:, :, 0, 0].numel()
+        for group in even_slices(classes, max(1, MOST // max(each * of_image, of_filters))):
             yield group, slice(group.start * each, group.stop * each)
