@@ -26,7 +26,7 @@ import fastdc
 from fastdc.data import ImageData
 from fastdc.engines import CudaEngine, Distillation, DrawnAugmentation, Sgd
 from fastdc.engines.base import Training
-from fastdc.engines.capture import Graphs, Work
+from fastdc.engines.capture import Graphs, Place, Work
 from fastdc.engines.gather_normalise import DeviceImages
 from fastdc.models import build
 from fastdc.training import whole_set
@@ -93,6 +93,18 @@ def test_a_step_needs_nothing_from_the_host_and_launches_so_much(job: str, monke
         work(engine, theta, real, images)
     assert not launches.counts.keys() & HOST
     assert launches.counts.total() + len(kernels) <= most, launches.counts
+
+
+def test_work_that_was_interrupted_is_done_as_it_is_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, place = Graphs(), Place([torch.ones(1)], fixed=True)
+    monkeypatch.setattr(graphs, "captured", lambda *_: pytest.fail("captured before it was done once"))
+
+    def interrupted(_: Tensor) -> tuple[Tensor]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        graphs.do(place, "work", interrupted)
+    assert graphs.do(place, "work", lambda value: (2 * value,))[0].item() == 2
 
 
 class Again:

@@ -23,6 +23,7 @@ NATIVE_BFLOAT16 = (1e-4, 5e-2)  # every job, smooth activation, rounded, against
 # Image gradients and distance whose products are rounded, smooth activation: between what rounding does and what it may; 5.2e-7, 7.6e-4,
 # 6.0e-3
 PRECISION_ERROR = {"float32": (0.0, 2e-5), "tf32": (1e-4, 3e-3), "bfloat16": (1e-3, 3e-2)}
+WINOGRAD_TO_CONVOLUTION = 5  # error of float32 by the cuda engine's Winograd, in units of a plain convolution's, every pass: 3.5
 FLOAT32_TRAINING = 1e-4  # weights after a few epochs of SGD, torch engine against torch.optim: 3.8e-7
 FLOAT32_STEPS = 1e-4  # way of the weights, and velocity, after 100 steps of SGD at lr 1e-3, any engine, against float64: 1.6e-5
 WHOLE_SET_TRAINING = 1e-3  # change of the weights in five epochs of 600 images, any engine, against torch.optim: 5.7e-5
