@@ -688,7 +688,7 @@ def chunks(results: Results) -> None:
     planes of Winograd take, 0 for none of it."""
     problem, usual = Problem(), (512, 8, 32, 8)
     others = (
-        *((512, 8, 32, planes) for planes in (0, 2, 32)),
+        *((512, 8, 32, planes) for planes in (0, 2, 4, 32)),
         *((memory, 8, 32, 8) for memory in (128, 256, 1024)),
         *((512, few, 32, 8) for few in (0, 2, 32)),
         *((512, 8, most, 8) for most in (8, 128)),
@@ -793,16 +793,19 @@ def replayed(arm: Ours, job: Callable[[], Tensor]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def convolved_by(arm: str) -> Iterator[None]:
-    """Convolutions with weights of each class through patches, or by a call of the library for each; or as the engine chooses of both."""
+    """Convolutions with weights of each class through patches, by a call of the library for each, by Winograd, or as the engine chooses."""
+    from fastdc.engines.chain import winograd
     from fastdc.engines.chain.products import ConvolutionPass
 
-    before = ConvolutionPass._by_patches
+    before = ConvolutionPass._by_patches, winograd.TILES
     if arm in ("patches", "each class"):
         ConvolutionPass._by_patches = lambda *_: arm == "patches"  # type: ignore[method-assign]
+    if arm == "winograd":
+        winograd.TILES = 0
     try:
         yield
     finally:
-        ConvolutionPass._by_patches = before  # type: ignore[method-assign]
+        ConvolutionPass._by_patches, winograd.TILES = before  # type: ignore[method-assign]
 
 
 def convolutions(results: Results) -> None:
@@ -852,7 +855,8 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
         expected.append(found)
         error = relative(found, expected[0])
         assert error < (1e-4 if labels["precision"] == "float32" else 3e-2), f"the relative error is {error}"
-        graph = replay_of(functools.partial(call, torch.zeros_like(like)))
+        place = torch.zeros_like(like)  # which the graph adds to, as long as it is launched
+        graph = replay_of(functools.partial(call, place))
         figures = measure(graph, seconds=0.1, most=5, profiled=False)
         return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
 
@@ -862,7 +866,7 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
 
         def within(arm: str = arm) -> dict[str, Any]:
             with products("float32", deterministic=True), precision.computing(x), torch.no_grad(), convolved_by(arm):
-                return job(WinogradPass if arm == "winograd" else ConvolutionPass)
+                return job(WinogradPass if arm == "winograd" or (arm == "chosen" and by_winograd) else ConvolutionPass)
 
         results.attempt(title, within, arm=arm, **labels)
 

@@ -264,6 +264,17 @@ def search_order() -> str:
     return markdown(["the first ten of", *(row["proxy"].replace("_", " ") for row in rows)], lines) + source("search-order")
 
 
+def search_draws() -> str:
+    rows = rows_of("search-draws")
+    names = list(dict.fromkeys(row["proxy"] for row in rows))
+    lines = []
+    for key, what in {"top": "rank correlation, top 10", "all": "rank correlation, all networks"}.items():
+        values = [[row[f"correlation_{key}"] for row in rows if row["proxy"] == name] for name in names]
+        lines.append([what, *(f"{statistics.mean(some):.2f} ({min(some):.2f} to {max(some):.2f})" for some in values)])
+    lines.append(["seeds", *(str(sum(row["proxy"] == name for row in rows)) for name in names)])
+    return markdown(["mean (least to greatest) over seeds", *(name.replace("_", " ") for name in names)], lines) + source("search-draws")
+
+
 # Speed and memory on the CPU
 
 
@@ -551,7 +562,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "continual-auto": lambda: continual_digits("continual-auto"),
     "search": lambda: search("search"),
     "search-auto": lambda: search("search-auto"),
+    "search-max": lambda: search("search-max"),
     "search-order": search_order,
+    "search-draws": search_draws,
     "estimates": estimates,
     "native": native,
     "native-beside": native_beside,

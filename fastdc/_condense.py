@@ -36,12 +36,12 @@ from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.report import accompany
 from fastdc.runs.folder import open_run
 from fastdc.runs.progress import in_notebook
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import derive_seed
 from fastdc.runtime.versions import versions
 
 
-@isolated()
+@public
 @shared
 def condense(
     data: Any,

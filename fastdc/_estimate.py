@@ -23,7 +23,7 @@ from fastdc.options.checks import as_duration, seconds_of
 from fastdc.parallel.devices import name_of, peak_memory, reset_peak_memory, resolve_device
 from fastdc.parallel.world import shared, world
 from fastdc.report.pictures import gallery
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 
 _PAGE = 20_000  # bytes of a report beside its pictures
 _MEASURED = 5.0  # seconds of steps by which an iteration is known, or as many as it takes
@@ -67,7 +67,7 @@ class Estimate:
         )
 
 
-@isolated()
+@public
 @shared
 def estimate(data: Any, ipc: int | Sequence[int], **options: Any) -> Estimate:
     """The seconds, the memory and the disk that `condense` takes with the same arguments, from a few measured steps on this machine.
@@ -156,7 +156,7 @@ def _bytes_of_folder(trial: Condensation, condensed: CondensedDataset, iteration
     tensors += [*state.learned.values(), *condensed.fitted.values()]
     thumbnails = len(kept_at(iterations)) * len(thumbnail(condensed))
     pages = _PAGE + sum(len(picture.source) for shown in gallery(condensed).classes for picture in shown.pictures) + thumbnails * 4 // 3
-    line = {"event": "iteration", **dataclasses.asdict(IterationDone(iterations, 1 / 3, 1 / 3))}
+    line = {"event": "iteration", **dataclasses.asdict(IterationDone(iterations, 1 / 3, 1 / 3, 1 << 32))}
     said = 3 * len(json.dumps(condensed.provenance)) + iterations * (len(json.dumps(line)) + 1)
     return sum(tensor.nbytes for tensor in tensors) + said + picture.tell() + thumbnails + pages
 

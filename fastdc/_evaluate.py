@@ -7,13 +7,14 @@ import hashlib
 import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData, as_image_data
+from fastdc.data.convert import check_order
 from fastdc.engines import Engine, make_engine, resolve_engine
 from fastdc.engines.chunks import even_slices
 from fastdc.engines.gather_normalise import near
@@ -27,18 +28,18 @@ from fastdc.parallel.threads import compute_threads, one_thread_each, result_of
 from fastdc.parallel.world import shared, world
 from fastdc.recipe import Recipe
 from fastdc.runs.progress import progress_bar
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed, derive_seed, make_generator
 from fastdc.runtime.stopping import stop_point
 from fastdc.runtime.versions import versions
-from fastdc.training.by_batch import check_finite, confusion
+from fastdc.training.by_batch import accuracy, check_finite, confusion
 from fastdc.training.evaluation import MOST_CONFUSED, Evaluation
 from fastdc.training.protocols import PROTOCOLS, Protocol
 
 AUTO = "auto"
 
 
-@isolated()
+@public
 @shared
 def evaluate(
     condensed: CondensedDataset,
@@ -115,20 +116,21 @@ def evaluate(
     mine = here.share(networks)
     with progress_bar(len(mine), "evaluating", "network", shown=progress and here.leads) as bar:
         accuracies: list[float] = []
-        counts = torch.zeros(data.num_classes, data.num_classes, dtype=torch.int64, device="cpu")
-        for confused in trial.confusions(mine):
-            counts += confused
-            accuracies.append(int(confused.trace()) / len(data))
+        confusions: list[Tensor | None] = []
+        for found, confused in trial.tested(mine):
+            accuracies.append(found)
+            confusions.append(confused)
             bar.update()
             bar.set_postfix(accuracy=f"{100 * sum(accuracies) / len(accuracies):.1f}%", refresh=False)
-        by_process = here.gathered((accuracies, counts))
-    of_all = tuple(itertools.chain.from_iterable(found for found, _ in by_process))
-    return Evaluation(of_all, spec, epochs, precision, _summed([counts for _, counts in by_process]))
+        by_process = here.gathered((accuracies, confusions))
+    of_all, counts = (tuple(itertools.chain.from_iterable(parts)) for parts in zip(*by_process, strict=True))
+    return Evaluation(of_all, spec, epochs, precision, _summed(counts))
 
 
-def _summed(counts: Sequence[Tensor]) -> tuple[tuple[int, ...], ...] | None:
-    """The sum of matrices of counts [C, C]; None where they are too large to be kept."""
-    return tuple(map(tuple, torch.stack(list(counts)).sum(0).tolist())) if len(counts[0]) <= MOST_CONFUSED else None
+def _summed(counts: Sequence[Tensor | None]) -> tuple[tuple[int, ...], ...] | None:
+    """The sum of matrices of counts [C, C]; None where nobody counted."""
+    matrices = [matrix for matrix in counts if matrix is not None]
+    return tuple(map(tuple, torch.stack(matrices).sum(0).tolist())) if matrices else None
 
 
 def _digest(condensed: CondensedDataset) -> str:
@@ -151,6 +153,9 @@ def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
     return found
 
 
+Found: TypeAlias = tuple[float, Tensor | None]  # the accuracy of a network, and of few classes the counts of `confusion`
+
+
 class _Trial:
     """The training and testing of network after network under one protocol."""
 
@@ -170,8 +175,8 @@ class _Trial:
         self.augment, self.phases = protocol.augmentation, protocol.phases(epochs)
         self._building = threading.Lock()  # fresh weights come from torch's global generator
 
-    def confusions(self, numbers: range) -> Iterator[Tensor]:
-        """What the networks of these numbers take test images for, as `confusion` counts it, in their order."""
+    def tested(self, numbers: range) -> Iterator[Found]:
+        """What is found of the networks of these numbers, in their order."""
         networks = len(numbers)
         if networks > 1:
             engine = self._engine(0)
@@ -183,22 +188,21 @@ class _Trial:
         side_by_side = self.family.device.type == "cpu" and not self.family.draws_while_trained
         workers = min(networks, compute_threads()) if side_by_side else 1
         if workers <= 1:
-            yield from map(self.confusion, numbers)
+            yield from map(self._trained_alone, numbers)
             return
         with one_thread_each(workers) as pool:
-            yield from map(result_of, [pool.submit(self.confusion, index) for index in numbers])
+            yield from map(result_of, [pool.submit(self._trained_alone, index) for index in numbers])
 
-    def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[Tensor]:
+    def _side_by_side(self, engine: Engine, numbers: Sequence[int]) -> Iterator[Found]:
         """Train these networks side by side, and test one after another."""
         thetas = torch.stack([self.family.fresh_weights(derive_seed(self.seed, "evaluation network", index)) for index in numbers])
         generators = [make_generator(self.seed, "evaluation order", index) for index in numbers]
         for sgd in self.phases:
             engine.train_side_by_side(thetas, *self._examples(), sgd, generators, self.augment)
         for index, theta in zip(numbers, thetas, strict=True):
-            check_finite(theta, f"network {index}")
-            yield confusion(engine, theta, self.test)
+            yield self._found(engine, theta, index)
 
-    def confusion(self, index: int) -> Tensor:
+    def _trained_alone(self, index: int) -> Found:
         """Train network `index` and test it."""
         engine = self._engine(index)
         theta = engine.layout.flatten(engine.module)
@@ -207,8 +211,14 @@ class _Trial:
         with self.family.seeded_training(derive_seed(self.seed, "dropout", index)):
             for sgd in self.phases:
                 engine.train(theta, images, labels, sgd, generator, self.augment)
+        return self._found(engine, theta, index)
+
+    def _found(self, engine: Engine, theta: Tensor, index: int) -> Found:
         check_finite(theta, f"network {index}")
-        return confusion(engine, theta, self.test)
+        if self.test.num_classes > MOST_CONFUSED:
+            return accuracy(engine, theta, self.test), None
+        counts = confusion(engine, theta, self.test)
+        return int(counts.trace()) / len(self.test), counts
 
     def _engine(self, index: int) -> Engine:
         """An engine of network `index`."""
@@ -226,11 +236,7 @@ class _Trial:
 def _check_fit(condensed: CondensedDataset, test: ImageData) -> None:
     if test.num_classes != condensed.num_classes:
         raise DataError(f"the test set has {test.num_classes} classes, the condensed set {condensed.num_classes}; expected the same ones.")
-    if test.class_names != condensed.class_names and set(test.class_names) == set(condensed.class_names):
-        raise DataError(
-            f"classes of the test set are {', '.join(test.class_names[:5])}, ..., those of the condensed set "
-            f"{', '.join(condensed.class_names[:5])}, ...; expected one order: CondensedDataset.load(..., class_names=) gives it."
-        )
+    check_order(test, condensed.class_names, "condensed set", "CondensedDataset.load(..., class_names=) gives it")
     shape = (test.channels, *test.image_size)
     if shape != tuple(condensed.images.shape[1:]):
         raise DataError(

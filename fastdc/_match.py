@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastdc.engines import make_engine
 from fastdc.errors import UsageError
 from fastdc.metrics import Metric
+from fastdc.models.modes import modes_kept
 from fastdc.models.network import check_learnable, check_logits
 from fastdc.runtime.isolation import isolated
 
@@ -36,11 +37,10 @@ class GradientMatcher:
         rows = Metric.of(distance).rows
         if not isinstance(module, nn.Module):
             raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
-        self.module, self.distance, self._learnable = module, distance, False
-        training = module.training
-        self._engine = make_engine(engine, module)
+        self.module, self.distance, self._learnable, self._wanted = module, distance, False, engine
+        with modes_kept(module):
+            self._engine, self._place = make_engine(engine, module), _place(module)
         self._engine.layout.seen(rows)  # refuses a choice of which there are none
-        module.train(training)
 
     @isolated()
     def __call__(self, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,6 +56,9 @@ class GradientMatcher:
         Raises:
             UsageError: images of another shape, dtype or device than the module's.
         """
+        if _place(self.module) != self._place:  # it was moved, and may need another engine
+            with modes_kept(self.module):
+                self._engine, self._place = make_engine(self._wanted, self.module), _place(self.module)
         theta = self._engine.layout.flatten(self.module)
         for name, images in (("synthetic", synthetic), ("real", real)):
             if not isinstance(images, Tensor):
@@ -70,9 +73,8 @@ class GradientMatcher:
             raise UsageError(
                 f"synthetic has shape {list(synthetic.shape)} and real {list(real.shape)}; expected the same classes and image size."
             )
-        training = self.module.training
-        self.module.eval()
-        try:
+        with modes_kept(self.module):
+            self.module.eval()
             with torch.no_grad():
                 check_logits(self.module, synthetic[0, :1], len(synthetic), type(self.module).__name__)
             if not self._learnable:
@@ -80,9 +82,13 @@ class GradientMatcher:
                 self._learnable = True
             gradients = self._engine.class_gradients(theta, _plain(real))  # [C, P]
             distance, gradient = self._engine.match(theta, _plain(synthetic), gradients, self.distance)
-        finally:
-            self.module.train(training)
         return distance.sum(), gradient
+
+
+def _place(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Of what kind its weights are, and where."""
+    weight = next(module.parameters())
+    return weight.dtype, weight.device
 
 
 def _plain(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UsageError("tensorboard is not installed; pip install 'fastdc-torch[tensorboard]' brings it.") from None
-        self._folder, self._open = Path(folder), SummaryWriter
+        self._folder, self._open = Path(folder).expanduser(), SummaryWriter
         self._writer: SummaryWriter | None = None
 
     def __call__(self, event: Event, /) -> None:
@@ -115,6 +116,7 @@ class TensorBoard:
                 self._writer = self._open(str(self._folder))
             except OSError as error:
                 raise write_error(self._folder, error) from None
+            weakref.finalize(self, self._writer.close)  # its thread and its file end with this object
         match event:
             case IterationDone():
                 self._writer.add_scalar("loss", event.loss, event.iteration)

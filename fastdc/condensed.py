@@ -174,7 +174,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         content = {**self._said(), "formation": self.formation}
         fitted = {_FITTED + name: values for name, values in self.fitted.items()}
         labels = self._stored_labels if self._stored_shares is None else self._stored_shares
-        save_tensors(Path(path), KIND, {"images": self.stored, "labels": labels, **fitted}, content)
+        save_tensors(Path(path).expanduser(), KIND, {"images": self.stored, "labels": labels, **fitted}, content)
 
     @classmethod
     def load(
@@ -256,7 +256,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         Raises:
             RunError: the file cannot be written.
         """
-        write_atomically(Path(path), _png(self.grid()))
+        write_atomically(Path(path).expanduser(), _png(self.grid()))
 
     @property
     def clipped(self) -> float:
@@ -274,7 +274,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         return CondensedDataset(images, self.targets, **self._said())
 
     def to_folder(self, path: str | Path) -> None:
-        """Write one PNG per image into a subfolder per class: PATH/CLASS/0000.png; `from_folder` reads them back.
+        """Write one PNG per image into a subfolder per class: PATH/000_CLASS/0000.png; `from_folder` reads them back.
 
         PNGs hold 256 levels of pixels in 0..1. Where images have others, a warning says how many; what is read back then trains networks
         to another accuracy, that of `as_pictures()`. A formation that keeps pixels in 0..1 avoids it.
@@ -298,7 +298,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             warnings.warn(f"{path} holds the class of each image alone: its soft label does not fit there. save() keeps it.", stacklevel=2)
         counts = [0] * self.num_classes
         for image, label in zip(_to_bytes(self.to_pixels()), self.labels.tolist(), strict=True):
-            folder = Path(path) / f"{label:03d}_{_in_path(self.class_names[label])}"
+            folder = Path(path).expanduser() / f"{label:03d}_{_in_path(self.class_names[label])}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -320,8 +320,8 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         """Read the pictures of `PATH/CLASS/*`, as `to_folder` writes them, or as anyone does.
 
         Args:
-            path: the folder, with one subfolder per class; their names, without a number in front as `to_folder` writes it, are those of
-                the classes.
+            path: the folder, with one subfolder per class; their names, without a number in front if all have one as `to_folder`
+                writes it, are those of the classes.
             mean: what real images are normalised by, per channel: that of the set which these stand for; None: of these images.
             std: likewise.
             class_names: one per class; a subfolder is called by one of them, or by its number. None: those of the subfolders.
@@ -331,8 +331,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             DataError: a picture that cannot be read, or pictures of several sizes.
         """
         data = read_classes(Path(path).expanduser())
-        names = [re.sub("^[0-9]{3}_", "", name) for name in data.class_names]
-        labels = data.labels
+        names, labels = _without_numbers(data.class_names), data.labels
         if class_names is not None:
             labels, names = _numbered(data.class_names, class_names, Path(path))[labels], list(class_names)
         data = dataclasses.replace(
@@ -361,7 +360,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             MissingFileError: no such file.
             DataError: a file of another make, or an experiment that is not in it.
         """
-        return cls._imported(Path(path), mean, std, class_names, "plain", experiment)
+        return cls._imported(Path(path).expanduser(), mean, std, class_names, "plain", experiment)
 
     @classmethod
     def _imported(
@@ -404,7 +403,17 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         """
         buffer = io.BytesIO()
         torch.save({"data": [[self.images, self.targets]], "accs_all_exps": {}}, buffer)
-        write_atomically(Path(path), buffer.getvalue())
+        write_atomically(Path(path).expanduser(), buffer.getvalue())
+
+
+def _without_numbers(folders: Sequence[str]) -> list[str]:
+    """The names of folders; where all have a number in front as `to_folder` writes it, what follows it.
+
+    >>> _without_numbers(["000_cat", "1000_dog"]), _without_numbers(["101_dogs", "cats"]), _without_numbers(["01_a", "02_b"])
+    (['cat', 'dog'], ['101_dogs', 'cats'], ['01_a', '02_b'])
+    """
+    parts = [re.fullmatch("([0-9]{3}|[1-9][0-9]{3,})_(.*)", folder) for folder in folders]
+    return [part[2] for part in parts if part is not None] if all(parts) else list(folders)
 
 
 def _numbered(folders: Sequence[str], class_names: Sequence[str], path: Path) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from helpers import noise_data
 
 import fastdc
 from fastdc.cli import main
@@ -25,6 +26,7 @@ from fastdc.data import ImageData
 from fastdc.engines.base import Training
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
+from fastdc.experiments.search import parallel_trials
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
@@ -258,6 +260,33 @@ def test_a_failed_network_is_named_and_tried_again(digits: Any, tmp_path: Path, 
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     assert counted.calls[SPACE[0], "random"] == 1
     assert counted.calls[SPACE[1], "random"] == 2
+
+
+def test_what_fails_in_one_thread_is_not_tried_by_another(digits: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel_trials, "compute_threads", lambda: 3)
+    counted.fail_at = {(model, "random"): RunError("a weight is not finite.") for model in SPACE}
+    with pytest.raises(RunError, match="4 of 4 networks failed"):
+        architecture_search(*digits, proxies=["random"], **OPTIONS)
+    assert set(counted.calls.values()) == {1}
+
+
+def test_a_network_that_diverges_on_the_whole_set_has_no_accuracy(digits: Any) -> None:
+    train, test = digits
+    wild = dataclasses.replace(train, std=(1e-30,))
+    with pytest.raises(RunError, match="the weights of mlp:width=8 on early_stopping are not finite"):
+        architecture_search(wild, test, proxies=["early_stopping"], **OPTIONS | {"space": SPACE[:2]})
+
+
+def test_a_proxy_may_be_of_a_method_without_a_step(digits: Any, counted: Counted) -> None:
+    result = architecture_search(*digits, proxies=["untrained"], **OPTIONS)
+    assert [proxy.name for proxy in result.proxies] == ["untrained"]
+
+
+def test_the_images_of_a_proxy_are_counted_as_they_are(counted: Counted) -> None:
+    data = noise_data((3, 20, 20))
+    with pytest.warns(UserWarning, match="all that they have"):
+        result = architecture_search(data, data, proxies=["random"], **OPTIONS | {"ipc": 10})
+    assert result.proxies[0].images == 23
 
 
 def test_networks_that_do_not_fit_are_left_out_and_counted(digits: Any, tmp_path: Path, counted: Counted) -> None:

@@ -707,6 +707,8 @@ def test_an_image_too_small_for_any_pooling_is_not_told_to_choose_another_depth(
         case("lr_images negative", {"lr_images": -0.1}, "lr_images is -0.1; expected a finite number above 0"),
         case("lr_images as text", {"lr_images": "0.1"}, "lr_images is '0.1'; expected a finite number above 0"),
         case("lr_model NaN", {"lr_model": math.nan}, "lr_model is nan; expected a finite number above 0"),
+        case("method", {"method": ["dc"]}, r"method is \['dc'\]; expected one of accdd, auto"),
+        case("schedule", {"schedule": ["linear"]}, r"schedule is \['linear'\]; expected one of constant"),
         case("unknown method", {"method": "dcc"}, "unknown method 'dcc'. Did you mean 'dc'"),
         case("unknown init", {"init": "nois"}, "unknown init 'nois'. Did you mean 'noise'"),
         case("unknown metric", {"distance": "cosin"}, "unknown metric 'cosin'. Did you mean 'cosine'"),
@@ -868,6 +870,30 @@ def test_a_matcher_leaves_the_mode_of_its_module_as_it_was_when_it_refuses():
     assert all(part.training for part in module.modules())
 
 
+def test_a_matcher_leaves_each_part_of_its_module_in_its_mode():
+    module = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(64, 2)).train()
+    module[0].eval()  # a norm that is frozen while the rest is trained
+    matcher = fastdc.GradientMatcher(module, engine="torch")
+    assert [part.training for part in module] == [False, True, True, True]
+    matcher(SYNTHETIC, REAL)
+    assert [part.training for part in module] == [False, True, True, True]
+    with pytest.raises(UsageError, match="OnlyBiases"):
+        fastdc.GradientMatcher(biases := OnlyBiases())
+    assert biases.training
+
+
+def test_a_matcher_goes_on_where_its_module_is_moved():
+    module = linear()
+    matcher = fastdc.GradientMatcher(module)
+    matcher(SYNTHETIC, REAL)
+    module.double()
+    loss, gradient = matcher(SYNTHETIC.double(), REAL.double())
+    assert (loss.dtype, gradient.dtype) == (torch.float64, torch.float64)
+    expected = fastdc.GradientMatcher(module)(SYNTHETIC.double(), REAL.double())
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(gradient, expected[1])
+
+
 MATRIX, BIAS = torch.ones(2, 3), torch.ones(2)
 
 
@@ -878,6 +904,9 @@ MATRIX, BIAS = torch.ones(2, 3), torch.ones(2)
         case("another length", [MATRIX], [MATRIX, BIAS], "expected the same"),
         case("another shape", [MATRIX], [MATRIX.T], r"shapes \[\(2, 3\)\] and \[\(3, 2\)\]; expected the same"),
         case("none", [], [], "expected"),
+        case("a tensor for a list", MATRIX, MATRIX, "synthetic_gradients is a Tensor; expected a list of tensors"),
+        case("a generator", iter([MATRIX]), [MATRIX], "synthetic_gradients is a list_iterator; expected a list of tensors"),
+        case("arrays", [MATRIX], [MATRIX.numpy()], "real_gradients holds a ndarray; expected a list of tensors"),
         case("biases alone", [BIAS], [BIAS], "(two|2) dimensions"),
         case("unused parameter", [MATRIX, None], [MATRIX, None], "None"),
     ],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import io
 import json
 import math
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.engines import Engine
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, resolved
+from fastdc.parallel.devices import peak_memory
 from fastdc.runs import progress
 from fastdc.runs.files import load_tensors
 
@@ -54,6 +57,17 @@ def test_iterations_are_numbered_from_one_with_their_mean_loss_and_time() -> Non
     done = [event for event in events if isinstance(event, IterationDone)]
     assert [event.iteration for event in done] == [1, 2, 3, 4]
     assert all(math.isfinite(event.loss) and event.loss > 0 and event.seconds > 0 for event in done)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process begins anew on Linux alone")
+def test_the_peak_of_memory_is_that_of_the_iterations() -> None:
+    cpu = torch.device("cpu")
+    torch.ones(100 << 20)  # 400 MiB, of which nothing is left
+    before = peak_memory(cpu)
+    events, _ = events_of()
+    peaks = [event.peak_memory for event in events if isinstance(event, IterationDone)]
+    assert peaks == sorted(peaks)
+    assert 20 << 20 < peaks[-1] < before - (200 << 20)
 
 
 def test_the_loss_of_an_iteration_is_the_mean_over_its_steps_of_the_distance_summed_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +181,20 @@ def test_losses_are_on_the_disk_as_soon_as_they_are_told(tmp_path: Path) -> None
     board = TensorBoard(tmp_path)
     sizes = []
     for iteration in (1, 2, 3):
-        board(IterationDone(iteration, 1.0, 0.1))
+        board(IterationDone(iteration, 1.0, 0.1, 1))
         sizes.append(sum(path.stat().st_size for path in tmp_path.glob("events.out.tfevents.*")))
     assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
+def test_the_thread_of_tensorboard_ends_with_its_callback(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    before = threading.active_count()
+    board = TensorBoard(tmp_path)
+    board(IterationDone(1, 1.0, 0.1, 1))
+    assert threading.active_count() == before + 1
+    del board
+    gc.collect()
+    assert threading.active_count() == before
 
 
 def test_tensorboard_that_is_not_installed_is_said_so_with_the_cure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ A graph is played here by doing its work again in the same memory, so that the C
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -69,7 +70,7 @@ def problem(spec: str = "convnet:width=8", dtype: torch.dtype = torch.float32) -
 
 JOBS: dict[str, tuple[Callable[[CudaEngine, Tensor, Tensor, Tensor], object], int]] = {
     "real side": (lambda engine, theta, real, _: engine.class_gradients(theta, real), 53),
-    "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 107),
+    "synthetic side": (lambda engine, theta, real, images: engine.match(theta, images, torch.ones(CLASSES, len(theta)), "mse"), 111),
     "training step": (lambda engine, theta, real, images: engine.training(theta, Sgd(1, 0.1)).step(images.flatten(0, 1), LABELS), 53),
 }
 LABELS = torch.arange(CLASSES).repeat_interleave(2)
@@ -136,6 +137,23 @@ class Played(Graphs):
     def captured(self, work: Work, tensors: Sequence[Tensor]) -> Any:
         graph = Again(work, tensors, self.buffers)
         return graph, graph.found
+
+
+def test_a_capture_has_a_stream_of_its_device_and_does_not_mind_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def graph(_: Any, **options: Any) -> contextlib.nullcontext[None]:
+        given.append(options)
+        return contextlib.nullcontext()
+
+    for name, stand_in in {"CUDAGraph": object, "Stream": object, "graph_pool_handle": object, "graph": graph}.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    graphs, others = Graphs(), Graphs()
+    for each in (graphs, graphs, others):
+        each.captured(lambda _: (), [torch.zeros(1)])
+    assert [options["capture_error_mode"] for options in given] == ["thread_local"] * 3
+    assert given[0]["stream"] is given[1]["stream"] is not given[2]["stream"]
 
 
 @pytest.mark.parametrize("spec", ["convnet:width=8", "convnet:width=8,norm=batch", "mlp:width=8"])

@@ -91,6 +91,16 @@ def test_condense_writes_its_files_and_prints_both_lines(tmp_path: Path) -> None
     assert [path.name for path in sorted((tmp_path / "run" / "thumbnails").iterdir())] == [f"{number:07d}.png" for number in range(3)]
 
 
+def test_a_folder_in_the_home_of_the_user_holds_all_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["condense", "--ipc", "1", *CONDENSE, *EVALUATE, "--quiet", "--tensorboard", "--out=~/run"]) == 0
+    assert {"condensed.safetensors", "evaluation.json", "report.html", "tensorboard"} <= {
+        path.name for path in (tmp_path / "home" / "run").iterdir()
+    }
+    assert main(["show", "~/run"]) == 0
+    assert not Path("~").exists()
+
+
 def test_condense_gives_what_the_functions_give(finished: Path) -> None:
     options = {key: value for key, value in OPTIONS.items() if key not in ("networks", "epochs")}
     condensed = fastdc.condense("digits", 1, seed=3, **options)

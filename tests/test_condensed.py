@@ -7,6 +7,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -408,6 +409,32 @@ def test_exported_pngs_hold_the_pixels_and_are_read_as_a_dataset(tmp_path, chann
     assert torch.equal(found.images, (condensed.to_pixels() * 255).round().to(torch.uint8))
     assert torch.equal(found.labels, condensed.labels)
     assert sorted(p.name for p in (tmp_path / "train" / "001_class_1").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+
+
+def test_classes_keep_their_names_through_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    count = 1002
+    condensed = CondensedDataset(
+        torch.zeros(count, 1, 2, 2), torch.arange(count), mean=[0], std=[1], class_names=[f"c{n}" for n in range(count)]
+    )
+    condensed.to_folder("~/pictures")
+    assert CondensedDataset.from_folder("~/pictures").class_names == condensed.class_names
+    for name in ("101_dogs", "cats"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        shutil.copy(tmp_path / "pictures" / "000_c0" / "0000.png", tmp_path / "mine" / name)
+    assert CondensedDataset.from_folder(tmp_path / "mine").class_names == ("101_dogs", "cats")
+
+
+def test_files_in_the_home_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    condensed = condensed_of([1, 1])
+    condensed.save("~/a.safetensors")
+    condensed.save_grid("~/a.png")
+    condensed.to_pt("~/a.pt")
+    assert torch.equal(CondensedDataset.load("~/a.safetensors").images, condensed.images)
+    assert len(CondensedDataset.from_pt("~/a.pt", mean=[0], std=[1])) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.pt", "a.safetensors"]
 
 
 def test_class_names_cannot_lead_out_of_the_folder(tmp_path):

@@ -373,6 +373,20 @@ def test_a_test_set_of_another_kind_is_refused() -> None:
             continual_learning([(data, data), (data, other)], "random", **OPTIONS)
 
 
+def test_stages_of_several_channels_are_refused_unless_grey_can_be_repeated() -> None:
+    grey, colour, four = ((noise_data((4, 4), channels),) * 2 for channels in (1, 3, 4))
+    assert as_stages([grey, colour], "task", None)[0].train.channels == 3
+    with pytest.raises(DataError, match="images of stage 2 have 3 channels; expected 4, as the others, or 1"):
+        as_stages([grey, colour, four], "task", None)
+
+
+def test_labels_that_are_names_are_numbered_alike_in_both_halves() -> None:
+    images = noise_data((4, 4)).images
+    names = ["cat", "dog", "fox", "owl"]
+    stages = split_classes((images, names * 2), (images[:4], ["fox", "owl", "fox", "cat"]), 2)
+    assert [(test.class_names, test.labels.tolist()) for _, test in stages] == [(("cat", "dog"), [0]), (("fox", "owl"), [0, 1, 0])]
+
+
 def test_another_configuration_in_the_folder_is_refused(digits: Any, tmp_path: Path) -> None:
     continual_learning(digits, "random", 1, out=tmp_path, **OPTIONS)
     with pytest.raises(UsageError, match=r"differs in ipc \(1 there, 2 now\)"):

@@ -5,19 +5,21 @@ import gzip
 import urllib.error
 import urllib.request
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets
 from conftest import needs_fashion_mnist
+from filelock import FileLock, Timeout
 from helpers import IDX_FILES, Items, idx_bytes
 from PIL import Image
 from tolerances import NORMALISED, PUBLISHED, STATISTICS_MEAN, STATISTICS_STD
 from torch.utils.data import TensorDataset
 
 import fastdc
-from fastdc.data import ImageData, as_image_data, dataset_names
+from fastdc.data import ImageData, as_image_data, as_pair, dataset_names
 from fastdc.data.image_data import pixel_statistics
 from fastdc.data.sources import named
 from fastdc.data.sources.idx import read_idx
@@ -212,11 +214,49 @@ def test_what_torchvision_reads_becomes_image_data(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, cls, fake)
     train, test = fastdc.load_dataset(name, root=tmp_path)
-    assert calls == [(str(tmp_path), True, s) for s in ((("train",), ("test",)) if name == "svhn" else ((True,), (False,)))]
+    assert calls == [(str(tmp_path), False, s) for s in ((("train",), ("test",)) if name == "svhn" else ((True,), (False,)))]
     assert train.images.shape == test.images.shape == (20, *expected)
     assert train.labels.tolist() == [0, 1, 2, 3] * 5
     assert (train.name, test.mean) == (name, train.mean)
     assert not torch.equal(train.images, test.images)
+
+
+def test_what_is_missing_is_downloaded_by_one_process_at_a_time(tmp_path, monkeypatch):
+    calls = []
+
+    def fake(_root, download, train):
+        calls.append((train, download))
+        if not download:
+            raise RuntimeError("Dataset not found. You can use download=True to download it")
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / "root" / ".mnist.lock", timeout=0).acquire()
+        return SimpleNamespace(data=torch.zeros(2, 8, 8, dtype=torch.uint8), targets=torch.arange(2))
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", fake)
+    train, _ = fastdc.load_dataset("mnist", root=tmp_path / "root")
+    assert len(train) == 2
+    assert calls == [(True, False), (True, True), (False, False), (False, True)]
+
+
+def test_labels_of_a_test_set_that_are_names_are_numbered_as_those_of_the_training_set():
+    images, names = random_images(8, 6, 6), ["cat", "dog", "fox", "owl"]
+    train, test = as_pair((images, names * 2), (images[:4], ["fox", "owl", "fox", "cat"]))
+    assert train.class_names == test.class_names == tuple(names)
+    assert test.labels.tolist() == [2, 3, 2, 0]
+
+
+def test_a_test_set_whose_classes_have_other_numbers_is_refused():
+    train, test = (
+        ImageData.of(torch.from_numpy(random_images(4, 1, 6, 6)), torch.arange(4) % 2, class_names=names) for names in ("ab", "ba")
+    )
+    with pytest.raises(DataError, match=r"classes of the test set are b, a, .*training set a, b, .*expected one order"):
+        as_pair(train, test)
+
+
+def test_items_of_several_channels_are_not_told_to_change_their_size():
+    items = Items([(torch.zeros(1, 6, 6), 0), (torch.zeros(3, 6, 6), 1)])
+    with pytest.raises(DataError, match=r"image 1 has shape \[3, 6, 6\], image 0 \[1, 6, 6\]; give all of them as many channels"):
+        as_image_data(items)
 
 
 def test_every_name_that_is_listed_has_a_loader():

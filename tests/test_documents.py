@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import runpy
 import shlex
@@ -28,13 +29,18 @@ from fastdc.training.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-ALL_PAGES = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md")}
+NOTEBOOKS = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "examples").glob("*.ipynb"))}
+ALL_PAGES = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "bench/README.md", "examples/README.md")} | NOTEBOOKS
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 pytestmark = pytest.mark.skipif(not PAGES.keys() > {"README.md"}, reason="docs/ is missing: these tests run in a source tree")
 
 
 def lines_of(page: str) -> list[str]:
-    return ALL_PAGES[page].read_text().splitlines()
+    """Of a notebook those of its text."""
+    text = ALL_PAGES[page].read_text()
+    if page in NOTEBOOKS:
+        text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+    return text.splitlines()
 
 
 def python_blocks(page: str) -> Iterator[tuple[int, str]]:

@@ -77,6 +77,15 @@ def test_there_is_one_accuracy_for_each_network(condensed: CondensedDataset) -> 
     assert len(set(accuracies)) > 1
 
 
+def test_nothing_is_counted_where_nobody_reads_it(condensed: CondensedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = evaluate(condensed, "digits", networks=3, **QUICK)
+    monkeypatch.setattr("fastdc._evaluate.MOST_CONFUSED", 9)
+    monkeypatch.setattr("fastdc._evaluate.confusion", None)
+    assert evaluate(condensed, "digits", networks=3, **QUICK) == dataclasses.replace(counted, confusion=None)
+    assert counted.confusion is not None
+    assert sum(map(sum, counted.confusion)) == 3 * 360
+
+
 # One seed decides everything
 
 

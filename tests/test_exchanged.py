@@ -190,6 +190,7 @@ DEEP.append(DEEP)
         ([PIXELS * float("nan"), LABELS], "NaN or infinite"),
         ([PIXELS.long(), LABELS], "images are torch.int64"),
         ([PIXELS[0, 0], LABELS], "images are torch.float32"),
+        ([PIXELS[0, 0].byte(), LABELS], "images are torch.uint8 of shape"),
         ([PIXELS.to_sparse(), LABELS], "no pair of dense tensors"),
         ({"weight": PIXELS}, "expected {'data'"),
         (torch.nn.Linear(2, 2).state_dict(), "expected {'data'"),

@@ -22,7 +22,7 @@ import fastdc
 from fastdc.callbacks import CheckpointWritten
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets import SELECTIONS
-from fastdc.data import ClassSampler
+from fastdc.data import ClassSampler, ImageData
 from fastdc.errors import RunError, UsageError
 from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.loop.loop import Condensation
@@ -155,6 +155,22 @@ def test_lists_arrays_and_tensors_say_the_same(ipc: Any) -> None:
     condensed = fastdc.condense(DATA, ipc, **SHORT)
     assert (condensed.ipc, condensed.provenance["config"]["ipc"]) == (NUMBERS, list(NUMBERS))
     assert torch.equal(condensed.images, fastdc.condense(DATA, NUMBERS, **SHORT).images)
+
+
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    options = SHORT | {"lr_images": np.float32(0.25), "iterations": np.int64(2)}
+    condensed = fastdc.condense("digits", np.int64(1), seed=np.uint8(3), **options)
+    expected = fastdc.condense("digits", 1, seed=3, **SHORT | {"lr_images": 0.25, "iterations": 2})
+    assert torch.equal(condensed.images, expected.images)
+    assert condensed.provenance == expected.provenance
+    evaluated = [
+        fastdc.evaluate(condensed, "digits", model="mlp:width=8", networks=kind(2), epochs=kind(2), seed=kind(1))
+        for kind in (np.int16, int)
+    ]
+    assert evaluated[0] == evaluated[1]
+    assert fastdc.coresets.random("digits", np.int32(2)).ipc == 2
+    assert fastdc.load_dataset("digits", image_size=(np.int64(6), np.int64(8)))[0].image_size == (6, 8)
+    assert ImageData.of(DATA.images, DATA.labels, num_classes=DATA.labels.numpy().max() + 1).num_classes == DATA.num_classes
 
 
 def test_lengths_of_the_loop_are_those_of_the_mean() -> None:

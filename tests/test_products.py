@@ -153,13 +153,46 @@ def test_patches_are_taken_where_they_are_small(
 def test_winograd_gives_what_a_convolution_of_each_class_gives(name: str, first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not first:
         monkeypatch.setattr(winograd, "MOST", 1)  # one class or image after another
+    monkeypatch.setattr(winograd, "TILES", 0)
     monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: False)
     ways = (all_passes(name, torch.float64, "float32", first, kind) for kind in (WinogradPass, ConvolutionPass))
     for found, expected in zip(*ways, strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
 
 
-def test_winograd_rounds_float32_little_more_than_a_convolution() -> None:
+def test_what_a_class_has_few_tiles_of_goes_without_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 1 << 20)
+    ways = (all_passes("3x3", torch.float64, "float32", True, kind) for kind in (WinogradPass, ConvolutionPass))
+    by_images, by_weights = zip(*((found[0], found[-1]) for found in ways), strict=True)
+    assert relative(*by_images) < FLOAT64_ENGINES
+    assert torch.equal(*by_weights) or relative(*by_weights) < FLOAT64_ENGINES
+
+
+def test_images_of_one_class_are_cut_into_slices_of_as_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = convolution(16, 16, (3, 3), (1, 1), (1, 1))
+    x = torch.zeros(256, 16, 16, 16, device=DEVICE)
+    made = WinogradPass(step, Network({"w": torch.zeros(16, 16, 3, 3, device=DEVICE), "b": torch.zeros(16, device=DEVICE)}, {}), x[:1])
+    monkeypatch.setattr(winograd, "MOST", 113 * 16 * 36 * 16)  # of 113 images
+    lengths = [images.stop - images.start for _, images in made._slices(256, 1, x)]
+    assert sum(lengths) == 256
+    assert max(lengths) <= 113
+    assert all(length % winograd.PARTS == 0 for length in lengths)
+
+
+def test_filters_of_weights_that_all_share_are_made_once_for_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 0)
+    step, weights = convolution(16, 16, (3, 3), (1, 1), (1, 1)), noise(2, 16, 16, 3, 3, seed=1).to(DEVICE)
+    network = Network({"w": weights[0], "b": torch.zeros_like(weights[0, :, 0, 0, 0])}, {})
+    first, second = (WinogradPass(step, network, noise(2, 16, 8, 8, seed=seed).to(DEVICE)) for seed in (2, 3))
+    assert list(network.made) == [("w", False)]
+    for made in (first, second):
+        made.transposed(made.y, made.weight)
+    assert list(network.made) == [("w", False), ("w", True)]
+    assert relative(first.product(first.x, weights[1]), F.conv2d(first.x, weights[1], padding=1)) < FLOAT64_ENGINES
+
+
+def test_winograd_rounds_float32_little_more_than_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 0)
     exact = all_passes("3x3", torch.float64, "float32")
     errors = [
         [relative(values, expected) for values, expected in zip(all_passes("3x3", torch.float32, "float32", kind=kind), exact, strict=True)]

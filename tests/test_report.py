@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import itertools
 import json
@@ -29,8 +30,12 @@ from fastdc.experiments.search.result import ProxyResult, SearchResult
 from fastdc.experiments.tables.cells import Cell, Definition, ImageSet
 from fastdc.experiments.tables.job import Skipped
 from fastdc.experiments.tables.report import FilledTable
+from fastdc.loop.config import CondenseConfig
 from fastdc.loop.thumbnails import kept_at, thumbnail
+from fastdc.recipe import CHOICES
 from fastdc.report import write_comparison, write_report
+from fastdc.report.repeat import USUAL
+from fastdc.report.run import SETTINGS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MARKUP = '<script>alert("1")</script>'
@@ -126,6 +131,13 @@ def test_a_run_has_a_report_with_all_of_it(run: Path) -> None:
     assert not re.search(r"https?://", text)
 
 
+def test_every_option_of_a_run_is_shown_and_its_evaluation_is_repeated_as_the_command_has_it() -> None:
+    assert {field.name for field in dataclasses.fields(CondenseConfig)} == {*SETTINGS, *CHOICES, "ipc"}
+    defaults = {field.name: field.default for field in dataclasses.fields(COMMANDS["condense"])}
+    assert {name: defaults[name] for name in USUAL} == USUAL
+    assert defaults["baseline"] == "random"
+
+
 def test_its_command_and_its_call_repeat_the_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command, call = map(html.unescape, re.findall(r"<pre[^>]*><code>(.*?)</code>", page_of(run), flags=re.DOTALL))
     expected = CondensedDataset.load(run).images
@@ -208,6 +220,19 @@ def test_a_file_that_is_missing_or_cut_short_is_said(copied: Path, name: str) ->
         assert notes is not None
         assert name in notes[0]
         assert text.count("<h2") > 4  # the rest is shown
+
+
+def test_the_cost_says_the_most_memory_of_all_iterations_where_a_line_holds_it(copied: Path) -> None:
+    lines = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["peak_memory"]  # as older runs have it
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    without = page_of(copied)
+    assert "memory, the most at once" not in without
+    assert "one iteration" in without
+    lines[3]["peak_memory"], lines[5]["peak_memory"] = 7 << 29, 2 << 30
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "memory, the most at once</dt><dd>3.5 GiB" in re.sub(r"\s*\n\s*", "", page_of(copied))
 
 
 def test_other_content_than_expected_is_said(copied: Path) -> None:

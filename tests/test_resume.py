@@ -68,9 +68,9 @@ def stopped_run(folder: Path, iteration: int, data: Any = "digits", **options: A
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without the time that they took."""
+    """The lines of metrics.jsonl without the time and the memory that they took."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "peak_memory")} for line in lines]
 
 
 def assert_same_run(folder: Path, other: Path) -> None:

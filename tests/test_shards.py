@@ -61,6 +61,18 @@ def test_classes_may_be_names_and_one_in_five_is_to_test_on(tmp_path: Path, suff
     assert (train.class_names, train.image_size, len(train), len(test)) == (("ant", "bee"), (4, 4), 8, 2)
 
 
+@pytest.mark.parametrize("first", ["txt", "cls"])
+def test_a_caption_beside_the_class_is_no_class(tmp_path: Path, first: str) -> None:
+    pictures = {name: content for name, content in samples(range(6), ["0"]).items() if name.endswith(".png")}
+    files: dict[str, bytes] = {}
+    for number, (name, content) in enumerate(pictures.items()):
+        beside = {"txt": b"a picture of noise", "cls": str(number % 2).encode()}
+        files |= {name: content, **{name.replace("png", suffix): beside[suffix] for suffix in sorted(beside, reverse=first == "txt")}}
+    write_shard(tmp_path / "train.tar", files)
+    write_shard(tmp_path / "test.tar", files)
+    assert fastdc.load_dataset(f"shards:{tmp_path}")[0].class_names == ("0", "1")
+
+
 def refused(path: Path, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         fastdc.load_dataset(f"shards:{path}")

@@ -125,7 +125,7 @@ def _config_arguments(command: Any, arguments: Sequence[str]) -> list[str]:
     fields = {field.name: str(field.type).removeprefix("Annotated[") for field in dataclasses.fields(command)}
     names = fields.keys() - {"config", "condensed", "runs", "table"}
     flags: list[str] = []
-    for key, value in _read_config(Path(path)).items():
+    for key, value in _read_config(Path(path).expanduser()).items():
         name = key.replace("-", "_")
         if name not in names:
             raise unknown_name(f"option in {path}", in_a_line(key, 80), names)

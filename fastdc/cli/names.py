@@ -10,9 +10,11 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from fastdc.cli.shared import BASELINES
 from fastdc.coresets import SELECTIONS
 from fastdc.data import dataset_names
 from fastdc.engines import ENGINES, PRECISIONS
+from fastdc.experiments.search.trial import EARLY_STOPPING
 from fastdc.loop.config import INITS
 from fastdc.metrics import METRICS
 from fastdc.models import model_names
@@ -25,7 +27,7 @@ Command = TypeVar("Command", bound=type)
 _NAMES: dict[str, Iterable[str]] = {
     **CHOICES,
     "activations": ACTIVATIONS,
-    "baseline": (*SELECTIONS, "none"),
+    "baseline": BASELINES,
     "columns": (*SELECTIONS, *RECIPES),
     "coreset": SELECTIONS,
     "dataset": dataset_names(),
@@ -40,7 +42,7 @@ _NAMES: dict[str, Iterable[str]] = {
     "poolings": POOLINGS,
     "precision": PRECISIONS,
     "protocol": PROTOCOLS,
-    "proxies": (*SELECTIONS, *RECIPES, "early_stopping"),
+    "proxies": (*SELECTIONS, *RECIPES, EARLY_STOPPING),
     "schedule": SCHEDULES,
     "stages": dataset_names(),
 }

@@ -150,7 +150,7 @@ def options_taken(coreset: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def folder_for(out: str | None, name: str) -> Path:
     """The folder that `out` names; None: one of this name in runs/."""
-    return Path(out if out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', name)}")
+    return Path(out if out is not None else f"runs/{re.sub('[^0-9A-Za-z._-]+', '_', name)}").expanduser()
 
 
 def load_like(condensed: CondensedDataset, name: str, root: str | None) -> tuple[ImageData, ImageData]:
@@ -163,7 +163,7 @@ def read_condensed(
     path: str, dataset: str | None, formation: str, root: str | None, *, needs_dataset: bool = True
 ) -> tuple[CondensedDataset, str]:
     """The condensed dataset at `path`, whoever wrote it, and the name of the dataset to test it on."""
-    file = own_file(Path(path))
+    file = own_file(Path(path).expanduser())
     if file is None:
         if dataset is None:
             raise UsageError(f"{path} does not say how it is normalised; name the dataset that it was condensed from with --dataset.")

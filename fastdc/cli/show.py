@@ -33,12 +33,12 @@ class Show(Common):
 
     def run(self) -> None:
         """Write the picture, print what it shows."""
+        shown, out = Path(self.condensed).expanduser(), None if self.out is None else Path(self.out).expanduser()
         if self.watch:
-            folder = Path(self.condensed)
-            watch(folder, Path(self.out) if self.out is not None else folder / "condensed.png")
+            watch(shown, out or shown / "condensed.png")
             return
         condensed, _ = read_condensed(self.condensed, self.dataset, self.formation, self.data_root, needs_dataset=False)
-        out = Path(self.out) if self.out is not None else (own_file(Path(self.condensed)) or Path(self.condensed)).with_suffix(".png")
+        out = out or (own_file(shown) or shown).with_suffix(".png")
         condensed.save_grid(out)
         print(condensed)
         if condensed.clipped:

@@ -41,7 +41,8 @@ def choose_by_features(
         options: of the network, and seed, device and progress.
 
     Raises:
-        UsageError: an argument that cannot be used, or an ipc above what a class has.
+        UsageError: an argument that cannot be used, or an ipc above what any class has; or a list that asks more of a class
+            than it has.
         DataError: a class without an image.
         RunError: a weight of the network is not finite.
     """

@@ -12,12 +12,12 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import as_image_data
 from fastdc.models import ModelFactory
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import make_generator
 from fastdc.training.whole_set import EPOCHS, WholeSetOptions, train_on_whole_set
 
 
-@isolated()
+@public
 def forgetting(
     data: Any,
     ipc: int | Sequence[int],
@@ -51,7 +51,8 @@ def forgetting(
         The chosen images, the most often forgotten of each class first.
 
     Raises:
-        UsageError: an argument that cannot be used, or an ipc above what a class has.
+        UsageError: an argument that cannot be used, or an ipc above what any class has; or a list that asks more of a class
+            than it has.
         DataError: a class without an image.
         RunError: a weight of the network is not finite.
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.features import BLOCK, choose_by_features, mean_of, squared_distances
 from fastdc.models import ModelFactory
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.training.whole_set import EPOCHS, WholeSetOptions
 
 
-@isolated()
+@public
 def herding(
     data: Any,
     ipc: int | Sequence[int],
@@ -54,7 +54,8 @@ def herding(
         The chosen images of each class, in the order in which they were chosen.
 
     Raises:
-        UsageError: an argument that cannot be used, or an ipc above what a class has.
+        UsageError: an argument that cannot be used, or an ipc above what any class has; or a list that asks more of a class
+            than it has.
         DataError: a class without an image.
         RunError: a weight of the network is not finite.
 

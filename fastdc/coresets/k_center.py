@@ -13,11 +13,11 @@ from torch import Tensor
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.features import BLOCK, choose_by_features, mean_of, squared_distances
 from fastdc.models import ModelFactory
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.training.whole_set import EPOCHS, WholeSetOptions
 
 
-@isolated()
+@public
 def k_center(
     data: Any,
     ipc: int | Sequence[int],

@@ -13,13 +13,13 @@ from fastdc.coresets.features import pixel_features
 from fastdc.data import ClassSampler, as_image_data
 from fastdc.data.k_means import medoids
 from fastdc.parallel.world import shared
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed, make_generator
 
 _SAMPLE = 8192  # images of a class, drawn at random, among which centres are sought where it has more
 
 
-@isolated()
+@public
 @shared
 def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool = True) -> CondensedDataset:
     """Choose of each class the images nearest to the `ipc` centres of the k-means of its pixels.
@@ -31,7 +31,7 @@ def kmeans(data: Any, ipc: int | Sequence[int], *, seed: int = 0, progress: bool
         progress: say on stderr how far the work is.
 
     Raises:
-        UsageError: ipc below 1, or above what a class has.
+        UsageError: ipc below 1, or above what any class has; or a list that asks more of a class than it has.
         DataError: a class without an image.
 
     Example:

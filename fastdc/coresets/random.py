@@ -8,11 +8,11 @@ from typing import Any
 from fastdc.condensed import CondensedDataset
 from fastdc.coresets.choice import check_ipc, chosen_images
 from fastdc.data import ClassSampler, as_image_data
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed
 
 
-@isolated()
+@public
 def random(data: Any, ipc: int | Sequence[int], *, seed: int = 0) -> CondensedDataset:
     """Choose `ipc` different images of each class at random.
 
@@ -22,7 +22,7 @@ def random(data: Any, ipc: int | Sequence[int], *, seed: int = 0) -> CondensedDa
         seed: decides the choice.
 
     Raises:
-        UsageError: ipc below 1, or above what a class has.
+        UsageError: ipc below 1, or above what any class has; or a list that asks more of a class than it has.
         DataError: a class without an image.
 
     Example:

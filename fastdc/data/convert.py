@@ -84,6 +84,38 @@ def as_image_data(
     )
 
 
+def as_pair(train: Any, test: Any, name: str | None = None) -> tuple[ImageData, ImageData]:
+    """A training set and its test set, each as `as_image_data` takes it.
+
+    Args:
+        train: the training set.
+        test: the test set; labels that are names are numbered as those of the training set.
+        name: what both are called, where they have no name.
+
+    Raises:
+        UsageError: another kind of object, or an unknown name.
+        DataError: data that cannot be used, or two sets that differ in their classes, or in the channels or the size of their images.
+    """
+    real, of = as_image_data(train, name=name or "data"), f" of {name}" if name else ""
+    tested = as_image_data(test, split="test", num_classes=real.num_classes, class_names=real.class_names)
+    if tested.num_classes != real.num_classes or tested.images.shape[1:] != real.images.shape[1:]:
+        raise DataError(
+            f"the test set{of} has {tested.num_classes} classes of {list(tested.images.shape[1:])} images, "
+            f"the training set {real.num_classes} of {list(real.images.shape[1:])}; expected the same."
+        )
+    check_order(tested, real.class_names, "training set", "give both in one order")
+    return real, tested
+
+
+def check_order(test: ImageData, class_names: Sequence[str], beside: str, cure: str) -> None:
+    """Raise a DataError where a test set has the same classes as what stands beside it, by other numbers."""
+    if test.class_names != tuple(class_names) and set(test.class_names) == set(class_names):
+        raise DataError(
+            f"classes of the test set are {', '.join(test.class_names[:5])}, ..., those of the {beside} "
+            f"{', '.join(class_names[:5])}, ...; expected one order: {cure}."
+        )
+
+
 def _read_items(dataset: Any, size: Size | None, changes: Changes) -> tuple[Tensor, list[Any]]:
     """Read a map-style Dataset once; only the uint8 copy is kept. Pictures of PIL become grey where all of them are, else RGB."""
     count, kind = len(dataset), type(dataset).__name__
@@ -101,9 +133,8 @@ def _read_items(dataset: Any, size: Size | None, changes: Changes) -> tuple[Tens
         image = _read_image(item, i, channels, size, changes)
         images = empty_pixels((count, *image.shape)) if images is None else images
         if image.shape != images.shape[1:]:
-            raise DataError(
-                f"image {i} has shape {list(image.shape)}, image 0 {list(images.shape[1:])}; give image_size=N to bring all to one size."
-            )
+            cure = "give image_size=N to bring all to one size" if len(image) == len(images[0]) else "give all of them as many channels"
+            raise DataError(f"image {i} has shape {list(image.shape)}, image 0 {list(images.shape[1:])}; {cure}.")
         images[i] = image
         labels.append(_one_label(label, i))
         i += 1

@@ -128,10 +128,10 @@ def _as_float(images: Tensor) -> tuple[Tensor, bool]:
     """Images as float32 [S, channels, H, W], and whether they are pixels in 0..1."""
     if images.dim() == 3:
         images = images.unsqueeze(1)
+    if not (images.dtype.is_floating_point or images.dtype == torch.uint8) or images.dim() != 4 or not images.numel():
+        raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected float or uint8 [N, channels, H, W].")
     if images.dtype == torch.uint8:
         return images.float() / 255, True
-    if not images.dtype.is_floating_point or images.dim() != 4 or not images.numel():
-        raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected float or uint8 [N, channels, H, W].")
     images = images.detach().float()
     return images, bool((images >= -_NEAR).all() and (images <= 1 + _NEAR).all())
 

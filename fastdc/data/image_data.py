@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastdc.errors import DataError
 from fastdc.parallel.devices import to_device
+from fastdc.runtime.public import plain
 
 _BLOCK = 1 << 22  # pixels counted or hashed at once: bincount widens them to int64
 
@@ -91,10 +92,10 @@ class ImageData:
         """
         if like is not None:
             return cls(images, labels, like.num_classes, like.class_names, like.mean, like.std, like.name, changes)
-        num_classes = count_classes(labels) if num_classes is None else num_classes
-        names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(num_classes))
+        number: int = count_classes(labels) if num_classes is None else plain(num_classes)
+        names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(number))
         mean, std = pixel_statistics(images)
-        return cls(images, labels, num_classes, names, mean, deviations(std), name, changes)
+        return cls(images, labels, number, names, mean, deviations(std), name, changes)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -37,6 +37,7 @@ class Graphs:
         """How many times a graph was launched."""
         self._places: dict[Hashable, Place] = {}
         self._pool: Any = None
+        self._stream: Any = None
 
     def captures(self, tensors: Sequence[Tensor]) -> bool:
         """Whether work on these tensors is captured: on a GPU, where a copy of them takes no more than a share of its free memory."""
@@ -98,8 +99,10 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(tensors[0].device):
             if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool):
+                self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+            # torch's own stream for captures is on the device of the first one in a process: work on another would be done, not captured.
+            # What other threads do, such as one that pins memory for a user's loop, may go on.
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 return graph, work(*tensors)
 
 

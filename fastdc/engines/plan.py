@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastdc.models.modes import modes_kept
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _COUNT = 1_000_003  # images that a stand-in says it is: a number that forward has from nowhere else
 
@@ -112,24 +114,20 @@ def _read(module: nn.Module, training: bool) -> tuple[Step, ...]:
     """The chain in one of the two modes; the network stays as it is."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}  # which forward may change
     names = {id(value): name for name, value in (*module.named_parameters(), *buffers.items())}
-    modes = [(part, part.training) for part in module.modules()]
     averages = {
         f"{name}.running_mean".lstrip(".")
         for name, part in module.named_modules()
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum is None
     }
     record = _Record([], names, averages, training)
-    module.train(training)
     try:
-        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+        with modes_kept(module), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            module.train(training)
             last = torch.func.functional_call(module, buffers, (_Maps(record, 4),))
     except NotAChain:
         raise
     except Exception as error:  # whatever a forward raises that expected images
         raise NotAChain(f"its forward cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:120]})") from None
-    finally:
-        for part, mode in modes:
-            part.training = mode
     if last is not record.last:
         raise NotAChain(f"its forward returns a {type(last).__name__}, or not what it computed last")
     return tuple(record.steps)

@@ -1,4 +1,4 @@
-"""What condensed sets are for: continual learning and architecture search."""
+"""What condensed sets are for, and how they compare: continual learning, architecture search, and the paper's tables."""
 
 from fastdc.experiments.continual import ContinualResult, continual_learning, split_classes
 from fastdc.experiments.search import ConvNetSpace, SearchResult, architecture_search

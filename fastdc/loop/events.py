@@ -31,6 +31,8 @@ class IterationDone:
     """What the method makes small, for dc the distance summed over classes; averaged over the matching steps of the iteration."""
     seconds: float
     """What the iteration took, as far as this process computed it."""
+    peak_memory: int
+    """The most bytes at once since the learning began here: on a GPU those that torch held, else those of the process in memory."""
 
 
 @dataclass(frozen=True)

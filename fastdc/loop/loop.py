@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -37,7 +38,7 @@ from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
 from fastdc.loop.thumbnails import fitting_set, kept_at, thumbnail
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
-from fastdc.parallel.devices import HostCopy, memory_share
+from fastdc.parallel.devices import HostCopy, memory_share, peak_memory, reset_peak_memory
 from fastdc.parallel.world import apart, world
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem, needs_whole_set
 from fastdc.recipe.formation import fitted_formation
@@ -136,6 +137,7 @@ class Condensation:
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
             self._give_snapshot(bar, protocol)
+            reset_peak_memory(self.family.device)
             self.iteration_began = time.monotonic()
             seconds, forecast = math.inf, Forecast(total * self.steps - done)  # seconds of the last step
             while state.iteration < total:
@@ -295,7 +297,7 @@ class Condensation:
 
     def _end_iteration(self, iteration: int) -> None:
         state, now = self.state, time.monotonic()
-        event = IterationDone(iteration, state.losses / self.steps, now - self.iteration_began)
+        event = IterationDone(iteration, state.losses / self.steps, now - self.iteration_began, peak_memory(self.family.device))
         state.losses, self.iteration_began = 0.0, now
         if self.run is not None:
             self.run.log({"event": "iteration", **dataclasses.asdict(event)})
@@ -391,11 +393,10 @@ class Condensation:
                     f"use an ipc of {fewest // each} or less, or init='noise'."
                 )
             counts = [ipc * each for ipc in self.ipc]
-            if config.init == "real":
-                chosen = random_coreset(real, counts, seed=config.seed)
-            else:
-                chosen = kmeans(real, counts, seed=config.seed, progress=self.progress)
-            return chosen.images
+            assert config.init is not None
+            choose: dict[str, Any] = {"real": random_coreset, "kmeans": functools.partial(kmeans, progress=self.progress)}
+            images: Tensor = choose[config.init](real, counts, seed=config.seed).images
+            return images
         shape = (sum(self.ipc) * each, real.channels, *real.image_size)
         return torch.randn(shape, generator=make_generator(config.seed, "init"))
 

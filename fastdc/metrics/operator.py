@@ -103,7 +103,16 @@ def match_loss(
     return distance
 
 
+_EXPECTED_LIST = "expected a list of tensors, one for each parameter, as torch.autograd.grad returns it"
+
+
 def _check_lists(synthetic: Sequence[Tensor], real: Sequence[Tensor], least: int, metric: str) -> None:
+    for name, gradients in (("synthetic", synthetic), ("real", real)):
+        if not isinstance(gradients, list | tuple):
+            raise UsageError(f"{name}_gradients is a {type(gradients).__name__}; {_EXPECTED_LIST}.")
+        other = next((gradient for gradient in gradients if not isinstance(gradient, Tensor | None)), None)
+        if other is not None:
+            raise UsageError(f"{name}_gradients holds a {type(other).__name__}; {_EXPECTED_LIST}.")
     if any(gradient is None for gradient in (*synthetic, *real)):
         raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
     if [a.shape for a in synthetic] != [b.shape for b in real]:

@@ -32,7 +32,13 @@ class JobRunner(Protocol[_J_contra]):
         ...
 
 
-def do_all(jobs: Sequence[J], runner: JobRunner[J], do: Callable[[J], None], say: Callable[[str], None]) -> dict[J, str]:
+def do_all(
+    jobs: Sequence[J],
+    runner: JobRunner[J],
+    do: Callable[[J], None],
+    say: Callable[[str], None],
+    failures: dict[J, str] | None = None,
+) -> dict[J, str]:
     """Do every job that nobody has done or taken, wait for those that others have taken, and do what they leave undone.
 
     A job that fails does not stop the others.
@@ -42,6 +48,7 @@ def do_all(jobs: Sequence[J], runner: JobRunner[J], do: Callable[[J], None], say
         runner: knows their folders.
         do: does one; what is done of it already it leaves as it is.
         say: is called once with a line, if this process has to wait.
+        failures: of threads that share the work one for all, so that none tries again what failed in another; None: one of this call.
 
     Returns:
         What failed here, with its reason.
@@ -49,7 +56,7 @@ def do_all(jobs: Sequence[J], runner: JobRunner[J], do: Callable[[J], None], say
     Raises:
         RunError: a folder that cannot be written.
     """
-    failures: dict[J, str] = {}
+    failures = {} if failures is None else failures
     open_jobs, waited = list(jobs), False
     while open_jobs:
         taken = [job for job in open_jobs if not _attempt(job, runner, do, failures)]
@@ -76,8 +83,8 @@ def raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
 
 
 def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:
-    """Do one job unless it is done; False where another thread or process has taken it."""
-    if runner.is_done(job):
+    """Do one job unless it is done or has failed; False where another thread or process has taken it."""
+    if job in failures or runner.is_done(job):
         return True
     folder = runner.path(job)
     lock = FileLock(folder / _LOCK, timeout=0)
@@ -89,8 +96,9 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: di
     except OSError as error:
         raise write_error(folder, error) from None
     try:
-        with apart():
-            do(job)
+        if job not in failures:  # while this thread came to the lock
+            with apart():
+                do(job)
     except FastdcError as error:
         failures[job] = str(error)
     finally:

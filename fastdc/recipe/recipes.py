@@ -141,7 +141,7 @@ def recipe_named(method: str, scale: str = "paper", ipc: float = 1) -> Recipe:
     ('dd:unroll=20', 'fresh:networks=fixed')
     """
     name, options = split_spec(method) if isinstance(method, str) else (method, {})
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise unknown_name("method", name, RECIPES)
     if not isinstance(scale, str) or scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
@@ -165,7 +165,7 @@ def check_choices(recipe: Recipe) -> None:
     for choice, registry in CHOICES.items():
         registry.options(getattr(recipe, choice))
     OPTIMIZERS.options(recipe.optimizer)
-    if recipe.schedule not in SCHEDULES:
+    if not isinstance(recipe.schedule, str) or recipe.schedule not in SCHEDULES:
         raise unknown_name("schedule", recipe.schedule, SCHEDULES)
     PROTOCOLS.options(recipe.protocol)
 

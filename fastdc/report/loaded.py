@@ -46,6 +46,8 @@ class Loaded:
     """(iteration, loss)."""
     seconds: float
     """Of all iterations."""
+    memory: float
+    """The most bytes at once while the images were learned; 0 where no line says it."""
     curve: tuple[tuple[float, Evaluation], ...]
     """(iteration, what was found), where images were tested while they were learned."""
     condensed: CondensedDataset | None
@@ -79,8 +81,9 @@ def load_run(path: Path) -> Loaded:
         path.resolve().name,
         origin["config"],
         origin,
-        tuple((iteration, loss) for iteration, loss, _ in records),
-        sum(seconds for *_, seconds in records),
+        tuple((iteration, loss) for iteration, loss, *_ in records),
+        sum(seconds for _, _, seconds, _ in records),
+        max((memory for *_, memory in records), default=0),
         tuple((curve or {}).items()),
         condensed,
         evaluation,
@@ -109,15 +112,16 @@ def _check_there(content: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"it does not say {', '.join(missing)}")
 
 
-def _iterations(file: Path, folder: Folder) -> tuple[tuple[int, float, float], ...]:
-    """(iteration, loss, seconds) of each iteration; a line that is cut short, as the last one of a killed run, is left out."""
+def _iterations(file: Path, folder: Folder) -> tuple[tuple[int, float, float, float], ...]:
+    """(iteration, loss, seconds, peak memory) of each iteration; a line that is cut short, as the last one of a killed run, is left out."""
     found, broken = [], 0
     for line in read_whole(file).splitlines():
         try:
             record = plain_types(line)
             if record["event"] == "iteration":
-                numbers = (finite_number(record, "loss", least=-math.inf), finite_number(record, "seconds"))
-                found.append((whole_number(record, "iteration"), *numbers))
+                loss, seconds = finite_number(record, "loss", least=-math.inf), finite_number(record, "seconds")
+                memory = finite_number(record, "peak_memory") if "peak_memory" in record else 0.0  # older runs do not say it
+                found.append((whole_number(record, "iteration"), loss, seconds, memory))
         except (ValueError, KeyError, TypeError, RecursionError):
             broken += 1
     if broken:

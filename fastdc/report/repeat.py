@@ -15,7 +15,7 @@ from fastdc.options.specs import split_spec
 from fastdc.recipe import RECIPES
 from fastdc.runs.content import in_a_line
 
-_USUAL = {"protocol": "auto", "networks": 5, "epochs": None}
+USUAL = {"protocol": "auto", "networks": 5, "epochs": None}
 """The options of the evaluation that follows a condensation on the command line, with their defaults."""
 
 
@@ -34,7 +34,7 @@ def command(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None, con
         return f"# The network is a function, {in_a_line(model)}: repeat the run in Python."
     options = {"dataset": dataset, **_data_options(condensed), **_given(config)}
     if evaluation is not None:
-        options |= {key: evaluation[key] for key, usual in _USUAL.items() if evaluation[key] != usual}
+        options |= {key: evaluation[key] for key, usual in USUAL.items() if evaluation[key] != usual}
         baselines = [name for name in evaluation["results"] if name != "condensed"]
         options |= {"baseline": next(iter(baselines), "none")} if baselines != ["random"] else {}
     flags = [f"--{name.replace('_', '-')} {_flag(name, value)}" for name, value in options.items()]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastdc.recipe import CHOICES
 from fastdc.report.charts import PLAIN, Chart, Series, chart, number, round_ticks
 from fastdc.report.confusion import Confusion, confusion
 from fastdc.report.loaded import Frame, Loaded, load_run
@@ -15,7 +16,6 @@ from fastdc.report.values import Bar, Bars, Row, duration, mean_and_deviation, s
 from fastdc.runs.content import in_a_line
 from fastdc.training.evaluation import Evaluation
 
-_CHOICES = ("match", "pool", "batches", "augmentation", "formation")
 _NUMBERS = (
     "iterations",
     "matching_steps",
@@ -28,7 +28,7 @@ _NUMBERS = (
     "batch_real",
     "distance",
 )
-_SETTINGS = ("method", "scale", "budget", *_NUMBERS, "model", "engine", "precision", "device", "seed")
+SETTINGS = ("method", "scale", "budget", *_NUMBERS, "model", "engine", "precision", "device", "seed")
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def run_report(path: Path) -> RunReport:
         curve=_curve_chart(run),
         tested=_tested(run),
         confusion=_confusion(run),
-        choices=settings(config, _CHOICES),
-        settings=settings(config, _SETTINGS),
+        choices=settings(config, tuple(CHOICES)),
+        settings=settings(config, SETTINGS),
         origin=_origin(run),
         command=repeated[0],
         python=repeated[1],
@@ -204,6 +204,8 @@ def _cost(run: Loaded) -> tuple[Row, ...]:
     if run.losses:
         rows.append(Row("all iterations", duration(run.seconds)))
         rows.append(Row("one iteration", f"{run.seconds / len(run.losses):.3g} s"))
+    if run.memory:
+        rows.append(Row("memory, the most at once", size(run.memory)))
     if run.condensed is not None:
         rows.append(Row("storage of the images, as float32", size(run.condensed.storage_bytes)))
     return (*rows, *settings({"hardware, when it began": run.origin.get("hardware")}, ("hardware, when it began",)))

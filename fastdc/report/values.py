@@ -117,7 +117,8 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Bytes as a person says them.
 
-    >>> size(2560), size(3 << 20)
-    ('2.5 KiB', '3.0 MiB')
+    >>> size(2560), size(3 << 20), size(7 << 29)
+    ('2.5 KiB', '3.0 MiB', '3.5 GiB')
     """
-    return f"{count / 1024:.1f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.1f} MiB"
+    unit, power = ("KiB", 10) if count < 1 << 20 else ("MiB", 20) if count < 1 << 30 else ("GiB", 30)
+    return f"{count / (1 << power):.1f} {unit}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from fastdc.data.arrays import as_images
 from fastdc.data.image_data import ImageData, of_classes
@@ -20,7 +22,7 @@ from fastdc.data.sources.shards import shards
 from fastdc.errors import DataError, MissingFileError, UsageError, unknown_name
 from fastdc.parallel.world import shared
 from fastdc.runs.content import UNFORESEEN, in_a_line, naming
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 
 Pair = tuple[ImageData, ImageData]
 
@@ -31,7 +33,7 @@ _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images
 _FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
-@isolated()
+@public
 def load_dataset(
     name: str, root: str | Path | None = None, *, image_size: int | Size | None = None, classes: Sequence[int | str] | None = None
 ) -> Pair:
@@ -87,7 +89,7 @@ def _loaded(name: str, root: str | Path | None, size: Size | None) -> Pair:
     return train, ImageData.of(tested, test.labels, like=train)
 
 
-@isolated()
+@public
 @shared
 def load_share(name: str, root: str | Path | None = None, *, image_size: int | Size | None = None) -> ImageData:
     """The training set of this name, of which each of several processes reads the images of its own classes, where they are files of
@@ -96,7 +98,7 @@ def load_share(name: str, root: str | Path | None = None, *, image_size: int | S
     return files.share() if files is not None else load_dataset(name, root, image_size=image_size)[0]
 
 
-@isolated()
+@public
 def load_test(name: str, train: ImageData, root: str | Path | None = None, *, image_size: int | Size | None = None) -> ImageData:
     """The test set of this name, where what `load_share` gives is known. Raises as `load_dataset` does."""
     files = _files_of_ones_own(name, checked_size(image_size))
@@ -191,7 +193,7 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
         parts = []
         for arguments in splits or ({"train": True}, {"train": False}):
             try:
-                data = getattr(torchvision.datasets, cls)(str(root), download=True, **arguments)
+                data = _there_or_downloaded(getattr(torchvision.datasets, cls), root, name, arguments)
             except (OSError, RuntimeError) as error:
                 reason = in_a_line(error)
                 if isinstance(error, RuntimeError) and not reason.startswith("Error downloading"):
@@ -211,6 +213,18 @@ def _from_torchvision(name: str, cls: str, *splits: dict[str, Any]) -> Callable[
             return train, ImageData.of(*parts[1][:2], like=train)
 
     return load
+
+
+def _there_or_downloaded(kind: Callable[..., Any], root: Path, name: str, arguments: dict[str, Any]) -> Any:
+    """A dataset of torchvision; what is missing of its files is downloaded, by one process at a time."""
+    try:
+        return kind(str(root), download=False, **arguments)
+    except (OSError, RuntimeError):  # as torchvision says that a file is missing, or damaged
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # where nothing can be written, nothing is downloaded either
+                root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(root / f".{name}.lock"))
+            return kind(str(root), download=True, **arguments)
 
 
 _FILES: dict[str, Callable[[Path, Size | None], LabelledPictures | Archive]] = {"folder": folder, "npz": Archive, "shards": shards}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fastdc.data.sources.labelled_pictures import SUFFIXES, TEST, TRAIN, Labelle
 from fastdc.errors import DataError, MissingFileError
 from fastdc.runs.content import naming, reading
 
-_LABELS = (".cls", ".label", ".txt")  # the first that is there
+_LABELS = (".cls", ".label", ".txt")  # the first of these that is there, wherever it stands in the tar file
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _of_half(found: list[Path], path: Path, half: str) -> list[Path]:
 def _samples(shard: Path) -> Iterator[tuple[_Member, str | int]]:
     """The pictures of a tar file in their order, each with its class; no picture is read."""
     pictures: dict[str, _Member] = {}
-    labels: dict[str, str | int] = {}
+    labels: dict[str, tuple[int, str | int]] = {}  # with the place of its suffix among those
     with reading(shard, "a tar file", "get it anew"), tarfile.open(shard, "r:") as file:
         for info in file:
             folder, _, base = info.name.rpartition("/")
@@ -96,8 +97,9 @@ def _samples(shard: Path) -> Iterator[tuple[_Member, str | int]]:
             elif suffix in _LABELS:
                 content = file.extractfile(info)
                 text = content.read(256).decode().strip() if content is not None else ""
-                labels.setdefault(key, int(text) if text.isdecimal() else text)
+                found = (_LABELS.index(suffix), int(text) if text.isdecimal() else text)
+                labels[key] = min(found, labels.get(key, found), key=operator.itemgetter(0))
     for key, member in pictures.items():
         if key not in labels:
             raise DataError(f"{member} has no class; expected a file beside it that ends in {_LABELS[0]}.")
-        yield member, labels[key]
+        yield member, labels[key][1]

@@ -16,8 +16,8 @@ The weights are the same for all of them; gradients by the weights, and directio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,12 +30,17 @@ ByClass = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    """The weights and buffers of a chain, how its products are rounded, and whether its batch norms follow the batch."""
+    """The weights and buffers of a chain, how its products are rounded, and whether its batch norms follow the batch.
+
+    Made anew where weights change, so that what passes make of them once may be kept.
+    """
 
     weights: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     precision: Precision = EXACT
     training: bool = False
+    made: dict[Hashable, Tensor] = field(default_factory=dict)
+    """What passes have made of weights, for those of other images."""
 
 
 class Pass(ABC):

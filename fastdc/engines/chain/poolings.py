@@ -70,12 +70,26 @@ class AdaptiveMeanPass(_LinearMap):
     def __init__(self, step: Pooling, _: Network, x: Tensor) -> None:
         self.size, self.like = step.kernel, x
         self.y = self.applied(x)
+        sides = tuple(zip(x.shape[2:], self.y.shape[2:], strict=True))
+        self.shares = [_shares(there, here, x) for there, here in sides] if any(there % here for there, here in sides) else None
 
     def applied(self, x: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(x, self.size)
 
     def transposed(self, gy: Tensor) -> Tensor:
-        return torch.ops.aten._adaptive_avg_pool2d_backward(gy, self.like)
+        if self.shares is None:
+            return torch.ops.aten._adaptive_avg_pool2d_backward(gy, self.like)
+        down, across = self.shares  # windows overlap, and torch adds up on a GPU in the order in which its threads come
+        columns = (gy.unsqueeze(-1) * across).sum(-2)  # [N, channels, H', W]
+        return (columns.unsqueeze(-2) * down.unsqueeze(-1)).sum(-3)
+
+
+def _shares(there: int, here: int, like: Tensor) -> Tensor:
+    """What each of `here` windows takes of each of `there` numbers [here, there]: windows from floor(i there / here) to the ceiling of the
+    next one's."""
+    window, place = torch.arange(here, device=like.device)[:, None], torch.arange(there, device=like.device)
+    start, stop = window * there // here, ((window + 1) * there + here - 1) // here
+    return ((place >= start) & (place < stop)).to(like.dtype) / (stop - start)
 
 
 class LargestPass(_LinearMap):

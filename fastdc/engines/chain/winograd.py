@@ -15,7 +15,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from fastdc.engines.plan import Convolution
 
 MOST = 8 << 20  # numbers that planes or filters take at once: about what an H200's cache holds
 FEWEST = 16  # channels and features of a group, below which the products of matrices are too small
+TILES = 8  # of a class, below which its filters take more time than the products that they save
 PARTS = 4  # in which the images of a single class go through a gradient by weights, so that there are matrices enough to multiply at once
 
 
@@ -88,53 +89,73 @@ class WinogradPass(ConvolutionPass):
         self.kernels, (side, _), (down, across) = _kernels(), step.kernel, step.padding
         self.there = self.kernels.Tiling(side, (down, across))
         self.back_again = self.kernels.Tiling(side, (side - 1 - down, side - 1 - across))
-        self.shared: dict[bool, Tensor] = {}
+        self.network = network
         super().__init__(step, network, x)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         y = x.new_empty(len(x), self.step.features, *self.there.output_size(*x.shape[2:]))
-        self._convolve(x, y, back=False)
+        filters = self._filters_of(weight, back=False)
+        for _, images in self._slices(len(x), 1, y):
+            self._convolve(x[images], y[images], filters, self.there)
         return y
 
     def add_product_by_class(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        self._convolve(x, y, back=False, weights=weights)
+        if self._few(y, len(weights)):
+            super().add_product_by_class(y, x, weights)
+            return
+        for group, images in self._slices(len(x), len(weights), y):
+            self._convolve(x[images], y[images], self._filters(weights[group], back=False), self.there, group.stop - group.start)
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         gx = gy.new_empty(len(gy), *self.x.shape[1:])
-        self._convolve(gy, gx, back=True)
+        filters = self._filters_of(weight, back=True)
+        for _, images in self._slices(len(gy), 1, gx):
+            self._convolve(gy[images], gx[images], filters, self.back_again)
         return gx
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        self._convolve(gy, gx, back=True, weights=weights)
+        if self._few(gy, len(weights)):
+            super().add_transposed_by_class(gx, gy, weights)
+            return
+        for group, images in self._slices(len(gy), len(weights), gx):
+            self._convolve(gy[images], gx[images], self._filters(weights[group], back=True), self.back_again, group.stop - group.start)
 
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        matrix, found = _filter_matrix(self.step.kernel[0], False, self.dtype, x.device), []
-        for group, images in self._slices(len(x), classes, gy):
-            count = group.stop - group.start
-            parts = math.gcd((images.stop - images.start) // count, max(1, PARTS // classes))
-            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), self.there, parts * count))
-            rows = self._matrices(self.kernels.transform_output_adjoint(gy[images].contiguous(), self.there, parts * count))
-            products = (rows @ columns.mT).view(count, parts, self.kernels.PLANES, -1)
-            by_filters = products[:, 0] if parts == 1 else products.sum(1)  # by U [n, 36, features * channels of a group]
-            found.append((matrix.T @ by_filters).mT.reshape(count, *self.weight.shape))
+        if self._few(gy, classes):
+            return super().weight_gradients(x, gy, classes)
+        slices = self._slices(len(x), classes, gy)
+        found = [self._gradients(x[images], gy[images], group.stop - group.start) for group, images in slices]
         return functools.reduce(torch.add, found) if classes == 1 else together(found)
 
-    def _convolve(self, x: Tensor, y: Tensor, *, back: bool, weights: Tensor | None = None) -> None:
-        """Write to maps y the convolution of maps x, or on the way back the transposed one, with the weights that all classes share; or add
-        that with weights of each class [G, *shape]."""
-        tiling = self.back_again if back else self.there
-        for group, images in self._slices(len(x), 1 if weights is None else len(weights), y):
-            count = group.stop - group.start
-            filters = self._shared(back) if weights is None else self._filters(weights[group], back)
-            columns = self._matrices(self.kernels.transform_input(x[images].contiguous(), tiling, count))
-            products = (filters @ columns).view(count, self.kernels.PLANES, y.shape[1], -1)
-            self.kernels.transform_output(products, tiling, y[images], add=weights is not None)
+    def _few(self, y: Tensor, classes: int) -> bool:
+        """Whether a class has so few tiles of maps y that its filters are most of what is read and written."""
+        return len(y) // classes * self.there.products(*y.shape[2:]) < TILES * self.kernels.PLANES
 
-    def _shared(self, back: bool) -> Tensor:
-        """The filters of the weights that all classes share, computed once for each way."""
-        if back not in self.shared:
-            self.shared[back] = self._filters(self.weight[None], back)
-        return self.shared[back]
+    def _convolve(self, x: Tensor, y: Tensor, filters: Tensor, tiling: Any, classes: int = 0) -> None:
+        """Write to maps y the convolution of maps x with filters that all share; or add that with those of each of some classes. The planes
+        are free again behind it."""
+        columns = self._matrices(self.kernels.transform_input(x.contiguous(), tiling, max(1, classes)))
+        products = (filters @ columns).view(max(1, classes), self.kernels.PLANES, y.shape[1], -1)
+        self.kernels.transform_output(products, tiling, y, add=classes > 0)
+
+    def _gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        """gy x^T of each of some classes [n, *shape of W]."""
+        parts = math.gcd(len(x) // classes, max(1, PARTS // classes))
+        columns = self._matrices(self.kernels.transform_input(x.contiguous(), self.there, parts * classes))
+        rows = self._matrices(self.kernels.transform_output_adjoint(gy.contiguous(), self.there, parts * classes))
+        products = (rows @ columns.mT).view(classes, parts, self.kernels.PLANES, -1)
+        by_filters = products[:, 0] if parts == 1 else products.sum(1)  # by U [n, 36, features * channels of a group]
+        matrix = _filter_matrix(self.step.kernel[0], False, self.dtype, x.device)
+        return (by_filters.mT @ matrix).view(classes, *self.weight.shape)
+
+    def _filters_of(self, weight: Tensor, back: bool) -> Tensor:
+        """The filters of weights that all share; of those of the network computed once for each way."""
+        if weight is not self.weight:
+            return self._filters(weight[None], back)
+        key = (self.step.weight, back)
+        if key not in self.network.made:
+            self.network.made[key] = self._filters(weight[None], back)
+        return self.network.made[key]
 
     def _filters(self, weights: Tensor, back: bool) -> Tensor:
         """U of weights of each class [G, *shape] as matrices of each group of channels [G * 36 * groups, features, channels of a group]; on
@@ -152,7 +173,9 @@ class WinogradPass(ConvolutionPass):
         """Some classes, and their images of `count`, whose planes or filters are held at once; of a single class some of its images."""
         of_image = max(self.step.channels, self.step.features) * self.there.products(*y.shape[2:])
         if classes == 1:
-            yield from ((slice(0, 1), images) for images in even_slices(count, max(1, MOST // of_image)))
+            parts = math.gcd(count, PARTS)  # of which each slice is to have as many
+            for images in even_slices(count // parts, max(1, MOST // of_image // parts)):
+                yield slice(0, 1), slice(parts * images.start, parts * images.stop)
             return
         each, of_filters = count // classes, self.kernels.PLANES * self.weight[:, :, 0, 0].numel()
         for group in even_slices(classes, max(1, MOST // max(each * of_image, of_filters))):

@@ -28,6 +28,7 @@ from fastdc.runs.content import finite, finite_numbers, reading
 from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed
 from fastdc.runtime.versions import versions
 from fastdc.training.by_batch import accuracy
@@ -79,7 +80,7 @@ class ContinualConfig:
         resolve_device(self.device)
 
 
-@isolated()
+@public
 def continual_learning(
     stages: Sequence[Any],
     memory: str = "dc",
@@ -270,8 +271,11 @@ class ContinualRunner:
             device=config.device,
             progress=config.progress,
         )
-        folder = self.path(run)
-        return make_image_set(run.memory, self.stages[number].train, options, run.seed, folder / f"memory{number + 1}", folder / "networks")
+        folder, networks = self._memory_folder(run, number), self.path(run) / "networks"
+        return make_image_set(run.memory, self.stages[number].train, options, run.seed, folder, networks)
+
+    def _memory_folder(self, run: Run, number: int) -> Path:
+        return self.path(run) / f"memory{number + 1}"
 
     def _learned(self, run: Run, distill: bool, number: int, older: nn.Module | None) -> nn.Module:
         values = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(LearningOptions)}
@@ -305,6 +309,7 @@ class ContinualRunner:
     def _collected(self, memory: str, distill: bool) -> ContinualResult:
         runs = [run for run in self.runs if run.memory == memory]
         accuracies = tuple(tuple(self._read_accuracies(run, distill, number) for number in range(len(self.stages))) for run in runs)
-        images = sum(self.config.ipc * stage.train.num_classes for stage in self.stages[:-1])
-        numbers = images * self.stages[0].train.images[0].numel()
+        files = (self._memory_folder(runs[0], number) / "condensed.safetensors" for number in range(len(self.stages) - 1))
+        kept = [CondensedDataset.load(file).stored for file in files]
+        images, numbers = sum(map(len, kept)), sum(stored.numel() for stored in kept)
         return ContinualResult(memory, distill, self.names, accuracies, images, numbers if is_coreset(memory) else 4 * numbers)

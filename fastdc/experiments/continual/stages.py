@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdc.data import ImageData, as_image_data, check_every_class, load_dataset
+from fastdc.data import ImageData, as_pair, check_every_class, load_dataset
 from fastdc.data.image_data import of_classes
 from fastdc.errors import DataError, UsageError, unknown_name
 from fastdc.options.checks import check_count
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 
 SCENARIOS = ("task", "class")
 _BLOCK = 1000  # images brought to another size at once
@@ -66,6 +66,9 @@ def as_stages(stages: Sequence[Any], scenario: str, image_size: tuple[int, int] 
     pairs = [_pair(stage, number) for number, stage in enumerate(stages, 1)]
     first = pairs[0][0]
     channels = max(train.channels for train, _ in pairs)
+    for number, (train, _) in enumerate(pairs, 1):
+        if train.channels not in (1, channels):
+            raise DataError(f"images of stage {number} have {train.channels} channels; expected {channels}, as the others, or 1.")
     size = image_size if image_size is not None else max((train.image_size for train, _ in pairs), key=lambda size: size[0] * size[1])
     formed = [tuple(_formed(data, channels, size) for data in pair) for pair in pairs]
     first = ImageData.of(formed[0][0].images, first.labels, num_classes=first.num_classes)  # whose mean and std all have
@@ -86,7 +89,7 @@ def as_stages(stages: Sequence[Any], scenario: str, image_size: tuple[int, int] 
     return tuple(result)
 
 
-@isolated()
+@public
 def split_classes(train: Any, test: Any, stages: int) -> list[tuple[ImageData, ImageData]]:
     """Split a dataset into stages of nearly as many classes each, in their order: for scenario="class".
 
@@ -107,8 +110,7 @@ def split_classes(train: Any, test: Any, stages: int) -> list[tuple[ImageData, I
         [('0', '1'), ('2', '3')]
     """
     check_count("stages", stages)
-    real = as_image_data(train)
-    tested = as_image_data(test, split="test", num_classes=real.num_classes)
+    real, tested = as_pair(train, test)
     if not 2 <= stages <= real.num_classes // 2:
         raise UsageError(
             f"{real.num_classes} classes cannot be split into {stages} stages; "
@@ -128,15 +130,9 @@ def _pair(stage: Any, number: int) -> tuple[ImageData, ImageData]:
     if isinstance(stage, str):
         train, test = load_dataset(stage)
     elif isinstance(stage, tuple | list) and len(stage) == 2:
-        train = as_image_data(stage[0], name=f"stage {number}")
-        test = as_image_data(stage[1], split="test", num_classes=train.num_classes)
+        train, test = as_pair(stage[0], stage[1], name=f"stage {number}")
     else:
         raise UsageError(f"stage {number} is a {type(stage).__name__}; expected the name of a dataset, or a pair (train, test).")
-    if test.num_classes != train.num_classes or test.images.shape[1:] != train.images.shape[1:]:
-        raise DataError(
-            f"the test set of stage {number} has {test.num_classes} classes of {list(test.images.shape[1:])} images, "
-            f"its training set {train.num_classes} of {list(train.images.shape[1:])}; expected the same."
-        )
     check_every_class(train)
     return train, test
 

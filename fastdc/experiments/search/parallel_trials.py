@@ -32,14 +32,14 @@ def do_trials(runner: TrialRunner, trials: Sequence[Trial], *, doing: str, progr
             runner.do(trial)
             bar.update()
 
-        def work(_: int) -> dict[Trial, str]:
-            return do_all(trials, runner, do, lambda _: None)
+        def work() -> None:
+            do_all(trials, runner, do, lambda _: None, failures)
 
         if resolve_device(runner.options.device).type != "cpu":
-            failures = work(0)  # in this thread: another would not know the GPU that the process was given
+            work()  # in this thread: another would not know the GPU that the process was given
         else:
             threads = min(compute_threads(), len(trials))
             with one_thread_each(threads) as pool:
-                for found in as_completed([pool.submit(work, number) for number in range(threads)]):
-                    failures |= found.result()
+                for thread in as_completed([pool.submit(work) for _ in range(threads)]):
+                    thread.result()
     return {trial: reason for trial, reason in failures.items() if not runner.is_done(trial)}

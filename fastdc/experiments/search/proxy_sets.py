@@ -8,7 +8,7 @@ from pathlib import Path
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.experiments.files import read_outcome, write_outcome
-from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_image_set
+from fastdc.experiments.image_sets import ImageSetOptions, make_image_set
 from fastdc.options.specs import plain_name
 from fastdc.runs.content import finite_number, plain_types, reading
 from fastdc.runs.files import read_whole
@@ -40,8 +40,9 @@ class ProxySetRunner:
         folder, started = self.path(name), time.monotonic()
         make_image_set(name, self._train, self._options, self._seed, folder, folder / "networks")
         seconds = time.monotonic() - started
-        if not is_coreset(name):
-            seconds = max(seconds, _logged_seconds(folder / "metrics.jsonl"))  # more than one call may have made them
+        metrics = folder / "metrics.jsonl"
+        if metrics.exists():  # not of a coreset, nor of a method without a step
+            seconds = max(seconds, _logged_seconds(metrics))  # more than one call may have made them
         write_outcome(self._made(name), {"proxy": name, "seconds": seconds})
 
     def images(self, name: str) -> CondensedDataset:

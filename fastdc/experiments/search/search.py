@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from fastdc.coresets.choice import check_ipc
-from fastdc.data import as_image_data
+from fastdc.data import as_pair
 from fastdc.engines import check_engine
-from fastdc.errors import DataError, UsageError, unknown_name
+from fastdc.errors import UsageError, unknown_name
 from fastdc.experiments.image_sets import ImageSetOptions, check_source
 from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.proxy_sets import ProxySetRunner
@@ -29,6 +29,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.runs.folder import kept_or_temporary, shared_folder
 from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed, make_generator
 from fastdc.runtime.versions import versions
 from fastdc.training.protocols import PROTOCOLS
@@ -80,7 +81,7 @@ class SearchConfig:
         resolve_device(self.device)
 
 
-@isolated()
+@public
 def architecture_search(
     train: Any,
     test: Any,
@@ -192,14 +193,8 @@ class Search:
         config.check()
         self.config, self.out = config, out
         members = models_of(space, config.networks, config.seed)
-        self.train = data = as_image_data(train)
-        tested = as_image_data(test, split="test", num_classes=data.num_classes)
-        if tested.images.shape[1:] != data.images.shape[1:] or tested.num_classes != data.num_classes:
-            raise DataError(
-                f"the test set has {tested.num_classes} classes of {list(tested.images.shape[1:])} images, "
-                f"the training set {data.num_classes} of {list(data.images.shape[1:])}; expected the same."
-            )
-        self.test = dataclasses.replace(tested, mean=data.mean, std=data.std)
+        data, tested = as_pair(train, test)
+        self.train, self.test = data, dataclasses.replace(tested, mean=data.mean, std=data.std)
         check_ipc(data, config.ipc)
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))
         reasons = {model: unsupported_reason(model, data, config.engine) for model in members}
@@ -267,7 +262,7 @@ class Search:
         seconds = sum(outcome.seconds for outcome in outcomes.values())
         if name == EARLY_STOPPING:
             return ProxyResult(name, accuracies, seconds, 0.0, images_seen(len(self.train), runner.options.stopped_after))
-        return ProxyResult(name, accuracies, seconds, self.sets.seconds(name), self.config.ipc * self.train.num_classes)
+        return ProxyResult(name, accuracies, seconds, self.sets.seconds(name), len(runner.sets[name].stored))
 
     def _to_be_known(self, proxies: Sequence[ProxyResult]) -> list[str]:
         """The networks to train on the whole set, in the order of the space."""

@@ -21,7 +21,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.runs.content import finite_number
 from fastdc.runtime.seeding import derive_seed
 from fastdc.runtime.stopping import stop_point
-from fastdc.training.by_batch import accuracy, train_by_batch, whole_batches
+from fastdc.training.by_batch import accuracy, check_finite, train_by_batch, whole_batches
 
 EARLY_STOPPING, WHOLE_SET = "early_stopping", "whole_set"
 
@@ -127,6 +127,7 @@ class TrialRunner:
             fetch, stream = whole_batches(data, theta, positions), f"{subject} {number}"
             for _ in train_by_batch(engine, family, theta, len(positions), fetch, phases, options.seed, stream):
                 pass
+        check_finite(theta, f"{model} on {subject}")
         return accuracy(engine, theta, self.test)
 
     def _file(self, trial: Trial, subject: str) -> Path:

@@ -32,7 +32,7 @@ from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.recipe import RECIPES
 from fastdc.runs.folder import shared_folder
-from fastdc.runtime.isolation import isolated
+from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed
 from fastdc.runtime.versions import versions
 from fastdc.training.evaluation import Evaluation
@@ -106,7 +106,7 @@ class TableConfig:
         resolve_device(self.device)
 
 
-@isolated()
+@public
 def make_table(config: TableConfig, workers: int = 1) -> FilledTable:
     """Do what is still to be done of a table, together with whoever else does it, and write its files.
 

@@ -17,7 +17,7 @@ class Match(ABC):
     """What is compared, one object per run.
 
     For each network the loop sets `state.theta` and calls `begin`, then `step` for each matching step. It moves what is stored against
-    the gradient, by SGD with momentum 0.5, lets the pool move the network on, and may write a checkpoint. So whatever a later call
+    the gradient, by the recipe's optimizer, lets the pool move the network on, and may write a checkpoint. So whatever a later call
     depends on must lie in the state: `state.theta` and `state.path`, which end with the network, and `state.learned`, which lasts. Where
     several processes share the classes, each has a state of its own, in which `step` may keep nothing that is another one's for each
     class.
