@@ -32,6 +32,7 @@ from fastdc.data.sources import named
 from fastdc.data.sources.idx import read_idx
 from fastdc.errors import DataError, FastdcError, MissingFileError, RunError, UsageError
 from fastdc.metrics import METRICS
+from fastdc.models import build
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
 LABELS = np.arange(40) % 2
@@ -883,7 +884,7 @@ def test_a_matcher_leaves_each_part_of_its_module_in_its_mode():
 
 
 def test_a_matcher_goes_on_where_its_module_is_moved():
-    module = linear()
+    module = build("mlp:width=8", 1, 2, (8, 8))
     matcher = fastdc.GradientMatcher(module)
     matcher(SYNTHETIC, REAL)
     module.bfloat16()  # which the native engine does not take

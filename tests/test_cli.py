@@ -97,7 +97,9 @@ def test_a_folder_in_the_home_of_the_user_holds_all_of_a_run(tmp_path: Path, mon
     assert {"condensed.safetensors", "evaluation.json", "report.html", "tensorboard"} <= {
         path.name for path in (tmp_path / "home" / "run").iterdir()
     }
+    (tmp_path / "home" / "run" / "condensed.png").unlink()
     assert main(["show", "~/run"]) == 0
+    assert (tmp_path / "home" / "run" / "condensed.png").exists()
     assert not Path("~").exists()
 
 

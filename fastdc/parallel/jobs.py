@@ -84,7 +84,7 @@ def raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
 
 def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:
     """Do one job unless it is done or has failed; False where another thread or process has taken it."""
-    if job in failures or runner.is_done(job):
+    if runner.is_done(job):
         return True
     folder = runner.path(job)
     lock = FileLock(folder / _LOCK, timeout=0)
@@ -96,7 +96,7 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: di
     except OSError as error:
         raise write_error(folder, error) from None
     try:
-        if job not in failures:  # while this thread came to the lock
+        if job not in failures:  # of another thread
             with apart():
                 do(job)
     except FastdcError as error:
