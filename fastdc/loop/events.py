@@ -32,7 +32,7 @@ class IterationDone:
     seconds: float
     """What the iteration took, as far as this process computed it."""
     peak_memory: int
-    """The most bytes at once since the learning began here: on a GPU those that torch held, else those of the process in memory."""
+    """The most bytes at once since this process began: on a GPU those that torch held, else those of the process in memory."""
 
 
 @dataclass(frozen=True)

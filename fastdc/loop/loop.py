@@ -38,7 +38,7 @@ from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
 from fastdc.loop.thumbnails import fitting_set, kept_at, thumbnail
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
-from fastdc.parallel.devices import HostCopy, memory_share, peak_memory, reset_peak_memory
+from fastdc.parallel.devices import HostCopy, memory_share, peak_memory
 from fastdc.parallel.world import apart, world
 from fastdc.recipe import AUGMENTATIONS, BATCHES, MATCHES, OPTIMIZERS, POOLS, SCHEDULES, ClassGroup, Problem, needs_whole_set
 from fastdc.recipe.formation import fitted_formation
@@ -137,7 +137,6 @@ class Condensation:
             progress_bar(total * self.steps, "condensing", "step", shown=self.progress, done=done) as bar,
         ):
             self._give_snapshot(bar, protocol)
-            reset_peak_memory(self.family.device)
             self.iteration_began = time.monotonic()
             seconds, forecast = math.inf, Forecast(total * self.steps - done)  # seconds of the last step
             while state.iteration < total:

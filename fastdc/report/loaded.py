@@ -47,7 +47,7 @@ class Loaded:
     seconds: float
     """Of all iterations."""
     memory: float
-    """The most bytes at once while the images were learned; 0 where no line says it."""
+    """The most bytes at once of a process that learned the images; 0 where no line says it."""
     curve: tuple[tuple[float, Evaluation], ...]
     """(iteration, what was found), where images were tested while they were learned."""
     condensed: CondensedDataset | None
