@@ -103,16 +103,17 @@ def match_loss(
     return distance
 
 
+_LISTS = (list, tuple)  # no union of types, into which older compilers of torch do not see
 _EXPECTED_LIST = "expected a list of tensors, one for each parameter, as torch.autograd.grad returns it"
 
 
 def _check_lists(synthetic: Sequence[Tensor], real: Sequence[Tensor], least: int, metric: str) -> None:
     for name, gradients in (("synthetic", synthetic), ("real", real)):
-        if not isinstance(gradients, list | tuple):
+        if not isinstance(gradients, _LISTS):
             raise UsageError(f"{name}_gradients is a {type(gradients).__name__}; {_EXPECTED_LIST}.")
-        other = next((gradient for gradient in gradients if not isinstance(gradient, Tensor | None)), None)
-        if other is not None:
-            raise UsageError(f"{name}_gradients holds a {type(other).__name__}; {_EXPECTED_LIST}.")
+        others = [gradient for gradient in gradients if gradient is not None and not isinstance(gradient, Tensor)]
+        if others:
+            raise UsageError(f"{name}_gradients holds a {type(others[0]).__name__}; {_EXPECTED_LIST}.")
     if any(gradient is None for gradient in (*synthetic, *real)):
         raise UsageError("a gradient is None: the loss does not depend on that parameter; leave it out of both lists.")
     if [a.shape for a in synthetic] != [b.shape for b in real]:
