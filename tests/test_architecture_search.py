@@ -502,6 +502,13 @@ def test_test_images_are_normalised_as_training_images_are(digits: Any, tmp_path
     assert (search.test.mean, search.test.std) == (train.mean, train.std)
 
 
+def test_labels_that_are_names_are_numbered_alike_in_both_halves(tmp_path: Path) -> None:
+    images, names = noise_data((4, 4)).images, ["cat", "dog", "fox", "owl"]
+    config = SearchConfig(ipc=1, proxy_model="mlp:width=8")
+    search = Search((images, names * 2), (images[:4], ["fox", "owl", "fox", "cat"]), SPACE, config, tmp_path)
+    assert search.test.labels.tolist() == [2, 3, 2, 0]
+
+
 def test_another_search_in_the_folder_is_refused(digits: Any, tmp_path: Path, counted: Counted) -> None:
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     with pytest.raises(UsageError, match=r"differs in space \('4 networks, \w+' there, '3 networks, \w+' now\)"):

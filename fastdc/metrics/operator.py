@@ -18,6 +18,9 @@ from fastdc.metrics.backends import DTYPES, compute, compute_lists
 from fastdc.metrics.definitions import Metric, definition_of
 from fastdc.metrics.layout import ParameterLayout, fewest_dimensions, layout_of
 
+_LISTS = (list, tuple)  # no union of types, into which older compilers of torch do not see
+_EXPECTED_LIST = "expected a list of tensors, one for each parameter, as torch.autograd.grad returns it"
+
 
 def layerwise_distance(
     synthetic: Tensor, real: Tensor, layout: ParameterLayout, metric: str = "layerwise_cosine", backend: str = "auto"
@@ -101,10 +104,6 @@ def match_loss(
             return _match_plain(synthetic, real, chosen.name, backend)
     distance: Tensor = _match_op(synthetic, real, chosen.name, backend)[0]
     return distance
-
-
-_LISTS = (list, tuple)  # no union of types, into which older compilers of torch do not see
-_EXPECTED_LIST = "expected a list of tensors, one for each parameter, as torch.autograd.grad returns it"
 
 
 def _check_lists(synthetic: Sequence[Tensor], real: Sequence[Tensor], least: int, metric: str) -> None:
