@@ -27,7 +27,7 @@ layout=$(mktemp -d)
 exec > >(tee -a "$folder/log.txt") 2>&1
 log=$!
 trap 'rm -rf "$layout"; exec >&- 2>&-; wait "$log"' EXIT
-export PYTHONPATH="$layout" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH="$layout:$root/bench" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
 # The package as it is installed: kernels/ is fastdc/kernels there.
 cp -r "$root/fastdc" "$layout/fastdc" && rm -rf "$layout/fastdc/kernels" && cp -r "$root/kernels" "$layout/fastdc/kernels"
@@ -66,7 +66,7 @@ run() { # stage
   if [ "$1" = build ]; then
     build
   else
-    cd "$layout" && timeout -s INT -k 5 "${limit[$1]}" "$python" "$root/bench/bench_gpu.py" "$1" "$folder" --until "$(($(date +%s) + limit[$1] - 8))"
+    cd "$layout" && timeout -s INT -k 5 "${limit[$1]}" "$python" -m gpu "$1" "$folder" --until "$(($(date +%s) + limit[$1] - 8))"
   fi
 }
 
@@ -83,5 +83,5 @@ for stage in "${stages[@]}"; do
   [ $rc = 0 ] || failed=1
   record "$stage" "\"rc\": $rc, \"seconds\": $(echo "$(date +%s.%N) $started" | awk '{printf "%.1f", $1 - $2}')"
 done
-(cd "$layout" && timeout -k 5 20 "$python" "$root/bench/bench_gpu.py" table "$folder")
+(cd "$layout" && timeout -k 5 20 "$python" -m gpu table "$folder")
 exit $failed

@@ -1,0 +1,1 @@
+"""What only a GPU can tell, stage by stage; bench/gpu.sh runs it."""
