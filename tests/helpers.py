@@ -43,7 +43,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 # Networks and engines
 
-AUTO = ENGINES[resolve_engine("auto", build("mlp:width=8", 1, 10, (8, 8)))]
+AUTO = ENGINES.entry(resolve_engine("auto", build("mlp:width=8", 1, 10, (8, 8))))
 """The engine that small networks are computed by on the CPU where none is named."""
 
 VARIANTS = [

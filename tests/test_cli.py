@@ -380,7 +380,7 @@ def test_info_prints_versions_devices_threads_and_engines(capsys: pytest.Capture
 
 
 def test_info_says_why_an_engine_cannot_be_used(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ENGINES["torch"], "unsupported_reasons", classmethod(lambda *_: ["it is Sunday", "it rains"]))
+    monkeypatch.setattr(ENGINES.entry("torch"), "unsupported_reasons", classmethod(lambda *_: ["it is Sunday", "it rains"]))
     assert main(["info"]) == 0
     assert "it is Sunday; it rains" in capsys.readouterr().out
 

@@ -39,7 +39,7 @@ pytestmark = [] if os.environ.get("FASTDC_CUDA_TESTS_ON_CPU") == "1" and not GPU
 on_gpu_only = pytest.mark.skipif(not GPU, reason="the CPU has nothing of the kind")
 
 PROBE = build("convnet:width=8", 1, 10, (28, 28)).to(DEVICE)
-SPECS = [*(name for name, engine in ENGINES.items() if not engine.unsupported_reasons(PROBE)), "torch:memory=1"]  # in several chunks
+SPECS = [*(name for name in ENGINES if not ENGINES.entry(name).unsupported_reasons(PROBE)), "torch:memory=1"]  # in several chunks
 CASES = [(spec, variant) for spec in SPECS for i, variant in enumerate(VARIANTS) if spec == "torch" or i % 4 == 2]  # 2 is batch norm
 SHORT = {"ipc": 2, "model": "convnet:width=8", "iterations": 3, "matching_steps": 2, "model_epochs": 2, "batch_real": 16, "progress": False}
 METHODS = ["dc", "dd:unroll=2", "parameter_matching:unroll=2", "curriculum:unroll=2"]

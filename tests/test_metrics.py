@@ -141,7 +141,7 @@ def test_a_network_without_convolutions_is_refused() -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_every_engine_matches_convolutions_alone(engine: str, name: str) -> None:
     module = build(SPEC, 1, 3, (8, 8)).double()
-    if reasons := ENGINES[engine].unsupported_reasons(module):
+    if reasons := ENGINES.entry(engine).unsupported_reasons(module):
         pytest.skip("; ".join(reasons))
     torch.manual_seed(0)
     synthetic, real = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64), torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)
@@ -194,7 +194,7 @@ def test_a_backend_that_lacks_it_is_refused_and_the_text_says_which_have_it(arm:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_matches_by_it(engine: str, own: str) -> None:
     module = build(SPEC, 1, 3, (8, 8)).double()
-    if reasons := ENGINES[engine].unsupported_reasons(module):
+    if reasons := ENGINES.entry(engine).unsupported_reasons(module):
         pytest.skip("; ".join(reasons))
     torch.manual_seed(0)
     synthetic, real = torch.randn(3, 2, 1, 8, 8, dtype=torch.float64), torch.randn(3, 5, 1, 8, 8, dtype=torch.float64)

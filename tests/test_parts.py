@@ -58,7 +58,7 @@ def assert_equals_the_reference(engine: Engine, module: nn.Module, theta: Tensor
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "reference"])
 def test_every_block_equals_the_reference(engine: str, norm: str, activation: str, pooling: str) -> None:
     module, theta = made(spec_of(norm=norm, activation=activation, pooling=pooling))
-    if reasons := ENGINES[engine].unsupported_reasons(module):
+    if reasons := ENGINES.entry(engine).unsupported_reasons(module):
         pytest.skip("; ".join(reasons))
     assert_equals_the_reference(make_engine(engine, module), module, theta)
 

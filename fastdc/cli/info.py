@@ -31,8 +31,8 @@ def report() -> str:
         ("threads", str(torch.get_num_threads())),
         *((f"process {rank}", what) for rank, what in enumerate(world().gathered(_this_process())) if world().size > 1),
     ]
-    for name, engine in ENGINES.items():
-        reasons = engine.unsupported_reasons(build("convnet", 1, 10, (28, 28)))
+    for name in ENGINES:
+        reasons = ENGINES.entry(name).unsupported_reasons(build("convnet", 1, 10, (28, 28)))
         lines.append((f"engine {name}", "; ".join(reasons) or "usable"))
     for name, backend in BACKENDS.items():
         against = {kind: unsupported_reasons(name, kind, torch.float32) for kind in ("cpu", "cuda")}

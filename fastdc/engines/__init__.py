@@ -11,9 +11,10 @@ from fastdc.engines.chain.precision import PRECISIONS, check_precision
 from fastdc.engines.cuda import CudaEngine
 from fastdc.engines.native import NativeEngine
 from fastdc.engines.reference import ReferenceEngine
-from fastdc.engines.torch_func import TorchEngine, TorchEngineOptions
+from fastdc.engines.torch_func import TorchEngine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.options.specs import parse_options, split_spec
+from fastdc.options.registry import Registry
+from fastdc.options.specs import split_spec
 
 __all__ = [
     "ENGINES",
@@ -40,7 +41,9 @@ _CLOSED = {  # by the names of their classes, whose modules take seconds to impo
 }
 
 # From the fastest to the plainest: the order in which `auto` asks.
-ENGINES: dict[str, type[Engine]] = {"native": NativeEngine, "cuda": CudaEngine, "torch": TorchEngine, "reference": ReferenceEngine}
+ENGINES: Registry[Engine] = Registry(
+    "engine", {"native": NativeEngine, "cuda": CudaEngine, "torch": TorchEngine, "reference": ReferenceEngine}
+)
 
 
 def check_engine(spec: str, precision: str = "float32") -> None:
@@ -53,9 +56,10 @@ def check_engine(spec: str, precision: str = "float32") -> None:
     name, options = split_spec(spec)
     if name not in (*ENGINES, "auto"):
         raise unknown_name("engine", name, (*ENGINES, "auto"))
-    if options and name != "torch":
-        raise UsageError(f"engine {name!r} takes no options; {spec!r} gives {', '.join(options)}.")
-    parse_options(TorchEngineOptions, spec, options)
+    if name != "auto":
+        ENGINES.options(spec)
+    elif options:
+        raise UsageError(f"engine 'auto' takes no options; {spec!r} gives {', '.join(options)}.")
 
 
 def resolve_engine(spec: str, module: nn.Module, precision: str = "float32") -> str:
@@ -68,23 +72,22 @@ def resolve_engine(spec: str, module: nn.Module, precision: str = "float32") -> 
     check_open(module)
     name = split_spec(spec)[0]
     kind = next(module.parameters(), torch.empty(0)).device.type
-    chosen = {candidate: engine for candidate, engine in ENGINES.items() if engine.chosen_on in (None, kind)}
-    candidates = chosen if name == "auto" else {name: ENGINES[name]}
-    refusals = {
-        candidate: [*_against_precision(engine, precision), *engine.unsupported_reasons(module)] for candidate, engine in candidates.items()
-    }
-    for candidate, reasons in refusals.items():
+    candidates = [each for each in ENGINES if ENGINES.entry(each).chosen_on in (None, kind)] if name == "auto" else [name]
+    refusals = {each: _reasons_against(ENGINES.entry(each), module, precision) for each in candidates}
+    for each, reasons in refusals.items():
         if not reasons:
-            return candidate if name == "auto" else spec
-    given = "; ".join(f"{candidate}: {', '.join(reasons)}" for candidate, reasons in refusals.items())
+            return each if name == "auto" else spec
+    given = "; ".join(f"{each}: {', '.join(reasons)}" for each, reasons in refusals.items())
     raise UsageError(f"engine {spec!r} cannot serve {type(module).__name__}: {given}.")
 
 
-def _against_precision(engine: type[Engine], precision: str) -> list[str]:
+def _reasons_against(engine: type[Engine], module: nn.Module, precision: str) -> list[str]:
     if precision in engine.precisions:
-        return engine.missing_for(precision)
-    others = [name for name, other in ENGINES.items() if precision in other.precisions]
-    return [f"it does not compute in {precision}, as engine={', '.join(others)} does"]
+        missing = engine.missing_for(precision)
+    else:
+        others = [each for each in ENGINES if precision in ENGINES.entry(each).precisions]
+        missing = [f"it does not compute in {precision}, as engine={', '.join(others)} does"]
+    return [*missing, *engine.unsupported_reasons(module)]
 
 
 def check_open(module: nn.Module) -> None:
@@ -99,10 +102,4 @@ def check_open(module: nn.Module) -> None:
 
 def make_engine(spec: str, module: nn.Module, precision: str = "float32") -> Engine:
     """The engine called `spec` ("auto", "reference", "torch", "torch:memory=256,compile=true") for `module`, at a precision."""
-    resolved = resolve_engine(spec, module, precision)
-    name, options = split_spec(resolved)
-    if name == "torch":
-        return TorchEngine(module, parse_options(TorchEngineOptions, resolved, options))
-    if name == "native":
-        return NativeEngine(module, precision)
-    return CudaEngine(module, precision) if name == "cuda" else ENGINES[name](module)
+    return ENGINES.make(resolve_engine(spec, module, precision), module, precision)

@@ -18,6 +18,7 @@ from fastdc.engines.features import features_of
 from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
+from fastdc.options.registry import NoOptions
 from fastdc.parallel.devices import to_device
 from fastdc.parallel.world import ALONE, World
 from fastdc.runtime.stopping import stop_point
@@ -185,9 +186,13 @@ class Engine(ABC):
 
     Args:
         module: any nn.Module from images [N, channels, H, W] to logits [N, num_classes].
+        precision: one of `precisions`.
+        options: an object of `Options`, or None for all as they are by default.
     """
 
     name: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+    """The dataclass of what a spec may set."""
     chosen_on: ClassVar[str | None] = None
     """The kind of device on which `auto` takes it, where it can serve; None: any."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
@@ -195,7 +200,7 @@ class Engine(ABC):
     classes_apart: ClassVar[bool] = False
     """Whether what it finds for a class has the same bits whatever other classes it is given with it."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, precision: str = "float32", options: Any = None) -> None:
         self.module = module.eval()
         self.layout = ParameterLayout.of(module)
 

@@ -62,11 +62,18 @@ class CudaEngine(Engine):
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
     def __init__(
-        self, module: nn.Module, precision: str = "float32", kernels: bool | None = None, graphs: bool = True, networks: int = 1
+        self,
+        module: nn.Module,
+        precision: str = "float32",
+        options: Any = None,
+        *,
+        kernels: bool | None = None,
+        graphs: bool = True,
+        networks: int = 1,
     ) -> None:
         """`kernels`: whether Triton kernels compute what they can; None: on a GPU where they can be used. `graphs`: whether steps are
         captured on a GPU. `networks`: how many of the module's structure are trained as one, as `chain.side_by_side` has them."""
-        super().__init__(module)
+        super().__init__(module, precision, options)
         chain = without_idle_biases(side_by_side(chain_of(module), networks))
         self._chain: tuple[Link, ...] = chain
         self.layout, self.networks = layout_of(self.layout, networks), networks
@@ -75,7 +82,7 @@ class CudaEngine(Engine):
         device = weight.device
         if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
             self._chain = by_kernels(chain, self.precision)
-        self._wider = functools.cache(lambda count: CudaEngine(module, precision, kernels, graphs, count))
+        self._wider = functools.cache(lambda count: CudaEngine(module, precision, options, kernels=kernels, graphs=graphs, networks=count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)
         self._bytes: dict[tuple[int, ...], int] = {}  # that the layers put out, by the shape of an image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ class NativeEngine(Engine):
     classes_apart: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
-    def __init__(self, module: nn.Module, precision: str = "float32") -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, precision: str = "float32", options: Any = None) -> None:
+        super().__init__(module, precision, options)
         self.precision = precision
         self._blocks = blocks_of(chain_of(module))
         self._widths = Widths(self._blocks, self.layout)

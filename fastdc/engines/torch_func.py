@@ -92,9 +92,10 @@ class TorchEngine(Engine):
     """Batched per-class gradients through torch.func, chunked to a memory budget; a chunk's size changes rounding only."""
 
     name: ClassVar[str] = "torch"
+    Options: ClassVar[type] = TorchEngineOptions
 
-    def __init__(self, module: nn.Module, options: TorchEngineOptions | None = None) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, precision: str = "float32", options: TorchEngineOptions | None = None) -> None:
+        super().__init__(module, precision, options)
         options = options if options is not None else TorchEngineOptions()
         device = next(module.parameters()).device
         limits = _LIMITS.get(device.type, _LIMITS["cpu"])
