@@ -335,20 +335,34 @@ class Engine(ABC):
         distance, cotangent = layerwise_distance(gradients, real, self.layout, metric)  # [G], [G, P]
         return distance, self.image_gradients(theta, synthetic, cotangent, classes)
 
+    def statistics(self) -> dict[str, Tensor]:
+        """What batch norms have seen in training, the buffers themselves by their names."""
+        norms = {name for name, part in self.module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
+        return {name: buffer for name, buffer in self.module.named_buffers() if name.rpartition(".")[0] in norms}
+
+    def forget_statistics(self) -> None:
+        """Set every batch norm's mean to 0 and its variance to 1, as they are before any training."""
+        for norm in batch_norms(self.module):
+            norm.reset_running_stats()
+
+    def follow_statistics(self, theta: Tensor, images: Tensor) -> None:
+        """Move every batch norm's mean and variance on by a pass of `images` [N, channels, H, W], as training does, by its momentum."""
+        if norms := batch_norms(self.module):
+            for norm in norms:
+                norm.train()
+            with torch.no_grad(), stopping_between_layers(self.module):
+                torch.func.functional_call(self.module, self.layout.views(theta), (images,))
+            for norm in norms:
+                norm.eval()
+
     def freeze_statistics(self, theta: Tensor, images: Tensor) -> None:
-        """Set every batch norm's mean and variance to those of `images` [N, channels, H, W], for the passes that follow."""
-        norms = batch_norms(self.module)
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0  # the statistics of this batch alone
-            norm.train()
-        with torch.no_grad(), stopping_between_layers(self.module):
-            torch.func.functional_call(self.module, self.layout.views(theta), (images,))
-        for norm, momentum in zip(norms, momenta, strict=True):
+        """Set every batch norm's mean and variance to those of `images` [N, channels, H, W] alone."""
+        momenta = [(norm, norm.momentum) for norm in batch_norms(self.module)]
+        for norm, _ in momenta:
+            norm.momentum = 1.0
+        self.follow_statistics(theta, images)
+        for norm, momentum in momenta:
             norm.momentum = momentum
-            norm.eval()
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -27,7 +27,6 @@ from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
 from fastdc.data.part import PartOfImages, part_of
 from fastdc.engines import make_engine
-from fastdc.engines.base import batch_norms
 from fastdc.engines.gather_normalise import near
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import Description, load_checkpoint, save_checkpoint
@@ -35,6 +34,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, recipe_of
 from fastdc.loop.events import Callback, CheckpointWritten, Ended, Evaluated, Event, IterationDone, Snapshot, SnapshotCallback, Started
 from fastdc.loop.forecast import Forecast
 from fastdc.loop.memory import BYTES, GRADIENTS, check_memory, parts_of
+from fastdc.loop.statistics import Statistics
 from fastdc.loop.thumbnails import fitting_set, kept_at, thumbnail
 from fastdc.models.network import NetworkFamily
 from fastdc.options.ipc import of_each_class
@@ -50,8 +50,6 @@ from fastdc.runs.signals import GRACE, StopRequest
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.runtime.versions import hardware, versions
 
-_STATISTICS_IMAGES = 16  # real images per class from which batch norm's statistics are taken,
-_STATISTICS_IMAGES_IN_ALL = 4096  # or fewer, where classes are so many that these would be more
 _GROUP_MEMORY = 256  # MiB at most for the real images and the gradients of classes that are matched at once
 _SURE_TO_END = GRACE / 4  # seconds of a step after which the next one ends within the time of grace, and needs no copy of the state
 
@@ -103,6 +101,7 @@ class Condensation:
         problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(mine), self.progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
+        self.statistics = Statistics(self.engine, self.sampler, real.class_counts.tolist(), self.pool.trained)
         self.groups = [ClassGroup.of(mine, family.device)] if whole else problem.groups
         labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
         self.description = Description(labels, real.mean, real.std, real.class_names, recipe.formation, self.formation.fitted)
@@ -214,7 +213,7 @@ class Condensation:
         if state.theta is None:
             state.theta = self.pool.next(state)
             self.match.begin(state)
-        self._freeze_statistics()
+        self.statistics.follow(state)
         self.batches.prepare(state, self.engine, self.recipe.batch_real)
         losses, good = self._move_all()
         iteration, step = state.iteration + 1, state.step + 1
@@ -224,6 +223,7 @@ class Condensation:
             stored = self.world.joined(state.stored, self.ipc) if trains and self.shared else state.stored
             self.pool.advance(state, self.formation.decode(stored[None])[0], self.image_labels)
             state.step = step
+            self.statistics.keep(state)
             if state.theta is not None:
                 checked["a weight of the network, trained between two steps,"] = state.theta
         else:
@@ -270,17 +270,6 @@ class Condensation:
         if self.world.size > 1 and not self.engine.classes_apart:
             most = 1
         return class_groups(counts, max(1, most), self.family.device, self.ipc, mine)
-
-    def _freeze_statistics(self) -> None:
-        """Take the statistics of batch norms, for the passes of a matching step, from real images."""
-        if batch_norms(self.engine.module):
-            assert self.state.theta is not None
-            each = max(1, min(_STATISTICS_IMAGES, _STATISTICS_IMAGES_IN_ALL // self.real.num_classes))
-            mine = self.world.share(self.real.num_classes)
-            index = self.sampler.indices(mine, each, "statistics", *self.state.moment)
-            images = self.sampler.images_at(torch.cat(index)) if index else self.state.stored.new_empty(0, *self.real.images.shape[1:])
-            images = self.world.joined(images, self.real.class_counts.clamp(max=each).tolist())
-            self.engine.freeze_statistics(self.state.theta, images)
 
     def _look_at_outcomes(self, bar: Any, unread: int) -> None:
         """Report every step but the last `unread` ones; raise where numbers are not finite."""

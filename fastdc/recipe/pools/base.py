@@ -21,6 +21,8 @@ class Pool(ABC):
     """
 
     Options: ClassVar[type] = NoOptions
+    trained: ClassVar[bool] = False
+    """Whether its networks come trained, without the statistics that their batch norms had."""
 
     def __init__(self, problem: Problem, options: Any = None) -> None:
         self.problem, self.options = problem, options

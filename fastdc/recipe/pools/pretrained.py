@@ -83,6 +83,7 @@ class Pretrained(TrainingPool):
     """
 
     Options = PretrainedOptions
+    trained = True
 
     def __init__(self, problem: Problem, options: Any = None) -> None:
         super().__init__(problem, options)
