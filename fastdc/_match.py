@@ -17,8 +17,9 @@ class GradientMatcher:
     """Computes how far the gradients of synthetic images are from those of real ones, and which way to move the images.
 
     Args:
-        module: a network from images [N, channels, H, W] to logits; its weights are used as they stand at each call. Batch
-            norm and dropout work as in evaluation mode, and the module's own mode is left as it was.
+        module: a network from images [N, channels, H, W] to logits; its weights are used as they stand at each call, and so are its
+            layers and what of it requires a gradient. Batch norm and dropout work as in evaluation mode, and the module's own mode is left
+            as it was.
         distance: a name in `fastdc.metrics.METRICS`; "l1:rows=convolutions" looks at the convolutions alone.
         engine: "auto", "native", "cuda", "torch" or "reference".
 
@@ -39,7 +40,7 @@ class GradientMatcher:
             raise UsageError(f"module is a {type(module).__name__}; expected an nn.Module with its weights.")
         self.module, self.distance, self._learnable, self._wanted = module, distance, False, engine
         with modes_kept(module):
-            self._engine, self._place = make_engine(engine, module), _place(module)
+            self._engine, self._made_of = make_engine(engine, module), _parts(module)
         self._engine.layout.seen(rows)  # refuses a choice of which there are none
 
     @isolated()
@@ -56,9 +57,9 @@ class GradientMatcher:
         Raises:
             UsageError: images of another shape, dtype or device than the module's.
         """
-        if _place(self.module) != self._place:  # it was moved, and may need another engine
+        if (parts := _parts(self.module)) != self._made_of:  # it was moved or changed, and may need another engine
             with modes_kept(self.module):
-                self._engine, self._place = make_engine(self._wanted, self.module), _place(self.module)
+                self._engine, self._made_of, self._learnable = make_engine(self._wanted, self.module), parts, False
         theta = self._engine.layout.flatten(self.module)
         for name, images in (("synthetic", synthetic), ("real", real)):
             if not isinstance(images, Tensor):
@@ -85,10 +86,14 @@ class GradientMatcher:
         return distance.sum(), gradient
 
 
-def _place(module: nn.Module) -> tuple[torch.dtype, torch.device]:
-    """Of what kind its weights are, and where."""
-    weight = next(module.parameters())
-    return weight.dtype, weight.device
+def _parts(module: nn.Module) -> tuple[object, ...]:
+    """What an engine is made for: the layers of a module and how they are set, its hooks, and its weights but for their values."""
+    layers = [
+        (name, type(part), part.extra_repr(), len(part._forward_hooks), len(part._forward_pre_hooks))
+        for name, part in module.named_modules()
+    ]
+    weights = [(name, weight.shape, weight.dtype, weight.device, weight.requires_grad) for name, weight in module.named_parameters()]
+    return *layers, *weights
 
 
 def _plain(images: Tensor) -> Tensor:

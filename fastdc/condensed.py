@@ -19,6 +19,7 @@ from fastdc.data.exchanged import SUFFIXES, exchanged_file, read_exchanged
 from fastdc.data.image_data import check_labels, per_channel
 from fastdc.data.labels import check_shares
 from fastdc.data.sources.folder import read_classes
+from fastdc.data.sources.labelled_pictures import SUFFIXES as PICTURES
 from fastdc.errors import DataError, UsageError
 from fastdc.options.ipc import least_to_most, one_or_each
 from fastdc.recipe.formation import FORMATIONS, Scale
@@ -280,7 +281,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         to another accuracy, that of `as_pictures()`. A formation that keeps pixels in 0..1 avoids it.
 
         Raises:
-            UsageError: images that are neither grey nor RGB.
+            UsageError: images that are neither grey nor RGB; or a folder with other pictures, beside which they would be read.
             RunError: the folder cannot be written.
         """
         from PIL import Image
@@ -296,17 +297,19 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             )
         if self.soft_labels is not None:
             warnings.warn(f"{path} holds the class of each image alone: its soft label does not fit there. save() keeps it.", stacklevel=2)
-        counts = [0] * self.num_classes
-        for image, label in zip(_to_bytes(self.to_pixels()), self.labels.tolist(), strict=True):
-            folder = Path(path).expanduser() / f"{label:03d}_{_in_path(self.class_names[label])}"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise write_error(folder, error) from None
-            array = image.permute(1, 2, 0).numpy()
-            picture = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-            write_atomically(folder / f"{counts[label]:04d}.png", _png(picture))
+        folder, files, counts = Path(path).expanduser(), [], [0] * self.num_classes
+        for label in self.labels.tolist():
+            files.append(folder / f"{label:03d}_{_in_path(self.class_names[label])}" / f"{counts[label]:04d}.png")
             counts[label] += 1
+        if others := sorted(file for file in {*folder.glob("*/*")} - {*files} if file.name.lower().endswith(PICTURES)):
+            raise UsageError(f"{folder} holds other pictures, such as {others[0].relative_to(folder)}; choose a new folder, or empty it.")
+        for file, image in zip(files, _to_bytes(self.to_pixels()), strict=True):
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise write_error(file.parent, error) from None
+            array = image.permute(1, 2, 0).numpy()
+            write_atomically(file, _png(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)))
 
     @classmethod
     def from_folder(

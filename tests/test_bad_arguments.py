@@ -116,6 +116,13 @@ def test_a_network_whose_loss_is_not_finite_stops_the_run_with_advice():
         condense(model=lambda *_: Explodes())
 
 
+@pytest.mark.parametrize("formation", ["tiles", "frequency:images=4"])
+def test_a_class_of_too_few_images_for_one_that_is_stored_gets_advice_that_can_be_followed(formation):
+    labels = np.array([0] * 2 + [1] * 38)
+    with refusal(UsageError, "class '0' has 2 images to start from; use a formation of fewer images each, or init='noise'"):
+        condense(data=(IMAGES, labels), formation=formation, init="real")
+
+
 @pytest.mark.parametrize(
     ("ipc", "seed", "match"),
     [

@@ -198,6 +198,37 @@ def test_a_matcher_goes_on_where_its_module_is_moved():
     assert torch.equal(gradient, expected[1])
 
 
+def frozen(module):
+    module[1].requires_grad_(False)
+
+
+def with_another_activation(module):
+    module[2] = torch.nn.SiLU()
+
+
+def with_another_slope(module):
+    module[2].negative_slope = 0.5
+
+
+def with_a_hook(module):
+    module[2].register_forward_hook(lambda _module, _inputs, output: output.sin())
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch", "reference"])
+@pytest.mark.parametrize("change", [frozen, with_another_activation, with_another_slope, with_a_hook])
+def test_a_matcher_goes_on_with_its_module_as_it_is(change, engine):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.LeakyReLU(), nn.Linear(8, 2))
+    synthetic, real = torch.randn_like(SYNTHETIC), torch.randn_like(REAL)
+    matcher = fastdc.GradientMatcher(module, engine=engine)
+    before = matcher(synthetic, real)[0]
+    change(module)
+    found, expected = matcher(synthetic, real), fastdc.GradientMatcher(module, engine=engine)(synthetic, real)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert abs(found[0] - before) > 1e-3
+
+
 MATRIX, BIAS = torch.ones(2, 3), torch.ones(2)
 
 

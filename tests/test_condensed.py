@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 import fastdc
 from fastdc.condensed import CondensedDataset
-from fastdc.errors import DataError, MissingFileError, RunError
+from fastdc.errors import DataError, MissingFileError, RunError, UsageError
 from fastdc.runs import files as storage
 
 PROVENANCE = {"dataset": "digits", "seed": 3, "config": {"ipc": 2, "lr": 0.1, "name": None, "on": True}, "list": [1, 2.5, "ä"]}
@@ -398,6 +398,15 @@ def test_provenance_that_is_not_plain_is_refused_with_a_sentence_and_nothing_is_
 
 
 # a folder of PNGs
+
+
+def test_a_folder_with_other_pictures_is_refused_since_they_would_be_read_with_these(tmp_path):
+    condensed_of([3, 2]).to_folder(tmp_path)
+    condensed_of([3, 2]).to_folder(tmp_path)  # the same files
+    before = {file: file.read_bytes() for file in tmp_path.glob("*/*")}
+    with pytest.raises(UsageError, match=r"holds other pictures, such as 000_class_0/0002.png; choose a new folder, or empty it"):
+        condensed_of([2, 2]).to_folder(tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.glob("*/*")} == before
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import fastdc
-from fastdc.engines import Distillation, Sgd, TorchEngine, TorchEngineOptions, make_engine, resolve_engine
+from fastdc.engines import Distillation, Sgd, TorchEngine, make_engine, resolve_engine
 from fastdc.engines.base import Engine, batch_norms
 from fastdc.errors import UsageError
 from fastdc.metrics import METRICS
@@ -305,7 +305,7 @@ def test_compiling_without_a_compiler_is_refused_with_the_cure(monkeypatch: pyte
 def test_a_compiled_engine_equals_the_reference() -> None:
     reference, module, theta = make_pair("convnet:width=4,depth=1", (1, 8, 8))
     images, cotangent = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64), torch.randn(2, reference.layout.size, dtype=torch.float64)
-    engine = TorchEngine(module, options=TorchEngineOptions(compile=True))
+    engine = TorchEngine(module, options=TorchEngine.Options(compile=True))
     assert relative(engine.class_gradients(theta, images), reference.class_gradients(theta, images)) < FLOAT64_ENGINES
     assert relative(engine.image_gradients(theta, images, cotangent), reference.image_gradients(theta, images, cotangent)) < FLOAT64_ENGINES
 

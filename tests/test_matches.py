@@ -105,6 +105,18 @@ def test_a_step_is_that_of_a_plain_script(match: str, metric: str, distance: Cal
     assert relative(gradient, by_images) < FLOAT64_ENGINES
 
 
+def test_characteristic_functions_have_the_same_bits_for_any_number_of_threads(one_thread: None) -> None:
+    learner, state = digits_problem("dc", match="characteristic:frequencies=2000")
+    features = torch.randn(2, 10, 300, 500)
+    found, real = features[0, :, :7], features[1]
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        results.append(learner.compare_features(state, found, real))
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
+
+
 # The cross-entropy
 
 

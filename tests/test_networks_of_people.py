@@ -67,7 +67,20 @@ class Frozen(nn.Module):
         return self.head(F.avg_pool2d(torch.tanh(self.norm(self.second(torch.tanh(self.first(x))))), 2).flatten(1))
 
 
+class Tempered(nn.Module):
+    """Logits at a temperature that is learned, a parameter without a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(x.flatten(1))) * self.temperature
+
+
 MODELS: dict[str, Model] = {
+    "a temperature": Tempered,
     "unused layers": Unused,
     "frozen layers": Frozen,
     "a transformer's layer": lambda: Attention(True),

@@ -150,6 +150,28 @@ def test_its_command_and_its_call_repeat_the_run(run: Path, tmp_path: Path, monk
     assert again["results"] == json.loads((run / "evaluation.json").read_text())["results"]
 
 
+def test_a_run_of_python_says_the_command_and_the_call_that_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"iterations": 2, **{key: value for key, value in SMALL.items() if key != "model_epochs"}}
+    expected = fastdc.condense("digits", 1, out=tmp_path / "run", pool="fresh:train=none", **options).images
+    command, call = map(html.unescape, re.findall(r"<pre[^>]*><code>(.*?)</code>", page_of(tmp_path / "run"), flags=re.DOTALL))
+    assert "None" not in command
+    monkeypatch.chdir(tmp_path)
+    assert main([*shlex.split(command)[1:], "--networks", "1", "--epochs", "1"]) == 0
+    assert torch.equal(CondensedDataset.load("runs/again").images, expected)
+    shutil.rmtree("runs/again")
+    exec(call, {})
+    assert torch.equal(CondensedDataset.load("runs/again").images, expected)
+
+
+def test_a_method_of_ones_own_is_repeated_in_python_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(fastdc.RECIPES, "mine", fastdc.Recipe(match="features"))
+    options = {"iterations": 1, "model": "mlp:width=8", "batch_real": 8, "progress": False}
+    fastdc.condense("digits", 1, method="mine", out=tmp_path, **options)
+    text = html.unescape(page_of(tmp_path))
+    assert "# The command line does not know method mine: repeat the run in Python." in text
+    assert "method='mine'" in text
+
+
 def test_a_dataset_that_was_changed_is_changed_again(tmp_path: Path) -> None:
     flags = [*FLAGS.split(), "--image-size", "6", "--classes", "3", "8", "--baseline", "none", "--ipc", "1"]
     assert main(["condense", *flags, "--out", str(tmp_path)]) == 0
@@ -186,6 +208,9 @@ def test_accuracies_over_the_iterations_are_a_curve(copied: Path) -> None:
     lines = [json.dumps({"iteration": number, "accuracies": [0.1 * number, 0.1 * number + 0.02]}) for number in (1, 2, 5)]
     (copied / "curve.jsonl").write_text("\n".join(lines))
     assert "test accuracy in percent over the iterations: from 11.0 to 51.0." in page_of(copied)
+    lines += [json.dumps({"iteration": number, "protocol": "dsa", "accuracies": [0.1 * number]}) for number in (3, 4)]
+    (copied / "curve.jsonl").write_text("\n".join(lines))
+    assert "over the iterations: protocol None from 11.0 to 51.0, protocol dsa from 30.0 to 40.0." in page_of(copied)
     (copied / "curve.jsonl").write_text(lines[0][:-3])
     assert "What curve.jsonl says is not shown" in page_of(copied)
 
@@ -299,6 +324,7 @@ def test_an_interrupted_run_ends_with_the_thumbnails_of_one_that_was_not(tmp_pat
     "command",
     [
         "table coresets --dataset usps --ipc 1 10 --columns random dc --image-size 24 32 --scale tiny --seed 3",
+        "table coresets --classes 1 2 3 --ipc 1 --columns random",
         "continual --stages digits usps --memory random dc:distance=mse --epochs 2",
         "search --dataset digits --proxies dc early_stopping --truth all --engine torch",
     ],

@@ -133,6 +133,21 @@ def test_cross_architecture_condenses_once_for_each_row() -> None:
     assert (vgg.image_set.model, vgg.model) == ("vgg11:norm=batch", "vgg11")
 
 
+def test_a_changed_dataset_is_said_and_has_no_figures_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = fastdc.load_dataset("digits")
+    named = tuple(dataclasses.replace(half, name="fashion-mnist") for half in digits)
+    changed = tuple(dataclasses.replace(half, changes=("only the classes 1, 2",)) for half in named)
+    pages = []
+    for number, pair in enumerate((named, changed)):
+        monkeypatch.setattr("fastdc.experiments.tables.make.load_dataset", lambda *_, pair=pair, **__: pair)
+        flags = "--ipc 1 --columns random --scale tiny --sets 1 --networks 1 --epochs 1 --whole-set-epochs 1 --model convnet:width=4"
+        assert main(["table", "coresets", *flags.split(), "--out", str(tmp_path / str(number))]) == 0
+        pages.append((tmp_path / str(number) / "table.md").read_text())
+    assert "(paper 51.4" in pages[0]
+    assert "(paper" not in pages[1]
+    assert "fashion-mnist (only the classes 1, 2), scale tiny" in pages[1]
+
+
 def test_rows_of_other_ipcs_are_told_from_the_paper_s() -> None:
     assert defined("cross-architecture", 1, 10).rows[::6] == ("MLP", "MLP, ipc 10")
 

@@ -105,11 +105,12 @@ def json_text(content: Mapping[str, Any]) -> str:
 
 def command_line(name: str, command: Any) -> str:
     """The command of this name with the options by which it differs from the usual ones, those aside that decide no result."""
-    words = ["fastdc", name]
-    for field in dataclasses.fields(command):
+    words, fields = ["fastdc", name], dataclasses.fields(command)
+    # What stands by its place comes first: behind a flag of several values it would be one of them.
+    for field in sorted(fields, key=lambda field: field.default is not dataclasses.MISSING):
         value = getattr(command, field.name)
         if field.default is dataclasses.MISSING:
-            words.append(value)  # stands by its place
+            words.append(value)
         elif value != field.default and field.name not in _NO_RESULT:
             words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return shlex.join(words)

@@ -127,6 +127,10 @@ class ImageData:
         digests = digests_by_class(self.images, self.labels, range(self.num_classes))
         return fingerprint_of(tuple(self.images.shape), self.mean, self.std, self.labels, digests)
 
+    def said(self) -> str:
+        """Its name, with what was done to the images on the way in."""
+        return f"{self.name} ({'; '.join(self.changes)})" if self.changes else self.name
+
     def normalised(self, index: Tensor | slice, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """The images at `index` as (pixels - mean) / std, [len(index), channels, H, W], on `device`; None: where they are."""
         if isinstance(index, Tensor):

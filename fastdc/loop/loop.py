@@ -376,10 +376,8 @@ class Condensation:
             if short:
                 fewest, ipc, smallest = min(short)
                 wanted = f"ipc is {ipc}" + (f", each of {each} images," if each > 1 else ",")
-                raise UsageError(
-                    f"{wanted} but class {smallest!r} has {fewest} images to start from; "
-                    f"use an ipc of {fewest // each} or less, or init='noise'."
-                )
+                cure = f"an ipc of {fewest // each} or less" if fewest >= each else "a formation of fewer images each"
+                raise UsageError(f"{wanted} but class {smallest!r} has {fewest} images to start from; use {cure}, or init='noise'.")
             counts = [ipc * each for ipc in self.ipc]
             assert config.init is not None
             choose: dict[str, Any] = {"real": random_coreset, "kmeans": functools.partial(kmeans, progress=self.progress)}

@@ -116,7 +116,7 @@ class ParameterLayout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of `flat` [..., P] by name, each of shape [..., *parameter.shape]; writing to one writes to `flat`."""
         self._check(flat)
-        return {p.name: flat[..., p.offset : p.offset + p.size].unflatten(-1, p.shape) for p in self.parameters}
+        return {p.name: flat[..., p.offset : p.offset + p.size].view((*flat.shape[:-1], *p.shape)) for p in self.parameters}
 
     def clear_frozen_(self, flat: Tensor) -> Tensor:
         """`flat` [..., P], in place with zeros where parameters are frozen."""

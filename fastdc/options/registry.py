@@ -63,6 +63,10 @@ class Registry(Generic[E]):
             raise UsageError(f"{self.kind} {name!r} is {entry!r}; expected a class whose Options is a frozen dataclass.")
         self._entries[name] = entry
 
+    def is_built_in(self, spec: str) -> bool:
+        """Whether a spec names one of fastdc's own."""
+        return split_spec(spec)[0] in self._built_in
+
     def entry(self, spec: str) -> type[E]:
         """The class that a spec names.
 

@@ -18,12 +18,13 @@ from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES, Optimizer
 from fastdc.recipe.pools import POOLS, Pool
 from fastdc.recipe.problem import Problem
 from fastdc.recipe.recipe import Recipe
-from fastdc.recipe.recipes import CHOICES, RECIPES, SCALES, check_choices, check_method, in_full, recipe_named, trains_networks
+from fastdc.recipe.recipes import BUILT_IN, CHOICES, RECIPES, SCALES, check_choices, check_method, in_full, recipe_named, trains_networks
 from fastdc.recipe.state import State
 
 __all__ = [
     "AUGMENTATIONS",
     "BATCHES",
+    "BUILT_IN",
     "CHOICES",
     "FORMATIONS",
     "MATCHES",

@@ -93,6 +93,7 @@ RECIPES: dict[str, Recipe] = {
     "auto": _AUTO,
     "untrained": Recipe(formation=_AUTO.formation, init=_AUTO.init, iterations=0),
 }
+BUILT_IN = tuple(RECIPES)  # without those that others put there
 
 # What a recipe changes at a scale: "paper" is as published; "laptop" is for two cores, fewer steps at larger rates on narrower networks.
 _NARROW: dict[str, Any] = {"model": "convnet:width=32", "batch_real": 64}

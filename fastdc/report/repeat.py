@@ -12,19 +12,19 @@ from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.models import model_names
 from fastdc.options.ipc import checked_ipc
 from fastdc.options.specs import split_spec
-from fastdc.recipe import RECIPES
+from fastdc.recipe import BUILT_IN, CHOICES, RECIPES
 from fastdc.runs.content import in_a_line
 
 USUAL = {"protocol": "auto", "networks": 5, "epochs": None}
 """The options of the evaluation that follows a condensation on the command line, with their defaults."""
 
 
-def command(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None, condensed: CondensedDataset | None) -> str:
+def command(config: Mapping[str, Any], evaluation: Mapping[str, Any], condensed: CondensedDataset | None) -> str:
     """The command line that repeats a run; where there is none, a comment of the shell that says why.
 
     Args:
         config: of config.json.
-        evaluation: of evaluation.json; None: there is none.
+        evaluation: of evaluation.json; empty where there is none, as behind a run that Python made.
         condensed: what was made, which says how the data was changed on the way in.
     """
     dataset, model = str(config["dataset"]), str(config["model"])
@@ -32,12 +32,14 @@ def command(config: Mapping[str, Any], evaluation: Mapping[str, Any] | None, con
         return f"# {in_a_line(dataset)} is no dataset that the command line knows: repeat the run in Python."
     if not _is_built_in(model):
         return f"# The network is a function, {in_a_line(model)}: repeat the run in Python."
+    if own := _of_ones_own(config):
+        return f"# The command line does not know {in_a_line(own)}: repeat the run in Python."
     options = {"dataset": dataset, **_data_options(condensed), **_given(config)}
-    if evaluation is not None:
+    if evaluation:
         options |= {key: evaluation[key] for key, usual in USUAL.items() if evaluation[key] != usual}
         baselines = [name for name in evaluation["results"] if name != "condensed"]
         options |= {"baseline": next(iter(baselines), "none")} if baselines != ["random"] else {}
-    flags = [f"--{name.replace('_', '-')} {_flag(name, value)}" for name, value in options.items()]
+    flags = [f"--{name.replace('_', '-')} {_flag(name, value)}" for name, value in options.items() if value is not None]
     return " ".join(["fastdc condense", *flags, "--out runs/again"])
 
 
@@ -82,6 +84,15 @@ def _is_named(dataset: str) -> bool:
 
 def _is_built_in(model: str) -> bool:
     return split_spec(model)[0] in model_names()
+
+
+def _of_ones_own(config: Mapping[str, Any]) -> str | None:
+    """What only the process knew that made the run: a recipe that was put into `RECIPES`, or a choice that was added to its registry."""
+    method = split_spec(str(config["method"]))[0]
+    if method in RECIPES and method not in BUILT_IN:
+        return f"method {method}"
+    own = (f"{kind} {config[kind]}" for kind, registry in CHOICES.items() if not registry.is_built_in(str(config[kind])))
+    return next(own, None)
 
 
 def _flag(name: str, value: Any) -> str:

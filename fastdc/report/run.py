@@ -110,10 +110,16 @@ def _curve_chart(run: Loaded) -> Chart | None:
     """The accuracy of the images over the iterations; None where they were tested at the end alone."""
     if not run.curve:
         return None
-    points = tuple((iteration, 100 * found.mean) for iteration, found in run.curve)
-    series = Series("condensed", points, tuple(100 * found.std for _, found in run.curve))
-    text = f"Line chart of the test accuracy in percent over the iterations: from {points[0][1]:.1f} to {points[-1][1]:.1f}."
-    return chart("Test accuracy over the iterations, %", "iteration", [series], text)
+    protocols = dict.fromkeys(found.protocol for _, found in run.curve)  # under different ones accuracies do not compare
+    lines, texts = [], []
+    for protocol in protocols:
+        name = "condensed" if len(protocols) == 1 else f"protocol {protocol}"
+        of_it = [(iteration, found) for iteration, found in run.curve if found.protocol == protocol]
+        points = tuple((iteration, 100 * found.mean) for iteration, found in of_it)
+        lines.append(Series(name, points, tuple(100 * found.std for _, found in of_it)))
+        texts.append(f"{name if len(protocols) > 1 else ''} from {points[0][1]:.1f} to {points[-1][1]:.1f}".strip())
+    text = f"Line chart of the test accuracy in percent over the iterations: {', '.join(texts)}."
+    return chart("Test accuracy over the iterations, %", "iteration", lines, text)
 
 
 def accuracy_bars(results: Sequence[tuple[str, Evaluation, str, int]]) -> Bars | None:

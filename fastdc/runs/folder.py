@@ -78,7 +78,8 @@ class RunFolder:
             )
         if differing:
             here = {key: (in_a_line(repr(found.get(key)), 80), in_a_line(repr(config.get(key)), 80)) for key in differing}
-            text = in_a_line(", ".join(f"{key} ({there} there, {now} now)" for key, (there, now) in here.items()), 1000)
+            names = {"fingerprint": "the images to learn from, their size or classes; fingerprint"}
+            text = in_a_line(", ".join(f"{names.get(key, key)} ({there} there, {now} now)" for key, (there, now) in here.items()), 1000)
             raise UsageError(f"{self.path} holds a run that differs in {text}; use its arguments to continue it, or another folder.")
 
     def recorded(self, field: str) -> Any:

@@ -140,13 +140,18 @@ def class_numbers(names: Sequence[str], classes: Sequence[int | str]) -> list[in
     for given in classes:
         if str(given) in names:
             numbers.append(list(names).index(str(given)))
-        elif isinstance(given, int | np.integer) and 0 <= given < len(names):
+        elif (isinstance(given, int | np.integer) or _is_number(given)) and 0 <= int(given) < len(names):
             numbers.append(int(given))
         else:
             raise unknown_name("class", str(given), names)
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise UsageError(f"classes is {list(classes)!r}; expected two classes or more, each once.")
     return numbers
+
+
+def _is_number(text: object) -> bool:
+    """Whether it is the text of a number of few digits, as the command line gives it."""
+    return isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def dataset_names() -> tuple[str, ...]:

@@ -173,12 +173,12 @@ class _TableMaker:
         plots = self.definition.relative_to is not None
         budget = f"; {config.budget} for each image set of a method" if config.budget is not None else ""
         how = f"scale {config.scale_name}: {config.scale}{budget}; protocol {self.protocol}; seed {config.seed}"
-        caption = f"{self.train.name}, {how}, fastdc {versions()['fastdc']}."
+        caption = f"{self.train.said()}, {how}, fastdc {versions()['fastdc']}."
         caption += "".join(f" {text}." for text in self._storage())
         if plots and not can_plot():
             caption += " With matplotlib installed (pip install 'fastdc-torch[plot]'), the same command draws the plot."
         outcomes = {cell: self._outcome(cell.image_set, cell.model, failures) for cell in self.definition.cells}
-        figures = paper_figures(self.definition.figures, self.train.name)
+        figures = paper_figures(self.definition.figures, self.train.said())  # those of the dataset as it is
         plot = "table.png" if plots and can_plot() else None
         table = FilledTable(self.definition, outcomes, figures, caption, self._pictures(), plot)
         files: dict[str, str | bytes] = {plot: plot_by_ipc(table)} if plot is not None else {}
