@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -273,10 +274,13 @@ def test_a_table_that_was_killed_goes_on(config: TableConfig, counted: Counted, 
     assert (config.out / "table.md").exists()
 
 
-def test_a_failed_cell_leaves_the_others_and_is_tried_again(config: TableConfig, counted: Counted) -> None:
+def test_a_failed_cell_leaves_the_others_and_is_tried_again(
+    config: TableConfig, counted: Counted, capsys: pytest.CaptureFixture[str]
+) -> None:
     counted.fail_at = {("herding", "1"): RunError("a weight is not finite.")}
     with pytest.raises(RunError, match=r"1 of 6 image sets failed, herding-.*not finite\. The same call or command tries them again"):
         make_table(config)
+    assert re.search(r"^herding-\S* failed: a weight is not finite\.$", capsys.readouterr().out, re.MULTILINE)  # when it fails
     assert "1. failed: a weight is not finite." in (config.out / "table.md").read_text()
     counted.fail_at = {}
     make_table(config)

@@ -47,7 +47,7 @@ def do_all(
         jobs: in the order in which to try them.
         runner: knows their folders.
         do: does one; what is done of it already it leaves as it is.
-        say: is called once with a line, if this process has to wait.
+        say: is called with a line for each job that fails, and once if this process has to wait.
         failures: of threads that share the work one for all, so that none tries again what failed in another; None: one of this call.
 
     Returns:
@@ -59,7 +59,7 @@ def do_all(
     failures = {} if failures is None else failures
     open_jobs, waited = list(jobs), False
     while open_jobs:
-        taken = [job for job in open_jobs if not _attempt(job, runner, do, failures)]
+        taken = [job for job in open_jobs if not _attempt(job, runner, do, say, failures)]
         if taken and not waited:
             say(f"waiting for {len(taken)} job(s) that other processes have taken")
             waited = True
@@ -82,7 +82,7 @@ def raise_failures(failures: Mapping[str, str], count: int, what: str) -> None:
         raise RunError(f"{len(failures)} of {count} {what} failed, {name} first: {reason} The same call or command tries them again.")
 
 
-def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: dict[J, str]) -> bool:
+def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], say: Callable[[str], None], failures: dict[J, str]) -> bool:
     """Do one job unless it is done or has failed; False where another thread or process has taken it."""
     if runner.is_done(job):
         return True
@@ -101,6 +101,7 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], failures: di
                 do(job)
     except FastdcError as error:
         failures[job] = str(error)
+        say(f"{folder.name} failed: {error}")
     finally:
         lock.release()
     return True
