@@ -162,6 +162,25 @@ def test_an_image_data_whose_parts_do_not_fit_together(changes, match):
 
 
 @pytest.mark.parametrize(
+    ("images", "labels", "match"),
+    [
+        case("numpy", IMAGES, torch.from_numpy(LABELS), "images is a ndarray; expected a tensor: torch.from_numpy makes one"),
+        case("labels of numpy", torch.from_numpy(IMAGES), LABELS, "labels is a ndarray; expected a tensor"),
+        case("floats", FLOATS, torch.from_numpy(LABELS), r"images are torch\.float32 of shape \[40, 1, 8, 8\]; expected uint8"),
+        case(
+            "rank 3",
+            torch.from_numpy(IMAGES[:, 0]),
+            torch.from_numpy(LABELS),
+            r"of shape \[40, 8, 8\]; expected uint8 \[N, channels, H, W\]",
+        ),
+    ],
+)
+def test_what_no_image_data_is_made_of(images, labels, match):
+    with refusal(DataError, match):
+        fastdc.ImageData.of(images, labels)
+
+
+@pytest.mark.parametrize(
     "use",
     [
         case("noise", condense),

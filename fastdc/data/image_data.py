@@ -6,9 +6,10 @@ import dataclasses
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,17 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("mean", tuple, "one number per channel, as a tuple"),
     ("std", tuple, "one number per channel, as a tuple"),
 )
+
+
+def _check_fields(given: Mapping[str, Any]) -> None:
+    """Raise a DataError where a field of an ImageData is of another kind, or its images of another dtype or shape."""
+    for field, kind, expected in _FIELDS:
+        if field in given and not isinstance(value := given[field], kind):
+            what = f"is a {type(value).__name__}" if kind is Tensor else f"is {value!r}"
+            raise DataError(f"{field} {what}; expected {expected}.")
+    images = given["images"]
+    if images.dtype != torch.uint8 or images.dim() != 4 or not all(images.shape[1:]):
+        raise DataError(f"images are {images.dtype} of shape {list(images.shape)}; expected uint8 [N, channels, H, W].")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +71,7 @@ class ImageData:
     changes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, kind, expected in _FIELDS:
-            if not isinstance(value := getattr(self, field), kind):
-                given = f"is a {type(value).__name__}" if kind is Tensor else f"is {value!r}"
-                raise DataError(f"{field} {given}; expected {expected}.")
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not all(self.images.shape[1:]):
-            raise DataError(f"images are {self.images.dtype} of shape {list(self.images.shape)}; expected uint8 [N, channels, H, W].")
+        _check_fields(vars(self))
         check_labels(self.labels, len(self.images), self.num_classes)
         if len(self.class_names) != self.num_classes:
             raise DataError(f"{len(self.class_names)} class names for {self.num_classes} classes; give one for each.")
@@ -89,9 +96,13 @@ class ImageData:
         """Make an ImageData, its mean and std those of its own pixels; std is 1 where a channel has one value alone.
 
         A test set takes number and names of classes, mean, std and name from the training set given as `like`.
+
+        Raises:
+            DataError: as `ImageData`.
         """
         if like is not None:
             return cls(images, labels, like.num_classes, like.class_names, like.mean, like.std, like.name, changes)
+        _check_fields({"images": images, "labels": labels})
         number: int = count_classes(labels) if num_classes is None else plain(num_classes)
         names = tuple(class_names) if class_names is not None else tuple(str(c) for c in range(number))
         mean, std = pixel_statistics(images)
