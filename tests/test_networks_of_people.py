@@ -243,6 +243,9 @@ def test_networks_whose_logits_are_not_of_one_image_alone_are_refused(model: Any
         fastdc.evaluate(fastdc.coresets.random("digits", 1), "digits", model=model, networks=1, epochs=1)
 
 
+ALWAYS_THE_SAME = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
 @pytest.mark.parametrize(
     ("model", "match"),
     [
@@ -251,6 +254,7 @@ def test_networks_whose_logits_are_not_of_one_image_alone_are_refused(model: Any
         (lambda channels, classes: nn.Linear(64, 10), r"model .*\(channels, num_classes, image_size\)"),
         (nn.Linear(64, 10), r"model .*\(channels, num_classes, image_size\)"),
         (lambda channels, classes, size: "a network", "model .*nn.Module"),
+        (lambda channels, classes, size: ALWAYS_THE_SAME, "the same Sequential at each call; .*inside"),
         (3, "model"),
     ],
 )

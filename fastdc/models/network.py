@@ -30,7 +30,7 @@ class NetworkFamily:
         device: where the networks go.
 
     Raises:
-        UsageError: an unknown model, or one that does not map these images to num_classes logits.
+        UsageError: an unknown model, one that is the same network each time, or one that does not map these images to num_classes logits.
     """
 
     def __init__(
@@ -39,6 +39,11 @@ class NetworkFamily:
         self.model, self.channels, self.num_classes, self.image_size, self.device = model, channels, num_classes, image_size, device
         check_weights_fit(model, channels, num_classes, image_size)
         network, generator = self.fresh(0), torch.Generator().manual_seed(0)
+        if not isinstance(model, str) and self.fresh(1) is network:
+            raise UsageError(
+                f"the model function returns the same {type(network).__name__} at each call; expected a fresh network with weights of its "
+                "own: make it inside of the function."
+            )
         images = torch.randn(_TRIED, channels, *image_size, generator=generator).to(device)
         with torch.no_grad(), global_seed(0):
             before = self._random_state()
