@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
 from fastdc.engines import make_engine
+from fastdc.engines.plan import HOOKS
 from fastdc.errors import UsageError
 from fastdc.metrics import Metric
 from fastdc.models.modes import modes_kept
@@ -89,11 +92,19 @@ class GradientMatcher:
 def _parts(module: nn.Module) -> tuple[object, ...]:
     """What an engine is made for: the layers of a module and how they are set, its hooks, and its weights but for their values."""
     layers = [
-        (name, type(part), part.extra_repr(), len(part._forward_hooks), len(part._forward_pre_hooks))
+        (name, type(part), tuple((key, value) for key, value in vars(part).items() if key != "training" and _is_plain(value)))
         for name, part in module.named_modules()
     ]
+    hooks = [tuple(getattr(part, hooks)) for part in module.modules() for hooks in HOOKS]
     weights = [(name, weight.shape, weight.dtype, weight.device, weight.requires_grad) for name, weight in module.named_parameters()]
-    return *layers, *weights
+    return *layers, *hooks, *weights
+
+
+def _is_plain(value: object) -> bool:
+    """Whether an attribute is a setting: a number, a text, a function, or some of these."""
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str) or inspect.isroutine(value)
 
 
 def _plain(images: Tensor) -> Tensor:

@@ -214,8 +214,12 @@ def with_a_hook(module):
     module[2].register_forward_hook(lambda _module, _inputs, output: output.sin())
 
 
+def with_a_forward_of_its_own(module):
+    module[2].forward = torch.sin
+
+
 @pytest.mark.parametrize("engine", ["auto", "torch", "reference"])
-@pytest.mark.parametrize("change", [frozen, with_another_activation, with_another_slope, with_a_hook])
+@pytest.mark.parametrize("change", [frozen, with_another_activation, with_another_slope, with_a_hook, with_a_forward_of_its_own])
 def test_a_matcher_goes_on_with_its_module_as_it_is(change, engine):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.LeakyReLU(), nn.Linear(8, 2))

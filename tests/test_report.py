@@ -32,6 +32,7 @@ from fastdc.experiments.tables.job import Skipped
 from fastdc.experiments.tables.report import FilledTable
 from fastdc.loop.config import CondenseConfig
 from fastdc.loop.thumbnails import kept_at, thumbnail
+from fastdc.metrics import METRICS
 from fastdc.recipe import CHOICES
 from fastdc.report import write_comparison, write_report
 from fastdc.report.repeat import USUAL
@@ -163,13 +164,22 @@ def test_a_run_of_python_says_the_command_and_the_call_that_repeat_it(tmp_path: 
     assert torch.equal(CondensedDataset.load("runs/again").images, expected)
 
 
-def test_a_method_of_ones_own_is_repeated_in_python_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("option", ["method", "distance"])
+def test_what_is_ones_own_is_repeated_in_python_alone(option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fastdc.RECIPES, "mine", fastdc.Recipe(match="features"))
-    options = {"iterations": 1, "model": "mlp:width=8", "batch_real": 8, "progress": False}
-    fastdc.condense("digits", 1, method="mine", out=tmp_path, **options)
+    monkeypatch.setitem(METRICS, "mine", METRICS["mse"])
+    options: dict[str, Any] = {
+        "iterations": 1,
+        "model": "mlp:width=8",
+        "batch_real": 8,
+        "progress": False,
+        "engine": "torch",
+        option: "mine",
+    }
+    fastdc.condense("digits", 1, out=tmp_path, **options)
     text = html.unescape(page_of(tmp_path))
-    assert "# The command line does not know method mine: repeat the run in Python." in text
-    assert "method='mine'" in text
+    assert f"# The command line does not know {option} mine: repeat the run in Python." in text
+    assert f"{option}='mine'" in text
 
 
 def test_a_dataset_that_was_changed_is_changed_again(tmp_path: Path) -> None:

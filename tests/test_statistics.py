@@ -121,14 +121,58 @@ def test_a_state_holds_the_statistics_that_the_rest_of_a_run_depends_on(engine: 
     assert torch.equal(one.state.stored, other.state.stored)
 
 
-def test_a_network_that_comes_trained_has_the_statistics_of_real_images() -> None:
-    condensation = condensation_of("torch", doubled=False, pool="pretrained:networks=1,epochs=1", model_epochs=None)
-    real = [condensation.sampler.indices([label], 16, "statistics", 0, 0)[0] for label in range(len(COUNTS))]
+def statistics_of_real_images(condensation: Condensation, theta: Tensor, step: int) -> Tensor:
+    """Those of the real images of a step of the first network alone."""
+    real = [condensation.sampler.indices([label], 16, "statistics", 0, step)[0] for label in range(len(COUNTS))]
+    module = condensation.family.fresh(0)
+    for norm in batch_norms(module):
+        norm.momentum = 1.0
+    torch.func.functional_call(module.train(), condensation.engine.layout.views(theta), (DATA.normalised(torch.cat(real)),))
+    return statistics_of(module)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"pool": "pretrained:networks=1,epochs=1", "model_epochs": None}, 1),
+        ({"match": "features", "pool": "fresh:train=none", "model_epochs": None}, 2),
+        ({"match": "characteristic", "pool": "fresh:train=none", "model_epochs": None}, 2),
+        ({"match": "parameter_matching", "pool": "fresh:train=none", "model_epochs": None}, 2),
+    ],
+    ids=["trained networks", "features", "characteristic", "parameter_matching"],
+)
+def test_trained_networks_and_other_matches_have_the_statistics_of_real_images(changes: dict[str, Any], steps: int) -> None:
+    condensation = condensation_of("torch", doubled=False, **changes)
+    for step in range(steps):
+        condensation.take_step()
+        theta = condensation.state.theta
+        assert theta is not None
+        assert relative(statistics_of(condensation.engine.module), statistics_of_real_images(condensation, theta, step)) < 1e-5
+
+
+def test_a_step_in_the_middle_of_a_network_that_has_kept_none_takes_those_of_real_images() -> None:
+    condensation = condensation_of("torch", doubled=False)
     condensation.take_step()
+    condensation.state.path = {}  # as in a checkpoint of a version before
     theta = condensation.state.theta
     assert theta is not None
-    first = condensation.family.fresh(0)
-    for norm in batch_norms(first):
-        norm.momentum = 1.0
-    torch.func.functional_call(first.train(), condensation.engine.layout.views(theta), (DATA.normalised(torch.cat(real)),))
-    assert relative(statistics_of(condensation.engine.module), statistics_of(first)) < 1e-5
+    expected = statistics_of_real_images(condensation, theta, 1)
+    condensation.statistics.follow(condensation.state)
+    assert relative(statistics_of(condensation.engine.module), expected) < 1e-5
+
+
+def test_networks_begin_with_the_statistics_that_their_function_gives() -> None:
+    def loaded(*shape: Any) -> nn.Module:
+        module = network(*shape)
+        for norm in batch_norms(module):
+            norm.running_mean.fill_(3.0)
+        return module
+
+    condensation = condensation_of("torch", doubled=False)
+    condensation.family.model = loaded
+    condensation = Condensation(condensation.config, DATA, condensation.family, (), False)
+    for _ in range(STEPS + 1):  # one step with a second network
+        condensation.take_step()
+    for norm in batch_norms(condensation.engine.module):
+        assert norm.num_batches_tracked == 1 + EPOCHS  # of real images, and of training
+        assert (norm.running_mean > 1).all()

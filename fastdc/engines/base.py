@@ -340,11 +340,6 @@ class Engine(ABC):
         norms = {name for name, part in self.module.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)}
         return {name: buffer for name, buffer in self.module.named_buffers() if name.rpartition(".")[0] in norms}
 
-    def forget_statistics(self) -> None:
-        """Set every batch norm's mean to 0 and its variance to 1, as they are before any training."""
-        for norm in batch_norms(self.module):
-            norm.reset_running_stats()
-
     def follow_statistics(self, theta: Tensor, images: Tensor) -> None:
         """Move every batch norm's mean and variance on by a pass of `images` [N, channels, H, W], as training does, by its momentum."""
         if norms := batch_norms(self.module):

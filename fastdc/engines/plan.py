@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastdc.models.modes import modes_kept
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _COUNT = 1_000_003  # images that a stand-in says it is: a number that forward has from nowhere else
 
 Pair: TypeAlias = tuple[int, int]
@@ -96,7 +96,7 @@ def chain_of(module: nn.Module) -> tuple[Step, ...]:
         NotAChain: forward does anything else, or something else in training mode; a layer is used twice or not at all, or has hooks.
     """
     for name, part in module.named_modules():
-        if "forward" in vars(part) or any(getattr(part, hooks) for hooks in _HOOKS):
+        if "forward" in vars(part) or any(getattr(part, hooks) for hooks in HOOKS):
             raise NotAChain(f"{name or type(module).__name__} has a hook, or a forward of its own")
     chain = _read(module, training=False)
     if _read(module, training=True) != chain:

@@ -101,7 +101,8 @@ class Condensation:
         problem = Problem(recipe, config.seed, self.engine, family, self.batches, self.augmentation, self._groups(mine), self.progress)
         self.match = MATCHES.make(recipe.match, problem)
         self.pool = POOLS.make(recipe.pool, problem)
-        self.statistics = Statistics(self.engine, self.sampler, real.class_counts.tolist(), self.pool.trained)
+        counts, running = real.class_counts.tolist(), self.match.running_statistics
+        self.statistics = Statistics(self.engine, self.sampler, counts, running, self.pool.trained)
         self.groups = [ClassGroup.of(mine, family.device)] if whole else problem.groups
         labels = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.ipc))  # [S], of what is stored
         self.description = Description(labels, real.mean, real.std, real.class_names, recipe.formation, self.formation.fitted)

@@ -1,9 +1,10 @@
 """The statistics of batch norms in matching: they come from real images, as a few learned ones are too few, and are constants of a step.
 
-As in the authors' script they are running ones. A fresh network has mean 0 and variance 1; before each matching step some real images
-pass through it as in training, so that each norm moves on by its momentum; and its training between two steps moves them as any training
-does. The whole statistics of a batch in their place make the gradients of a deep network grow from layer to layer: with VGG-11 and
-ResNet-18 nothing is learned then.
+Where gradients by weights are matched they are running ones, as in the authors' script. A fresh network has mean 0 and variance 1; before
+each matching step some real images pass through it as in training, so that each norm moves on by its momentum; and its training between
+two steps moves them as any training does. The whole statistics of a batch in their place make the gradients of a deep network grow from
+layer to layer: with VGG-11 and ResNet-18 nothing is learned then. Other matches take the whole statistics, without which the features of a
+fresh network hardly differ from image to image.
 """
 
 from __future__ import annotations
@@ -27,30 +28,33 @@ class Statistics:
     """Those of one run.
 
     Args:
-        engine: whose module has the norms.
+        engine: whose module has the norms, as a fresh network has them.
         sampler: draws the real images.
         counts: how many there are of each class.
-        trained: whether networks come trained, from a pool that has not kept their statistics: then they are those of the first images.
+        running: whether they go along with a network, or are those of each step's real images.
+        trained: whether networks come trained, without the statistics that they had: they begin with those of the first images.
     """
 
-    def __init__(self, engine: Engine, sampler: ClassSampler, counts: Sequence[int], trained: bool) -> None:
-        self.engine, self.sampler, self.trained = engine, sampler, trained
+    def __init__(self, engine: Engine, sampler: ClassSampler, counts: Sequence[int], running: bool, trained: bool) -> None:
+        self.engine, self.sampler, self.running, self.trained = engine, sampler, running, trained
+        self._buffers = engine.statistics()
+        self._fresh = {_KEPT + name: buffer.clone() for name, buffer in self._buffers.items()}
         most = max(1, min(_IMAGES, _IMAGES_IN_ALL // len(counts)))
         self._counts = [min(count, most) for count in counts]
 
     def follow(self, state: State) -> None:
         """Before a step: go on from where the last one with this network ended, by a pass of real images."""
-        engine, theta = self.engine, state.theta
-        if not engine.statistics():
+        if not self._buffers:
             return
-        assert theta is not None
-        if state.step == 0:
-            engine.forget_statistics()
-        for name, buffer in engine.statistics().items():
-            if _KEPT + name in state.path:
-                buffer.copy_(state.path[_KEPT + name])
-        whole = self.trained and state.step == 0
-        (engine.freeze_statistics if whole else engine.follow_statistics)(theta, self._real_images(state))
+        assert state.theta is not None
+        kept = state.path if state.step else self._fresh
+        known = self.running and kept.keys() >= self._fresh.keys()  # a checkpoint of an earlier version lacks them
+        if not known or (self.trained and state.step == 0):
+            self.engine.freeze_statistics(state.theta, self._real_images(state))
+            return
+        for name, buffer in self._buffers.items():
+            buffer.copy_(kept[_KEPT + name])
+        self.engine.follow_statistics(state.theta, self._real_images(state))
 
     def _real_images(self, state: State) -> Tensor:
         """Those of all classes for the next step, [N, channels, H, W]; of several processes each reads those of its own."""
@@ -60,4 +64,5 @@ class Statistics:
 
     def keep(self, state: State) -> None:
         """After a step: let the state have them for the next one with this network."""
-        state.path |= {_KEPT + name: buffer.clone() for name, buffer in self.engine.statistics().items()}
+        if self.running:
+            state.path |= {_KEPT + name: buffer.clone() for name, buffer in self._buffers.items()}

@@ -97,6 +97,7 @@ METRICS: dict[str, Definition] = {
     "mse": Definition(_squares, _squares_cotangent),
     "l1": Definition(_absolute, _absolute_cotangent),
 }
+BUILT_IN = tuple(METRICS)  # without those that others put there
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ from typing import Any
 
 from fastdc.condensed import CondensedDataset
 from fastdc.data import dataset_names
+from fastdc.engines import ENGINES
 from fastdc.loop.config import CondenseConfig, as_plain, resolved
+from fastdc.metrics.definitions import BUILT_IN as BUILT_IN_METRICS
+from fastdc.metrics.definitions import METRICS
 from fastdc.models import model_names
 from fastdc.options.ipc import checked_ipc
 from fastdc.options.specs import split_spec
-from fastdc.recipe import BUILT_IN, CHOICES, RECIPES
+from fastdc.recipe import BUILT_IN, CHOICES, OPTIMIZERS, RECIPES
 from fastdc.runs.content import in_a_line
 
 USUAL = {"protocol": "auto", "networks": 5, "epochs": None}
@@ -87,12 +90,15 @@ def _is_built_in(model: str) -> bool:
 
 
 def _of_ones_own(config: Mapping[str, Any]) -> str | None:
-    """What only the process knew that made the run: a recipe that was put into `RECIPES`, or a choice that was added to its registry."""
-    method = split_spec(str(config["method"]))[0]
+    """What only the process knew that made the run: a recipe that was put into `RECIPES`, a metric in `METRICS`, or what was added to a
+    registry."""
+    method, metric, engine = (split_spec(str(config[name]))[0] for name in ("method", "distance", "engine"))
     if method in RECIPES and method not in BUILT_IN:
         return f"method {method}"
-    own = (f"{kind} {config[kind]}" for kind, registry in CHOICES.items() if not registry.is_built_in(str(config[kind])))
-    return next(own, None)
+    if metric in METRICS and metric not in BUILT_IN_METRICS:
+        return f"distance {metric}"
+    kinds = {**CHOICES, "optimizer": OPTIMIZERS, **({"engine": ENGINES} if engine != "auto" else {})}
+    return next((f"{kind} {config[kind]}" for kind, registry in kinds.items() if not registry.is_built_in(str(config[kind]))), None)
 
 
 def _flag(name: str, value: Any) -> str:

@@ -176,7 +176,7 @@ def architecture_search(
         search = Search(train, test, space, config, folder)
         result = search.run()
         if out is not None:
-            write(folder, result, f"{search.train.name}, protocol {protocol}, seed {seed}, fastdc {versions()['fastdc']}.")
+            write(folder, result, f"{search.train.said()}, protocol {protocol}, seed {seed}, fastdc {versions()['fastdc']}.")
     return result
 
 

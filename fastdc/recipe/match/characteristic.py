@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fastdc.errors import UsageError
 from fastdc.options.checks import check_count
-from fastdc.parallel.devices import check_fits, to_device
+from fastdc.parallel.devices import check_fits, free_memory, to_device
 from fastdc.parallel.threads import compute_threads, one_thread_each, result_of
 from fastdc.recipe.match.by_class import ClassMatchOptions
 from fastdc.recipe.match.features import FeatureMatching
@@ -61,19 +61,19 @@ class CharacteristicMatching(FeatureMatching):
         """The distance of the characteristic functions, a class at a time for each thread, as the phases of a class are F for each image.
         A class is computed by one thread: its products have other bits with another number of threads."""
         generator = make_generator(self.problem.seed, "frequencies", *state.moment)
-        threads = min(len(found), compute_threads()) if found.device.type == "cpu" else 1
-        size = threads * (found.shape[1] + real.shape[1] + found.shape[2]) * self.options.frequencies * found.element_size()
+        size = (found.shape[1] + real.shape[1] + found.shape[2]) * self.options.frequencies * found.element_size()
         check_fits(f"the phases at {self.options.frequencies:,} frequencies", size, found.device, "give fewer frequencies")
         frequencies = to_device(torch.randn(self.options.frequencies, found.shape[2], generator=generator), found.device).to(found.dtype)
 
         def of_class(number: int) -> tuple[Tensor, Tensor]:
             return characteristic_distance(found[number], real[number], frequencies, self.options.amplitude)
 
-        if threads == 1:
-            pairs = list(map(of_class, range(len(found))))
+        numbers = range(len(found))
+        if found.device.type == "cpu" and compute_threads() > 1:
+            with one_thread_each(max(1, min(len(found), compute_threads(), free_memory(found.device) // size))) as pool:
+                pairs = [result_of(future) for future in [pool.submit(of_class, number) for number in numbers]]
         else:
-            with one_thread_each(threads) as pool:
-                pairs = [result_of(future) for future in [pool.submit(of_class, number) for number in range(len(found))]]
+            pairs = list(map(of_class, numbers))
         losses, cotangents = zip(*pairs, strict=True)
         return torch.stack(losses), torch.stack(cotangents)
 

@@ -25,6 +25,7 @@ class GradientMatching(ClassMatch):
     """`gradients`: those of the synthetic images of a class and those of its real ones."""
 
     differentiates = 2
+    running_statistics = True
 
     def compare(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the gradients, class by class, and its gradient by the images."""

@@ -22,7 +22,7 @@ class Pool(ABC):
 
     Options: ClassVar[type] = NoOptions
     trained: ClassVar[bool] = False
-    """Whether its networks come trained, without the statistics that their batch norms had."""
+    """Whether its networks come trained, without the statistics that their batch norms had: these begin as those of real images."""
 
     def __init__(self, problem: Problem, options: Any = None) -> None:
         self.problem, self.options = problem, options
