@@ -255,9 +255,13 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         """Write `grid()` as a PNG file, whole or not at all.
 
         Raises:
+            UsageError: the name ends as that of another kind of file.
             RunError: the file cannot be written.
         """
-        write_atomically(Path(path).expanduser(), _png(self.grid()))
+        file = Path(path).expanduser()
+        if file.suffix.lower() not in ("", ".png"):
+            raise UsageError(f"{file} ends in {file.suffix}; the picture is a PNG file, which keeps every pixel: let its name end in .png.")
+        write_atomically(file, _png(self.grid()))
 
     @property
     def clipped(self) -> float:

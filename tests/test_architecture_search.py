@@ -509,6 +509,12 @@ def test_labels_that_are_names_are_numbered_alike_in_both_halves(tmp_path: Path)
     assert search.test.labels.tolist() == [2, 3, 2, 0]
 
 
+def test_the_report_says_what_was_done_to_the_images(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    changed = tuple(dataclasses.replace(half, changes=("only the classes 1, 2",)) for half in digits)
+    architecture_search(*changed, proxies=["random"], **OPTIONS, out=tmp_path)
+    assert "digits (only the classes 1, 2), protocol dc, seed 0" in (tmp_path / "table.md").read_text()
+
+
 def test_another_search_in_the_folder_is_refused(digits: Any, tmp_path: Path, counted: Counted) -> None:
     architecture_search(*digits, proxies=["random"], **OPTIONS, out=tmp_path)
     with pytest.raises(UsageError, match=r"differs in space \('4 networks, \w+' there, '3 networks, \w+' now\)"):

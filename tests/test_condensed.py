@@ -159,6 +159,13 @@ def test_the_picture_is_written_as_it_is(condensed, tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), np.asarray(condensed.grid()))
 
 
+def test_a_name_that_says_another_kind_of_picture_is_refused(condensed, tmp_path):
+    with pytest.raises(UsageError, match=r"picture\.jpg ends in \.jpg; the picture is a PNG file"):
+        condensed.save_grid(tmp_path / "picture.jpg")
+    assert not list(tmp_path.iterdir())
+    condensed.save_grid(tmp_path / "picture.PNG")
+
+
 # a file and back
 
 

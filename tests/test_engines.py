@@ -220,6 +220,13 @@ def test_shares_of_more_classes_than_there_are_get_a_sentence(name: str) -> None
         training.step(torch.randn(2, 1, 28, 28), torch.ones(2, 11) / 11)
 
 
+def test_counts_of_a_phase_that_are_none_get_a_sentence() -> None:
+    with pytest.raises(UsageError, match="batch is 0; expected a whole number of 1 or more"):
+        Sgd(1, 0.1, batch=0)
+    with pytest.raises(UsageError, match="epochs is -1; expected a whole number of 0 or more"):
+        Sgd(-1, 0.1)
+
+
 def test_distillation_of_numbers_made_by_hand() -> None:
     # Logits of 2 log 3 and 0 at temperature 2 are shares of 3/4 and 1/4; equal ones are halves: cross-entropy log 2.
     kept = Distillation(torch.tensor([[2 * math.log(3), 0.0, 5.0], [0.0, 0.0, -1.0]], dtype=torch.float64), (2, 1))

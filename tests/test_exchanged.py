@@ -303,6 +303,8 @@ def test_tables_and_searches_take_some_classes_and_a_size(place: Path, capsys: p
     assert "digits" in capsys.readouterr().out
     small = ["--networks", "2", "--widths", "8", "--depths", "1", "--top", "1", "--random-truths", "1", "--proxies", "random"]
     assert main(["search", *some, *small, "--out", str(place / "search")]) == 0
+    for folder in ("table", "search"):
+        assert "; only the classes 3, 8), " in (place / folder / "table.md").read_text()
     sets = [CondensedDataset.load(file) for file in place.rglob("condensed.safetensors")]
     assert sets
     assert all((found.class_names, found.image_size) == (("3", "8"), (12, 12)) for found in sets)

@@ -18,6 +18,7 @@ from fastdc.engines.features import features_of
 from fastdc.errors import UsageError
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.metrics.operator import layerwise_distance
+from fastdc.options.checks import check_count
 from fastdc.options.registry import NoOptions
 from fastdc.parallel.devices import to_device
 from fastdc.parallel.world import ALONE, World
@@ -35,6 +36,10 @@ class Sgd:
     momentum: float = 0.0
     weight_decay: float = 0.0
     batch: int = 256
+
+    def __post_init__(self) -> None:
+        check_count("epochs", self.epochs, least=0)
+        check_count("batch", self.batch)
 
 
 @dataclass(frozen=True, eq=False)
