@@ -560,7 +560,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "continual-split": continual_split,
     "continual-digits": lambda: continual_digits("continual-digits"),
     "continual-auto": lambda: continual_digits("continual-auto"),
-    "search": lambda: search("search"),
     "search-auto": lambda: search("search-auto"),
     "search-max": lambda: search("search-max"),
     "search-order": search_order,

@@ -367,7 +367,7 @@ def test_epochs_that_are_asked_for_are_split_in_half(
 
 @pytest.mark.parametrize("engine", ["torch", "reference"])
 def test_mnist_augmentation_reaches_the_training_and_is_reproducible(condensed: CondensedDataset, noise: ImageData, engine: str) -> None:
-    options = {"networks": 2, "epochs": 3, "model": "mlp:width=16", "engine": engine}
+    options = {"networks": 2, "epochs": 30, "model": "mlp:width=16", "engine": engine}
     first = evaluate(condensed, renamed(noise, "mnist"), **options).accuracies
     assert evaluate(condensed, renamed(noise, "mnist"), **options).accuracies == first
     assert evaluate(condensed, noise, **options).accuracies != first
@@ -513,12 +513,26 @@ def test_rotations_are_true_ones_by_up_to_45_degrees_either_way(matrices: Tensor
     assert degrees.max() > 35
 
 
-def test_a_crop_is_a_shift_with_the_darkest_value_around(pictures: Tensor, matrices: Tensor) -> None:
-    result = changed(pictures)
+def test_a_crop_is_a_shift_with_the_mean_of_the_batch_around(pictures: Tensor, matrices: Tensor) -> None:
+    result, means = changed(pictures), pictures.mean((0, 2, 3))
     for i in kinds(matrices)[:, 0].nonzero().flatten().tolist():
         x, y = matrices[i, :, 2].round().int().tolist()
-        padded = F.pad(pictures[i], (4, 4, 4, 4), value=pictures[i].min().item())
+        padded = means[:, None, None].repeat(1, 20, 24)
+        padded[:, 4:16, 4:20] = pictures[i]
         torch.testing.assert_close(result[i], padded[:, 4 + y : 16 + y, 4 + x : 20 + x], atol=AUGMENTED_IMAGES, rtol=0)
+
+
+def test_around_a_turned_image_is_the_mean_of_the_batch_and_around_a_smaller_one_nothing(pictures: Tensor, matrices: Tensor) -> None:
+    moved = pictures + torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1)
+    corners, means = changed(moved)[:, :, 0, 0], moved.mean((0, 2, 3))
+    linear = matrices[:, :, :2]
+    outside = (linear @ torch.tensor([-7.5, -5.5])).abs()  # where a corner comes from, in pixels from the middle
+    far = (outside > torch.tensor([8.5, 6.5])).any(1)
+    _, scaled, turned = kinds(matrices).T
+    assert far[turned].sum() > 20
+    assert far[scaled].sum() > 20
+    torch.testing.assert_close(corners[far & turned], means.expand(int((far & turned).sum()), 3), atol=AUGMENTED_IMAGES, rtol=0)
+    torch.testing.assert_close(corners[far & scaled], torch.zeros(int((far & scaled).sum()), 3), atol=AUGMENTED_IMAGES, rtol=0)
 
 
 def test_augmentation_whose_limits_are_nothing_changes_nothing(pictures: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
