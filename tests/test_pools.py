@@ -19,7 +19,7 @@ import fastdc
 from fastdc.callbacks import CheckpointWritten, Event
 from fastdc.data import ClassSampler, ImageData
 from fastdc.data.k_means import medoids
-from fastdc.engines import make_engine
+from fastdc.engines import Sgd, make_engine
 from fastdc.engines.capture import Graphs
 from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, recipe_of, resolved
@@ -36,7 +36,6 @@ from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.training import whole_set
 from fastdc.training.augment import training_augmentation
 from fastdc.training.by_batch import train_by_batch, whole_batches
-from fastdc.training.schedule import paper_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ["reference", "torch", "cuda", pytest.param("native", marks=needs_extension)]
@@ -161,15 +160,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "networks"
 
 
-def test_a_pretrained_network_is_the_one_that_training_on_the_whole_set_gives(cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "phases", "augment"),
+    [
+        ("", [(1, 0.01, 256), (1, 0.001, 256)], None),
+        (",augmented=true", [(2, 0.01, 64)], training_augmentation(["color", "crop"], "image", 0.5)),
+    ],
+)
+def test_a_pretrained_network_is_the_one_that_training_on_the_whole_set_gives(
+    options: str, phases: list[tuple[int, float, int]], augment: Any, cache: Path
+) -> None:
     data = noise_data([30, 50, 40])
-    pool, state, _ = pool_on(data, "pretrained:networks=1,epochs=2", "reference")
+    pool, state, _ = pool_on(data, f"pretrained:networks=1,epochs=2{options}", "reference")
     assert state.theta is not None
     problem, seed = pool.problem, derive_seed(5, "pretrained network", 0)
     ((_, first),) = pool._networks.values()
     theta, engine = first.clone(), make_engine("reference", problem.family.fresh(0))
     fetch = whole_batches(data, theta)
-    for _ in train_by_batch(engine, problem.family, theta, len(data), fetch, paper_training(2), seed, "whole set"):
+    sgd = [Sgd(epochs, lr, 0.9, 5e-4, batch) for epochs, lr, batch in phases]
+    for _ in train_by_batch(engine, problem.family, theta, len(data), fetch, sgd, seed, "whole set", augment=augment):
         pass
     assert relative(state.theta - first, theta - first) < WHOLE_SET_TRAINING
 

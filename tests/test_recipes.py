@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
 IPC, BATCH, NETWORKS, STEPS = 2, 6, 2, 2
 DSA = ["color", "crop", "cutout", "flip", "scale", "rotate"]
+THREE = DSA[:3]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,9 +83,11 @@ class Draws:
         with torch.no_grad():
             stored.copy_(((stored * self.std + self.mean).clamp(0, 1) - self.mean) / self.std)
 
-    def learn_real_images(self, network: nn.Module, sgd: torch.optim.Optimizer, k: int, t: int, augment: Any = None) -> None:
+    def learn_real_images(
+        self, network: nn.Module, sgd: torch.optim.Optimizer, k: int, t: int, augment: Any = None, batch: int = 64
+    ) -> None:
         generator = make_generator(0, "training images", k, t)
-        for index in torch.randperm(len(self.data), generator=generator)[:500].split(64):
+        for index in torch.randperm(len(self.data), generator=generator)[:500].split(batch):
             images, labels = self.pixels(index), self.data.labels[index]
             if augment is not None:
                 images, labels = augment(images, labels, generator)
@@ -170,8 +173,10 @@ def idc(
     stored: Tensor,
     next_network: Callable[[Draws, int], nn.Module] = Draws.network,
     real_images: Callable[[Draws, nn.Module, int, int, int], Tensor] = random_images,
+    batch: int = 64,
 ) -> None:
-    sgd, augment = torch.optim.SGD([stored], lr=2 * 7.66e-6 * IPC), training_augmentation(["color", "crop"], "image", 0.5)
+    rate = 2 * 7.66e-6 * IPC / draws.std**2  # of pixels
+    sgd, augment = torch.optim.SGD([stored], lr=rate), training_augmentation(["color", "crop"], "image", 0.5)
     for k in range(NETWORKS):
         network = next_network(draws, k)
         training = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
@@ -179,11 +184,11 @@ def idc(
             loss = torch.zeros(())
             for c in range(10):
                 sides = [tiles(stored[c]), real_images(draws, network, k, t, c)]
-                sides = [changed(some, ["color", "crop", "cutout"], "all", k, t, c) for some in sides]
+                sides = [changed(some, THREE, "all", k, t, c) for some in sides]
                 loss = loss + differences_of_convolutions(*(gradients(network, side, c) for side in sides))
             descend(sgd, loss)
             if t + 1 < STEPS:
-                draws.learn_real_images(network, training, k, t, augment)
+                draws.learn_real_images(network, training, k, t, augment, batch)
         draws.clamp(stored)
 
 
@@ -197,7 +202,7 @@ def dream(draws: Draws, stored: Tensor) -> None:
             kept[c] = draws.pixels(sample[medoids(found, BATCH, make_generator(0, "representatives", k, t, c))])
         return kept[c]
 
-    idc(draws, stored, real_images=representatives)
+    idc(draws, stored, real_images=representatives, batch=128)
 
 
 def accdd(draws: Draws, stored: Tensor) -> None:
@@ -220,36 +225,36 @@ def accdd(draws: Draws, stored: Tensor) -> None:
     idc(draws, stored, perturbed)
 
 
-def interpolated(draws: Draws, k: int) -> nn.Module:
-    """A network on the way back to its first weights."""
-    network, first, generator = draws.pretrained(k)
+def interpolated(draws: Draws, k: int) -> tuple[nn.Module, nn.Module]:
+    """A network on the way back to its first weights, and as it was before."""
+    (network, first, generator), (trained, _, _) = draws.pretrained(k), draws.pretrained(k)
     share = torch.rand((), generator=generator).item()
     with torch.no_grad():
         for weight, other in zip(network.parameters(), first.parameters(), strict=True):
             weight.copy_((1 - share) * weight + share * other)
-    return network
+    return network, trained
 
 
 def dance(draws: Draws, stored: Tensor) -> None:
-    sgd = torch.optim.SGD([stored], lr=0.01 * IPC, momentum=0.5)
+    sgd = torch.optim.SGD([stored], lr=0.01 * IPC / draws.std**2, momentum=0.5)  # of pixels
     for k in range(NETWORKS * STEPS):
-        network, loss = interpolated(draws, k), torch.zeros(())
+        (network, trained), loss = interpolated(draws, k), torch.zeros(())
         for c in range(10):
-            images, real = (changed(some, DSA, "one", k, 0, c) for some in (tiles(stored[c]), draws.real(k, 0, c)))
-            loss = loss + (features(network, images).mean(0) - features(network, real).mean(0)).square().sum() + entropy(network, images, c)
+            images, real = (changed(some, THREE, "all", k, 0, c) for some in (tiles(stored[c]), draws.real(k, 0, c)))
+            loss = loss + (features(network, images).mean(0) - features(network, real).mean(0)).square().sum() + entropy(trained, images, c)
         descend(sgd, loss)
         draws.clamp(stored)
 
 
 def ncfm(draws: Draws, stored: Tensor) -> None:
-    adam = torch.optim.AdamW([stored], lr=0.01, weight_decay=0.01, eps=1e-150)
+    adam = torch.optim.AdamW([stored], lr=0.01, weight_decay=0.001, eps=1e-150)
     for k in range(NETWORKS * STEPS):
-        network, loss = interpolated(draws, k), torch.zeros(())
-        frequencies = torch.randn(1024, network.classifier.in_features, generator=make_generator(0, "frequencies", k, 0)).double()
+        (network, trained), loss = interpolated(draws, k), torch.zeros(())
+        frequencies = torch.randn(4096, network.classifier.in_features, generator=make_generator(0, "frequencies", k, 0)).double()
         for c in range(10):
-            images, real = (changed(some, DSA, "one", k, 0, c) for some in (tiles(stored[c]), draws.real(k, 0, c)))
+            images, real = (changed(some, THREE, "all", k, 0, c) for some in (tiles(stored[c]), draws.real(k, 0, c)))
             units = (F.normalize(features(network, side), dim=1) for side in (images, real))
-            loss = loss + plain_characteristic(*units, frequencies, 0.5) + entropy(network, images, c)
+            loss = loss + plain_characteristic(*units, frequencies, 0.5) + entropy(trained, images, c)
         descend(adam, loss)
         draws.clamp(stored)
 
@@ -278,7 +283,7 @@ def auto(draws: Draws, stored: Tensor) -> None:
 
 SEVERAL = {"iterations": NETWORKS, "matching_steps": STEPS}  # steps with each network
 ONE_STEP_EACH = {"iterations": NETWORKS * STEPS}
-FEW_TRAINED = {**ONE_STEP_EACH, "pool": "pretrained:networks=3,epochs=2,change=interpolate"}
+FEW_TRAINED = {**ONE_STEP_EACH, "pool": "pretrained:networks=3,epochs=2,augmented=true,change=interpolate"}
 # the script of each recipe, and the numbers that it changes; all else is as published
 SCRIPTS: dict[str, tuple[Callable[[Draws, Tensor], None], dict[str, Any]]] = {
     "dsa": (dsa, {**SEVERAL, "model_epochs": 2}),
@@ -340,7 +345,7 @@ _DC: dict[str, Any] = {
     "model_epochs": 50,
     "init": "noise",
     "lr_images": 0.1,
-    "optimizer": "sgd:momentum=0.5",
+    "optimizer": "sgd:momentum=0.5,pixels=false",
     "schedule": "constant",
     "lr_model": 0.01,
     "batch_real": 256,
@@ -358,21 +363,22 @@ _IDC = _DC | {
     "model_epochs": None,
     "init": "real",
     "lr_images": 2 * 7.66e-6 * 10,
-    "optimizer": "sgd:momentum=0.0",
+    "optimizer": "sgd:momentum=0.0,pixels=true",
     "batch_real": 64,
     "distance": "l1:rows=convolutions",
     "protocol": "idc",
 }
 _DANCE = _DC | {
     "match": "features:cross_entropy=1.0",
-    "pool": "pretrained:train=none,networks=20,epochs=60,change=interpolate",
-    "augmentation": f"siamese:operations={_ALL_SIX},mode=one",
+    "pool": "pretrained:train=none,networks=20,epochs=60,augmented=true,change=interpolate",
+    "augmentation": "siamese:operations=color+crop+cutout,mode=all",
     "formation": "tiles:factor=2,clamp=true",
     "iterations": 10000,
     "matching_steps": 1,
     "model_epochs": None,
     "init": "real",
     "lr_images": 0.01 * 10,
+    "optimizer": "sgd:momentum=0.5,pixels=true",
     "batch_real": 128,
     "protocol": "idc",
 }
@@ -385,15 +391,22 @@ PAPER: dict[str, dict[str, Any]] = {
     "dsa": _DC | _DSA | {"pool": f"fresh:train=synthetic,augmentation={_ALL_SIX},networks=random"},
     "dm": _DC | _DSA | _UNTRAINED_NETWORKS | {"match": "features", "iterations": 20000, "matching_steps": 1, "lr_images": 1.0},
     "idc": _IDC,
-    "dream": _IDC | {"batches": "representatives:sample=512,every=10", "iterations": 250, "init": "kmeans", "batch_real": 128},
-    "accdd": _IDC | {"pool": f"pretrained:{_ON_REAL},networks=5,epochs=2,change=perturb", "iterations": 400},
+    "dream": _IDC
+    | {
+        "pool": f"fresh:{_ON_REAL},networks=random".replace("64", "128"),
+        "batches": "representatives:sample=512,every=10",
+        "iterations": 250,
+        "init": "kmeans",
+        "batch_real": 128,
+    },
+    "accdd": _IDC | {"pool": f"pretrained:{_ON_REAL},networks=5,epochs=2,augmented=true,change=perturb", "iterations": 400},
     "dance": _DANCE,
     "ncfm": _DANCE
     | {
-        "match": "characteristic:cross_entropy=1.0,frequencies=1024,amplitude=0.5",
+        "match": "characteristic:cross_entropy=1.0,frequencies=4096,amplitude=0.5",
         "iterations": 20000,
         "lr_images": 0.01,
-        "optimizer": "adam:beta1=0.9,beta2=0.999,decay=0.01",
+        "optimizer": "adam:beta1=0.9,beta2=0.999,decay=0.001",
         "batch_real": 1024,
     },
     "auto": _DC
@@ -415,8 +428,18 @@ PAPER: dict[str, dict[str, Any]] = {
     },
 }
 _SMALL = {"model": "convnet:width=32", "batch_real": 64, "iterations": 100}
-_SHORTER_IDC = {"iterations": 20, "matching_steps": 50, "lr_images": 4e-4 * 10, "optimizer": "sgd:momentum=0.5", "schedule": "linear"}
-_SHORTER_DANCE = {"iterations": 1000, "schedule": "linear", "pool": "pretrained:train=none,networks=5,epochs=4,change=interpolate"}
+_SHORTER_IDC = {
+    "iterations": 20,
+    "matching_steps": 50,
+    "lr_images": 5e-5 * 10,
+    "optimizer": "sgd:momentum=0.5,pixels=true",
+    "schedule": "linear",
+}
+_SHORTER_DANCE = {
+    "iterations": 1000,
+    "schedule": "linear",
+    "pool": "pretrained:train=none,networks=5,epochs=4,augmented=true,change=interpolate",
+}
 # What two cores change of that.
 LAPTOP: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dc", "dd", "parameter_matching", "curriculum", "dsa"), _SMALL),

@@ -25,6 +25,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.coresets.kmeans import kmeans
 from fastdc.coresets.random import random as random_coreset
 from fastdc.data import ClassSampler, ImageData
+from fastdc.data.image_data import per_channel
 from fastdc.data.part import PartOfImages, part_of
 from fastdc.engines import make_engine
 from fastdc.engines.gather_normalise import near
@@ -255,6 +256,8 @@ class Condensation:
         change = self.augmentation.draw(group, *state.moment)
         images = change.apply(formation.decode(stored))  # [G, n, channels, H, W]
         losses, gradient = self.match.step(state, images, group)  # [G] or [], [G, n, channels, H, W]
+        if self.optimizer.of_pixels:
+            gradient = gradient / per_channel(self.real.std, gradient) ** 2
         count = state.iteration * self.steps + state.step
         rate = self.recipe.lr_images * SCHEDULES[self.recipe.schedule](count / (self.recipe.iterations * self.steps))
         self.optimizer.step(stored, formation.adjoint(change.adjoint(gradient)), moments, rate, count)

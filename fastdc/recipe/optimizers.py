@@ -32,6 +32,9 @@ class Optimizer(ABC):
     Options: ClassVar[type] = NoOptions
     moments: ClassVar[tuple[str, ...]] = ()
     """The names of what it keeps from step to step, a tensor of the shape of what is stored each; zero at first."""
+    of_pixels: bool = False
+    """Whether its rate is that of pixels in 0..1: with (pixels - mean) / std stored, a gradient by pixels and a step of them are 1 / std
+    each of those of what is stored."""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
@@ -51,9 +54,10 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class SgdOptions:
-    """Options of `sgd`: momentum."""
+    """Options of `sgd`: momentum; and pixels, whether the rate is that of pixels in 0..1, or that of normalised ones."""
 
     momentum: float = 0.5
+    pixels: bool = False
 
     def __post_init__(self) -> None:
         _check_fraction("momentum", self.momentum)
@@ -64,6 +68,10 @@ class SgdOptimizer(Optimizer):
 
     Options = SgdOptions
     moments = ("velocity",)
+
+    def __init__(self, options: SgdOptions) -> None:
+        super().__init__(options)
+        self.of_pixels = options.pixels
 
     def step(self, stored: Tensor, gradient: Tensor, moments: Mapping[str, Tensor], rate: float, count: int) -> None:
         """The velocity takes up the gradient; what is stored follows it."""

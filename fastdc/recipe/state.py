@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastdc.parallel.world import World
 
+_EXPERT = "the network before it was changed"  # its name in the path of a state
+
 
 @dataclass
 class State:
@@ -67,6 +69,15 @@ class State:
                 world.from_first([own])
             else:
                 world.deal(rows, own, counts)
+
+    @property
+    def expert(self) -> Tensor | None:
+        """The weights [P] that know the classes best: those of a trained network before its pool changed it, or else `theta`."""
+        return self.path.get(_EXPERT, self.theta)
+
+    def keep_expert(self, weights: Tensor) -> None:
+        """Take note of trained weights [P], for as long as the present network lasts."""
+        self.path[_EXPERT] = weights
 
     @property
     def moment(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastdc.data import ImageData
-from fastdc.engines import Engine, Sgd
+from fastdc.engines import Augmentation, Engine, Sgd
 from fastdc.engines.base import Batch, Fetch
 from fastdc.errors import RunError
 from fastdc.models.network import NetworkFamily
@@ -38,7 +38,16 @@ def whole_batches(data: ImageData, theta: Tensor, positions: Tensor | None = Non
 
 
 def train_by_batch(
-    engine: Engine, family: NetworkFamily, theta: Tensor, count: int, fetch: Fetch, phases: Sequence[Sgd], seed: int, stream: str
+    engine: Engine,
+    family: NetworkFamily,
+    theta: Tensor,
+    count: int,
+    fetch: Fetch,
+    phases: Sequence[Sgd],
+    seed: int,
+    stream: str,
+    *,
+    augment: Augmentation | None = None,
 ) -> Iterator[None]:
     """Train `theta` [P] in place on `count` images; one item after each step, the weights being up to date at the end of each epoch.
 
@@ -51,10 +60,12 @@ def train_by_batch(
         phases: of SGD, one after the other.
         seed: decides the order of the images, and what dropout draws.
         stream: the name of this training among all that draw from `seed`.
+        augment: what is done to each batch.
     """
-    order, step = make_generator(seed, f"{stream} order"), 0
+    order, changes, step = make_generator(seed, f"{stream} order"), make_generator(seed, f"{stream} augmentation"), 0
     for phase in phases:
-        steps = engine.training(theta, phase).steps((torch.randperm(count, generator=order) for _ in range(phase.epochs)), fetch)
+        orders = (torch.randperm(count, generator=order) for _ in range(phase.epochs))
+        steps = engine.training(theta, phase).steps(orders, fetch, augment, changes)
         for _ in range(phase.epochs * math.ceil(count / phase.batch)):
             with family.seeded_training(derive_seed(seed, f"{stream} dropout", step)):
                 next(steps)

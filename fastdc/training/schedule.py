@@ -42,12 +42,15 @@ def paper_training(epochs: int) -> list[Sgd]:
 
 def idc_training(epochs: int) -> list[Sgd]:
     """The phases of Kim et al. (ICML 2022): batch 64, a fifth of the learning rate after two thirds of the epochs, and again after five
-    sixths.
+    sixths. The first two epochs have the whole rate.
 
     >>> [(sgd.epochs, round(sgd.lr, 4), sgd.batch) for sgd in idc_training(1000)]
     [(666, 0.01, 64), (167, 0.002, 64), (167, 0.0004, 64)]
+    >>> [sgd.epochs for sgd in idc_training(2)]
+    [2]
     """
-    first, second = 2 * epochs // 3, 5 * epochs // 6
+    first = max(2 * epochs // 3, min(2, epochs))
+    second = max(5 * epochs // 6, first)
     return _phases([(first, _LR), (second - first, _LR / 5), (epochs - second, _LR / 25)], batch=64)
 
 

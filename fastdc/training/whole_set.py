@@ -1,7 +1,7 @@
 """A network trained on the whole set, by which coresets choose and with which the pool `pretrained` matches; trained once, then kept.
 
 Training is that of the paper's evaluation (`fastdc.training.schedule`), without augmentation, batch by batch
-(`fastdc.training.by_batch`).
+(`fastdc.training.by_batch`); or, `augmented`, that of Kim et al. (ICML 2022), each batch changed by color, crop and CutMix.
 
 The weights of a network that has a name are kept in a file called after the hash of all that decides them. A file that is
 damaged, or holds something else, is made anew. A user's function has no name that says what it makes: its networks are not kept.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from fastdc.data import ImageData
 from fastdc.data.sources.named import DEFAULT_ROOT
-from fastdc.engines import Engine, Sgd, make_engine, resolve_engine
+from fastdc.engines import Augmentation, Engine, Sgd, make_engine, resolve_engine
 from fastdc.engines.gather_normalise import near
 from fastdc.errors import DataError, RunError, UsageError
 from fastdc.models import ModelFactory
@@ -39,14 +40,16 @@ from fastdc.runs.files import load_tensors, save_tensors
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed
-from fastdc.training.by_batch import BLOCK, logits_by_block, train_by_batch, whole_batches
+from fastdc.training.augment import training_augmentation
+from fastdc.training.by_batch import logits_by_block, train_by_batch, whole_batches
 from fastdc.training.forgetting_events import forgetting_events
-from fastdc.training.schedule import paper_training
+from fastdc.training.schedule import idc_training, paper_training
 
 EPOCHS = 20
 DEFAULT_CACHE = DEFAULT_ROOT.parent / "networks"
 KIND = "network trained on the whole set"
 _FORMAT = 4  # of the training: a change of what it gives needs another number
+_OPERATIONS, _CUTMIX = ("color", "crop"), 0.5  # of a training that is augmented
 _FEW, _MEASURED = 3, 1.0  # steps at least, and seconds, by which the time of a training is known
 _FORGETTING, _NETWORK = "forgetting", "network."  # names in the file: the counts, and what begins the name of each weight
 
@@ -59,6 +62,8 @@ class WholeSetOptions:
     """A name, or a function (channels, num_classes, (height, width)) -> nn.Module."""
     epochs: int = EPOCHS
     """Epochs of training; the learning rate drops after half of them."""
+    augmented: bool = False
+    """Batches of 64, changed by color and crop and, one in two, by CutMix; the learning rate drops after two thirds."""
     seed: int = 0
     """Decides initial weights and the order of batches."""
     engine: str = "auto"
@@ -74,6 +79,16 @@ class WholeSetOptions:
     def network_seed(self) -> int:
         """The seed of the initial weights, in a family of networks of this model."""
         return derive_seed(self.seed, "whole set network")
+
+    @property
+    def phases(self) -> list[Sgd]:
+        """The SGD of the training."""
+        return idc_training(self.epochs) if self.augmented else paper_training(self.epochs)
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """What is done to each batch."""
+        return training_augmentation(_OPERATIONS, "image", _CUTMIX) if self.augmented else None
 
     def check(self) -> None:
         """Raise a UsageError where a number or the folder cannot be used; names are checked where they are used."""
@@ -177,7 +192,7 @@ class _Training:
 
     def result(self, origin: dict[str, Any]) -> TrainedNetwork:
         """Train, classify after each epoch, and put the weights into the module."""
-        started, phases = time.monotonic(), paper_training(self.options.epochs)
+        started, phases = time.monotonic(), self.options.phases
         steps = self.options.epochs * math.ceil(len(self.real) / phases[0].batch)
         with progress_bar(steps, "training on the whole set", "batch", shown=self.options.progress) as bar:
             forgetting = forgetting_events(self._classified(epoch, bar) for epoch, _ in enumerate(self._epochs(phases, bar), 1))
@@ -187,27 +202,31 @@ class _Training:
 
     def seconds(self) -> float:
         """What `result` will take, from a few steps and a few blocks of images that are classified."""
-        phases = paper_training(self.options.epochs)
-        step = self._seconds_each(self._steps(phases))
-        block = self._seconds_each(logits_by_block(self.engine, self.theta, self.real))
-        return self.options.epochs * len(self.real) * (step / phases[0].batch + block / BLOCK)
+        phases, count = self.options.phases, len(self.real)
+        batches = itertools.cycle([min(phases[0].batch, count - start) for start in range(0, count, phases[0].batch)])
+        step = self._seconds_of_image(images for images, _ in zip(batches, self._steps(phases), strict=False))
+        block = self._seconds_of_image(len(logits) for _, logits in logits_by_block(self.engine, self.theta, self.real))
+        return self.options.epochs * count * (step + block)
 
-    def _seconds_each(self, work: Iterator[object]) -> float:
-        """The seconds of an item, from those after the first, which makes ready; of a single one its own."""
+    def _seconds_of_image(self, work: Iterator[int]) -> float:
+        """The seconds that an image takes of work that gives how many it has done, without the first of them, which makes ready; of a
+        single one its own."""
         began = time.monotonic()
-        next(work)
+        first = next(work)
         self.theta.sum().item()  # which waits for a GPU
         ready, count = time.monotonic(), 0
-        for count, _ in enumerate(work, 1):
-            if count >= _FEW and time.monotonic() - ready > _MEASURED:
+        for number, images in enumerate(work, 1):
+            count += images
+            if number >= _FEW and time.monotonic() - ready > _MEASURED:
                 break
         self.theta.sum().item()
-        return (time.monotonic() - ready) / count if count else ready - began
+        return (time.monotonic() - ready) / count if count else (ready - began) / first
 
     def _steps(self, phases: list[Sgd]) -> Iterator[None]:
         """Train theta; one item after each step."""
-        fetch = whole_batches(self.real, self.theta)
-        return train_by_batch(self.engine, self.family, self.theta, len(self.real), fetch, phases, self.options.seed, "whole set")
+        fetch, options = whole_batches(self.real, self.theta), self.options
+        given = (self.engine, self.family, self.theta, len(self.real), fetch, phases, options.seed, "whole set")
+        return train_by_batch(*given, augment=options.augmentation)
 
     def _epochs(self, phases: list[Sgd], bar: Any) -> Iterator[None]:
         """Train theta; one item after each epoch."""
@@ -241,7 +260,8 @@ def _origin(real: ImageData, options: WholeSetOptions, engine: str, module: nn.M
         "model": describe(options.model),
         "epochs": options.epochs,
         "seed": options.seed,
-        "training": [dataclasses.asdict(phase) for phase in paper_training(options.epochs)],
+        "training": [dataclasses.asdict(phase) for phase in options.phases],
+        **({"augmentation": [*_OPERATIONS, _CUTMIX]} if options.augmented else {}),
         "engine": engine,
         "device": weight.device.type,
         "dtype": str(weight.dtype),

@@ -1,11 +1,12 @@
 """What all matches have in common that compare class by class: the cross-entropy of the images, which may be added.
 
 DANCE (Zhang et al., IJCAI 2024) and NCFM (Wang et al., CVPR 2025) add it to their own distances, so that the images stay examples of
-their class. With y(theta, s) the logits that a network theta gives for an image s, and w the option `cross_entropy`:
+their class. With y(phi, s) the logits that a network phi gives for an image s, and w the option `cross_entropy`:
 
-    loss of class c  =  distance of class c  +  w * mean over its n images s of  -log softmax(y(theta, s))[c]
+    loss of class c  =  distance of class c  +  w * mean over its n images s of  -log softmax(y(phi, s))[c]
 
-First derivatives suffice for the second term: its derivative by the logits is w (softmax(y(theta, s)) - onehot(c)) / n.
+Where the pool changes trained networks, as on the way from their first weights, phi are those before the change, which know the classes.
+First derivatives suffice for the second term: its derivative by the logits is w (softmax(y(phi, s)) - onehot(c)) / n.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class ClassMatch(Match):
         losses, gradient = self.compare(state, images, group)
         weight = self.options.cross_entropy
         if weight:
-            assert state.theta is not None
-            entropies, by_images = cross_entropy(self.problem.engine, state.theta, images, group.classes)
+            assert state.expert is not None
+            entropies, by_images = cross_entropy(self.problem.engine, state.expert, images, group.classes)
             losses, gradient = losses + weight * entropies, gradient + weight * by_images
         return losses, gradient
 

@@ -60,11 +60,13 @@ CHANGES: dict[str, Callable[[Tensor, Tensor, ParameterLayout, torch.Generator], 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedOptions(TrainingOptions):
-    """Networks (5) trained for epochs (2); change (none; perturb; interpolate, with their first weights), drawn anew in each iteration;
-    and the options of training between two steps."""
+    """Networks (5) trained for epochs (2), augmented (whether as by the protocol `idc`, its batches changed by color and crop, or as for
+    coresets); change (none; perturb; interpolate, with their first weights), drawn anew in each iteration; and the options of training
+    between two steps."""
 
     networks: int = 5
     epochs: int = 2
+    augmented: bool = False
     change: str = "none"
 
     def __post_init__(self) -> None:
@@ -120,7 +122,10 @@ class Pretrained(TrainingPool):
         """The weights of the network that is drawn, changed."""
         generator = make_generator(self.problem.seed, "pretrained", state.iteration)
         number = int(torch.randint(self.options.networks, (), generator=generator))
-        return CHANGES[self.options.change](*self._trained(number), self.problem.engine.layout, generator)
+        trained, first = self._trained(number)
+        if self.options.change != "none":
+            state.keep_expert(trained)
+        return CHANGES[self.options.change](trained, first, self.problem.engine.layout, generator)
 
     def _train_together(self) -> None:
         """Train all networks, each by one of the processes that there are."""
@@ -142,6 +147,7 @@ class Pretrained(TrainingPool):
         return WholeSetOptions(
             model=problem.family.model,
             epochs=self.options.epochs,
+            augmented=self.options.augmented,
             seed=derive_seed(problem.seed, "pretrained network", number),
             engine=problem.engine.name,
             device=str(problem.family.device),
