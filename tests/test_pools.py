@@ -26,8 +26,7 @@ from fastdc.loop.config import CondenseConfig, recipe_of, resolved
 from fastdc.metrics.layout import ParameterLayout
 from fastdc.models import build
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import BATCHES, POOLS, ClassGroup, Pool, Problem
-from fastdc.recipe.augmentations import NoAugmentation
+from fastdc.recipe import AUGMENTATIONS, BATCHES, POOLS, ClassGroup, Pool, Problem
 from fastdc.recipe.batches import RandomBatches
 from fastdc.recipe.pools.pretrained import perturbed
 from fastdc.recipe.state import State
@@ -48,8 +47,8 @@ def pool_on(data: ImageData, spec: str, engine: str = "torch", **options: Any) -
     config = resolved(CondenseConfig(ipc=1, model=MODEL, pool=spec, seed=5, **options))
     family = NetworkFamily(MODEL, data.channels, data.num_classes, data.image_size, torch.device("cpu"))
     module, sampler = family.fresh(0).double(), ClassSampler(data, 5, torch.float64)
-    groups = [ClassGroup.of(range(data.num_classes))]
-    problem = Problem(recipe_of(config), 5, make_engine(engine, module), family, RandomBatches(sampler), NoAugmentation(5), groups)
+    groups, augmentation = [ClassGroup.of(range(data.num_classes))], AUGMENTATIONS.make(config.augmentation or "none", 5)
+    problem = Problem(recipe_of(config), 5, make_engine(engine, module), family, RandomBatches(sampler), augmentation, groups)
     pool = POOLS.make(spec, problem)
     state = State(torch.zeros(data.num_classes, data.channels, *data.image_size, dtype=torch.float64), {})  # one image per class
     state.theta = pool.next(state).double()
@@ -98,10 +97,12 @@ def test_real_images_are_augmented_and_mixed_batch_by_batch(engine: str) -> None
     assert relative(state.theta, parameters_to_vector(plain.parameters()).detach()) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize("operations", ["color+rotate", "siamese"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str) -> None:
+def test_the_images_are_augmented_by_one_operation_for_each_batch(engine: str, operations: str) -> None:
     data = noise_data([30, 50, 40])
-    pool, state, plain = pool_on(data, "fresh:train=synthetic,augmentation=color+rotate", engine, lr_model=0.05, model_epochs=4)
+    sides = {"augmentation": "siamese:operations=color+rotate"} if operations == "siamese" else {}
+    pool, state, plain = pool_on(data, f"fresh:train=synthetic,augmentation={operations}", engine, lr_model=0.05, model_epochs=4, **sides)
     flat, labels = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=make_generator(0)), torch.tensor([0, 0, 1, 1, 2, 2])
     augment, generator = training_augmentation(["color", "rotate"], "batch"), make_generator(5, "training", 0, 0)
     assert augment is not None

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 import fastdc
 from fastdc.data import ClassSampler
+from fastdc.data.image_data import per_channel
 from fastdc.engines import make_engine
 from fastdc.errors import DataError, UsageError
 from fastdc.loop.events import IterationDone
@@ -153,7 +154,7 @@ def formation_of(spec: str, scale: Scale = SCALE, **fitted: Tensor) -> Formation
 
 
 def assert_adjoint(formation: Formation, stored: Tensor) -> None:
-    images = formation.decode(stored)
+    images = formation.decode(stored) - formation.decode(torch.zeros_like(stored))
     gradient = normal(*images.shape, seed=1)
     both = (images * gradient).sum(), (stored * formation.adjoint(gradient)).sum()
     assert abs(both[0] - both[1]) < FLOAT64_CLOSED_FORM * stored.norm() * gradient.norm()
@@ -164,12 +165,23 @@ def test_tiles_decode_to_enlarged_parts_of_what_is_stored(factor: int, size: tup
     formation, stored = formation_of(f"tiles:factor={factor}"), normal(3, 2, 2, *size)
     images = formation.decode(stored)  # [3, 2 * factor^2, 2, H, W]
     assert images.shape == (3, 2 * factor**2, 2, *size)
-    height, width = (side // factor for side in size)
+    height, width = (math.ceil(side / factor) for side in size)
+    pixels = stored * per_channel(SCALE.std, stored) + per_channel(SCALE.mean, stored)
+    pixels = F.pad(pixels, (0, factor * width - size[1], 0, factor * height - size[0]), value=0.5)
+    whole = (pixels - per_channel(SCALE.mean, stored)) / per_channel(SCALE.std, stored)
     for item, row, column in itertools.product(range(2), range(factor), range(factor)):
-        tile = stored[:, item, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
+        tile = whole[:, item, :, row * height : (row + 1) * height, column * width : (column + 1) * width]
         enlarged = F.interpolate(tile, size, mode="bilinear", align_corners=False)
         assert relative(images[:, item * factor**2 + row * factor + column], enlarged) < FLOAT64_CLOSED_FORM
     assert_adjoint(formation, stored)
+
+
+@pytest.mark.parametrize(("factor", "size"), [(2, (7, 9)), (3, (8, 10))])
+def test_tiles_take_up_images_whose_sides_the_factor_does_not_divide(factor: int, size: tuple[int, int]) -> None:
+    formation, images = formation_of(f"tiles:factor={factor}"), torch.full((1, factor**2, 2, *size), 0.7, dtype=torch.float64)
+    stored = formation.encode(images)
+    assert stored.shape == (1, 1, 2, *size)
+    torch.testing.assert_close(stored, torch.full_like(stored, 0.7))
 
 
 def test_tiles_of_smooth_images_come_back_nearly_as_they_were() -> None:
@@ -192,8 +204,9 @@ def test_a_set_of_tiles_says_what_it_stores_and_what_it_trains_as() -> None:
 def test_tiles_of_more_images_than_a_class_has_are_refused_with_the_most_that_there_can_be() -> None:
     with pytest.raises(UsageError, match=r"ipc is 50, each of 4 images, but class .* use an ipc of \d\d or less, or init='noise'"):
         fastdc.condense("digits", ipc=50, formation="tiles", init="real", progress=False)
-    with pytest.raises(UsageError, match="tiles of factor 9 leave nothing of images of 8x8; give a smaller factor"):
-        fastdc.condense("digits", ipc=1, formation="tiles:factor=9", progress=False)
+    for factor in (5, 9):  # the last of five tiles of two pixels would lie outside
+        with pytest.raises(UsageError, match=f"tiles of factor {factor} leave nothing of images of 8x8; give a smaller factor"):
+            fastdc.condense("digits", ipc=1, formation=f"tiles:factor={factor}", progress=False)
 
 
 def cosine(side: int, frequency: int) -> Tensor:

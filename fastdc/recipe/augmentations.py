@@ -43,6 +43,11 @@ class Augmentation(ABC):
     def __init__(self, seed: int, options: Any = None) -> None:
         self.seed, self.options = seed, options
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """Those of `OPERATIONS` that it draws from, from which the training of networks may draw as well."""
+        return ()
+
     @abstractmethod
     def draw(self, group: ClassGroup, *when: int) -> Change:
         """What is done to the images of these classes; always the same for one moment of a run, so that both sides get the same."""
@@ -87,13 +92,18 @@ class Siamese(Augmentation):
 
     Options = SiameseOptions
 
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """As the options say."""
+        return tuple(self.options.operations.split("+"))
+
     def draw(self, group: ClassGroup, *when: int) -> Change:
         """A draw for each class."""
         return _PerClass([self._operations(number, when, group.classes.device) for number in group.numbers])
 
     def _operations(self, number: int, when: tuple[int, ...], device: torch.device) -> Callable[[Tensor], Tensor]:
         generator = make_generator(self.seed, "augmentation", *when, number)
-        names = self.options.operations.split("+")
+        names = list(self.operations)
         if self.options.mode == "one":
             names = [names[int(torch.randint(len(names), (), generator=generator))]]
         seeds = torch.randint(1 << 31, (len(names),), generator=generator).tolist()

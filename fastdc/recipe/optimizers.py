@@ -54,10 +54,10 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class SgdOptions:
-    """Options of `sgd`: momentum; and pixels, whether the rate is that of pixels in 0..1, or that of normalised ones."""
+    """Options of `sgd`: momentum; and pixels, whether the rate is that of pixels in 0..1 (None: that of normalised ones)."""
 
     momentum: float = 0.5
-    pixels: bool = False
+    pixels: bool | None = None
 
     def __post_init__(self) -> None:
         _check_fraction("momentum", self.momentum)
@@ -71,7 +71,7 @@ class SgdOptimizer(Optimizer):
 
     def __init__(self, options: SgdOptions) -> None:
         super().__init__(options)
-        self.of_pixels = options.pixels
+        self.of_pixels = bool(options.pixels)
 
     def step(self, stored: Tensor, gradient: Tensor, moments: Mapping[str, Tensor], rate: float, count: int) -> None:
         """The velocity takes up the gradient; what is stored follows it."""

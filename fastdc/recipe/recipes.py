@@ -15,7 +15,6 @@ from fastdc.recipe.match import MATCHES
 from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.recipe import Recipe
-from fastdc.training.operations import OPERATIONS
 from fastdc.training.protocols import PROTOCOLS
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
@@ -28,7 +27,6 @@ CHOICES: dict[str, Registry] = {  # type: ignore[type-arg]
 }
 
 
-_DSA = "+".join(OPERATIONS)
 _IDC_TRAINING = "train=real,augmentation=color+crop,cutmix=0.5"
 _ALL_OF_THREE = "siamese:operations=color+crop+cutout,mode=all"
 _IDC = Recipe(
@@ -77,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "dd": Recipe(match="dd", matching_steps=1),
     "parameter_matching": Recipe(match="parameter_matching", matching_steps=1),
     "curriculum": Recipe(match="curriculum", matching_steps=10),
-    "dsa": Recipe(pool=f"fresh:train=synthetic,augmentation={_DSA}", augmentation="siamese", init="real", protocol="dsa"),
+    "dsa": Recipe(pool="fresh:train=synthetic,augmentation=siamese", augmentation="siamese", init="real", protocol="dsa"),
     "dm": Recipe(match="features", augmentation="siamese", iterations=20000, matching_steps=1, init="real", lr_images=1.0, protocol="dsa"),
     "idc": _IDC,
     "dream": replace(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastdc.data.image_data import per_channel
 from fastdc.errors import UsageError
 from fastdc.options.checks import check_count
 from fastdc.recipe.formation.base import PixelFormation
@@ -29,7 +30,8 @@ class Tiles(PixelFormation):
     """`tiles`: a stored image of H x W holds factor x factor smaller ones, each brought to H x W bilinearly (Kim et al., ICML 2022).
 
     Along each side, with U [H, h] the bilinear enlargement of h = H / factor pixels and x a tile, an image is U x U^T; so the adjoint is
-    U^T g U. Where the factor does not divide a side, tiles are as large as can be, and the pixels that are left over are not used.
+    U^T g U. Where the factor does not divide a side, h is rounded up, and the last tiles end in pixels of 0.5 that are not stored, as in
+    the authors' code, whose files are read so.
     """
 
     Options = TilesOptions
@@ -59,25 +61,32 @@ class Tiles(PixelFormation):
         return self._joined(up.T @ gradient @ across, size)
 
     def _tile(self, size: tuple[int, ...]) -> tuple[int, int]:
-        height, width = (side // self.options.factor for side in size)
-        if not height or not width:
-            raise UsageError(
-                f"tiles of factor {self.options.factor} leave nothing of images of {size[0]}x{size[1]}; give a smaller factor."
-            )
+        f = self.options.factor
+        height, width = (-(-side // f) for side in size)
+        if height * (f - 1) >= size[0] or width * (f - 1) >= size[1]:
+            raise UsageError(f"tiles of factor {f} leave nothing of images of {size[0]}x{size[1]}; give a smaller factor.")
         return height, width
 
     def _apart(self, stored: Tensor) -> Tensor:
         """Stored images [C, ipc, channels, H, W] as tiles [C, ipc * factor^2, channels, h, w]."""
         f, (height, width) = self.options.factor, self._tile(stored.shape[-2:])
-        blocks = stored[..., : f * height, : f * width].unflatten(-2, (f, height)).unflatten(-1, (f, width))  # [C, ipc, ch, f, h, f, w]
+        whole = self._filled(stored, f * height - stored.shape[-2], f * width - stored.shape[-1])
+        blocks = whole.unflatten(-2, (f, height)).unflatten(-1, (f, width))  # [C, ipc, channels, f, h, f, w]
         return blocks.movedim((3, 5), (2, 3)).flatten(1, 3)
 
+    def _filled(self, stored: Tensor, below: int, right: int) -> Tensor:
+        """Stored images with so many more rows and columns, of pixels of 0.5."""
+        if not below and not right:
+            return stored
+        mean, std = (per_channel(values, stored) for values in (self.scale.mean, self.scale.std))
+        grey = (0.5 - mean) / std
+        return F.pad(stored - grey, (0, right, 0, below)) + grey
+
     def _joined(self, tiles: Tensor, size: tuple[int, ...]) -> Tensor:
-        """Tiles [C, ipc * factor^2, channels, h, w] as stored images [C, ipc, channels, H, W]; zero where no tile lies."""
-        f, (height, width) = self.options.factor, tiles.shape[-2:]
+        """Tiles [C, ipc * factor^2, channels, h, w] as stored images [C, ipc, channels, H, W], without what lies outside."""
+        f = self.options.factor
         blocks = tiles.unflatten(1, (-1, f, f)).movedim((2, 3), (3, 5))  # [C, ipc, channels, f, h, f, w]
-        whole = blocks.flatten(-2).flatten(-3, -2)
-        return F.pad(whole, (0, size[1] - f * width, 0, size[0] - f * height))
+        return blocks.flatten(-2).flatten(-3, -2)[..., : size[0], : size[1]]
 
 
 def _enlargement(size: int, whole: int, like: Tensor) -> Tensor:

@@ -60,13 +60,13 @@ CHANGES: dict[str, Callable[[Tensor, Tensor, ParameterLayout, torch.Generator], 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedOptions(TrainingOptions):
-    """Networks (5) trained for epochs (2), augmented (whether as by the protocol `idc`, its batches changed by color and crop, or as for
-    coresets); change (none; perturb; interpolate, with their first weights), drawn anew in each iteration; and the options of training
+    """Networks (5) trained for epochs (2), augmented (whether as by the protocol `idc`, each batch changed by color and crop; None: as
+    for coresets); change (none; perturb; interpolate, with their first weights), drawn anew in each iteration; and the options of training
     between two steps."""
 
     networks: int = 5
     epochs: int = 2
-    augmented: bool = False
+    augmented: bool | None = None
     change: str = "none"
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class Pretrained(TrainingPool):
         return WholeSetOptions(
             model=problem.family.model,
             epochs=self.options.epochs,
-            augmented=self.options.augmented,
+            augmented=bool(self.options.augmented),
             seed=derive_seed(problem.seed, "pretrained network", number),
             engine=problem.engine.name,
             device=str(problem.family.device),

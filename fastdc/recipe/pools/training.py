@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,15 +28,17 @@ _TRAIN: dict[str, dict[str, Any]] = {
     "synthetic": {"augmentation": None},
     "real": {"images": 500, "batch": 64, "momentum": 0.9, "weight_decay": 5e-4, "augmentation": "none", "cutmix": 0.0},
 }
+_SIAMESE = "siamese"  # as an augmentation: the operations of both sides
 _VELOCITY = "velocity of the network"  # its name in the path of a state
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Options of pools that train networks at `lr_model` between two steps: train (none; synthetic, on the images, for
-    `model_epochs`; real, on real images). Of training on either: augmentation (operations joined by +, or none; on the images one of
-    them for each batch, on real ones all). On real images alone: images (how many are drawn for a step: 500), batch (64), momentum
-    (0.9, kept from step to step), weight_decay (0.0005) and cutmix (the probability that a batch is mixed: 0)."""
+    `model_epochs`; real, on real images). Of training on either: augmentation (operations joined by +; siamese, those by which both
+    sides are changed; or none): on the images one of them for each batch, on real ones all. On real images alone: images (how many are
+    drawn for a step: 500), batch (64), momentum (0.9, kept from step to step), weight_decay (0.0005) and cutmix (the probability that a
+    batch is mixed: 0)."""
 
     train: str = "none"
     images: int | None = None
@@ -61,11 +64,14 @@ class TrainingOptions:
             check_share("momentum", self.momentum)
             check_share("weight_decay", self.weight_decay)
             check_share("cutmix", self.cutmix)
-        self.augment()  # refuses an unknown operation
+        self.augment(())  # refuses an unknown operation
 
-    def augment(self) -> Augmentation | None:
-        """What changes each batch."""
-        names = [] if self.augmentation in (None, "none") else str(self.augmentation).split("+")
+    def augment(self, siamese: Sequence[str]) -> Augmentation | None:
+        """What changes each batch, both sides being changed by the operations `siamese`."""
+        if self.augmentation == _SIAMESE:
+            names = list(siamese)
+        else:
+            names = [] if self.augmentation in (None, "none") else str(self.augmentation).split("+")
         return training_augmentation(names, "batch" if self.train == "synthetic" else "image", self.cutmix or 0.0)
 
 
@@ -98,7 +104,7 @@ class TrainingPool(Pool):
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
             sgd = Sgd(recipe.model_epochs, recipe.lr_model)
-            engine.train(theta, images, labels, sgd, order, self.options.augment(), world=world())
+            engine.train(theta, images, labels, sgd, order, self._augment, world=world())
 
     def _learn_real_images(self, state: State) -> None:
         """Train on some images of the set, each once, with the velocity that the steps before have left."""
@@ -108,13 +114,19 @@ class TrainingPool(Pool):
         training = self.problem.engine.training(theta, sgd)
         if _VELOCITY in state.path:
             training.velocity.copy_(state.path[_VELOCITY])
-        augment, generator = options.augment(), make_generator(seed, "training images", *state.moment)
+        augment, generator = self._augment, make_generator(seed, "training images", *state.moment)
         drawn = torch.randperm(len(data), generator=generator)[: options.images]
         steps = training.steps([drawn], self._fetch, augment, generator)
         for number in range(math.ceil(len(drawn) / options.batch)):
             with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment, number)):
                 next(steps)
         state.path[_VELOCITY] = training.velocity
+
+    @cached_property
+    def _augment(self) -> Augmentation | None:
+        """What changes each batch."""
+        augment: Augmentation | None = self.options.augment(self.problem.augmentation.operations)
+        return augment
 
     @cached_property
     def _fetch(self) -> Fetch:
