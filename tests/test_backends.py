@@ -347,7 +347,15 @@ def test_auto_does_not_change_who_serves_in_the_middle(failing: list[Exception])
         compute("auto", *PAIR)
 
 
-@pytest.mark.parametrize("error", [UsageError("call it once before"), torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UsageError("call it once before"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_what_another_backend_would_not_cure_is_raised(failing: list[Exception], error: Exception) -> None:
     failing.append(error)
     with pytest.raises(type(error)):

@@ -753,6 +753,23 @@ def test_a_fault_of_fastdc_itself_is_two_lines_too(capsys: pytest.CaptureFixture
     assert text.splitlines() == ["fastdc: ArithmeticError: this", "This is a fault of fastdc; --debug shows where."]
 
 
+@pytest.mark.parametrize(
+    ("take", "said"),
+    [
+        (lambda: torch.empty(10**15), "memory ran out when 4000000000000000 bytes more were asked for. Take a smaller model"),
+        (lambda: np.empty(10**15), "memory ran out when 7.11 PiB more were asked for. Take a smaller model"),
+        (lambda: bytearray(10**16), "memory ran out. Take a smaller model"),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_memory_that_runs_out_is_said_with_the_cure(
+    take: Any, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastdc.cli.info.report", take)
+    assert main(["info"]) == 1
+    assert complaint(capsys).startswith(f"fastdc: {said}")
+
+
 # Signals
 
 

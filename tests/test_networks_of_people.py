@@ -352,6 +352,16 @@ def test_operations_that_torch_cannot_batch_are_computed_class_by_class(name: st
                 torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-5)
 
 
+def test_memory_that_runs_out_once_is_no_reason_to_compute_class_by_class() -> None:
+    full: list[int] = []
+    module = Through(lambda x: torch.empty(full.pop()) if full else x)
+    engine = make_engine("torch", module)
+    theta, (images, *_) = engine.layout.flatten(module), data()
+    full.append(10**15)
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        engine.class_gradients(theta, images)
+
+
 @pytest.mark.parametrize("name", ["rrelu", "an lstm", "weight norm"])
 def test_a_set_is_condensed_by_what_torch_cannot_batch(name: str) -> None:
     digits = fastdc.load_dataset("digits", classes=[0, 1, 2])[0]

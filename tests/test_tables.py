@@ -259,7 +259,7 @@ def test_a_table_made_again_calls_nothing(config: TableConfig, counted: Counted)
     assert all(isinstance(outcome, Evaluation) for outcome in table.outcomes.values())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError()], ids=lambda error: type(error).__name__)
 def test_a_table_that_was_killed_goes_on(config: TableConfig, counted: Counted, error: BaseException) -> None:
     counted.fail_at = {("k_center", "1"): error}
     with pytest.raises(type(error)):
@@ -287,6 +287,26 @@ def test_a_failed_cell_leaves_the_others_and_is_tried_again(
     assert "failed" not in (config.out / "table.md").read_text()
     assert counted.calls["herding", "1"] == 2
     assert counted.calls["random", "1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"),
+            "the memory of the GPU ran out when 2.00 GiB more",
+        ),
+        (MemoryError(), "memory ran out. Take a smaller model"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000 bytes."), "ran out when 8000 bytes more"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_cell_for_which_memory_runs_out_leaves_the_others(config: TableConfig, counted: Counted, error: Exception, expected: str) -> None:
+    counted.fail_at = {("herding", "1"): error}
+    with pytest.raises(RunError, match=f"1 of 6 image sets failed, herding-.*{expected}.* batch_real"):
+        make_table(config)
+    assert expected in (config.out / "table.md").read_text()
+    assert counted.calls["k_center", "1"] == 1
 
 
 def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: Counted) -> None:

@@ -26,6 +26,7 @@ from fastdc.cli.selfcheck import Selfcheck
 from fastdc.cli.show import Show
 from fastdc.cli.table import Table
 from fastdc.errors import FastdcError, Interrupted, UsageError
+from fastdc.parallel.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from fastdc.parallel.world import launched, leads_by_launcher, world
 
 _DESCRIPTION = "Dataset condensation with gradient matching: a few images per class that stand in for a training set."
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         elif isinstance(error, FastdcError):
             print(f"fastdc: {error}", file=sys.stderr)
+        elif is_out_of_memory(error):
+            print(f"fastdc: {out_of_memory_sentence(error)}", file=sys.stderr)
         else:
             first = (str(error).splitlines() or [""])[0]
             print(f"fastdc: {type(error).__name__}: {first}\nThis is a fault of fastdc; --debug shows where.", file=sys.stderr)

@@ -44,6 +44,7 @@ from fastdc.engines.chunks import class_chunks, even_slices, split
 from fastdc.errors import FastdcError, UsageError
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
+from fastdc.parallel.out_of_memory import is_out_of_memory
 from fastdc.runtime.forking import FreshLock
 from fastdc.runtime.stopping import stop_point
 
@@ -160,9 +161,11 @@ class TorchEngine(Engine):
         if job not in self._alone:
             try:
                 return compute(False)
-            except (FastdcError, torch.OutOfMemoryError):
+            except FastdcError:
                 raise
-            except RuntimeError:
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 self._alone.add(job)  # if there is another cause, it shows again
         return compute(True)
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from fastdc.errors import FastdcError, RunError
+from fastdc.parallel.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from fastdc.parallel.world import apart
 from fastdc.runs.files import write_error
 
@@ -41,7 +42,7 @@ def do_all(
 ) -> dict[J, str]:
     """Do every job that nobody has done or taken, wait for those that others have taken, and do what they leave undone.
 
-    A job that fails does not stop the others.
+    A job that fails, or for which memory runs out, does not stop the others; a fault of the program does.
 
     Args:
         jobs: in the order in which to try them.
@@ -99,9 +100,18 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], say: Callabl
         if job not in failures:  # of another thread
             with apart():
                 do(job)
-    except FastdcError as error:
-        failures[job] = str(error)
-        say(f"{folder.name} failed: {error}")
+    except Exception as error:
+        if (reason := _reason(error)) is None:
+            raise
+        failures[job] = reason
+        say(f"{folder.name} failed: {reason}")
     finally:
         lock.release()
     return True
+
+
+def _reason(error: Exception) -> str | None:
+    """Why a job failed, in a sentence; None for a fault of the program."""
+    if isinstance(error, FastdcError):
+        return str(error)
+    return out_of_memory_sentence(error) if is_out_of_memory(error) else None

@@ -30,6 +30,7 @@ from fastdc.errors import RunError, UsageError, unknown_name
 from fastdc.metrics.backends import cpp, cuda, reference, triton
 from fastdc.metrics.backends.reasons import DTYPES
 from fastdc.metrics.definitions import definition_of
+from fastdc.parallel.out_of_memory import is_out_of_memory
 
 __all__ = ["BACKENDS", "DTYPES", "Backend", "compute", "compute_lists", "resolve_backend", "unsupported_reasons"]
 
@@ -120,10 +121,10 @@ def _served_by(name: str, synthetic: Tensor, metric: str, work: Callable[[Backen
     who = (chosen, synthetic.device)
     try:
         result = work(BACKENDS[chosen])
-    except (UsageError, MemoryError, torch.OutOfMemoryError):
+    except UsageError:
         raise
     except Exception as error:  # whatever a compiler, a driver or a library brings about
-        if BACKENDS[chosen] is reference:
+        if is_out_of_memory(error) or BACKENDS[chosen] is reference:
             raise
         failure = f"it failed with {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if _wanted(name)[0] != "auto" or who in _served:  # another one's sums differ in the last bits: not in the middle of a run
