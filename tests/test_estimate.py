@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import time
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,8 @@ from fastdc.loop.forecast import Forecast
 from fastdc.loop.loop import Condensation
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import as_duration
+from fastdc.parallel import devices
+from fastdc.parallel.memory_limits import free_within_limits
 from fastdc.recipe import POOLS
 from fastdc.recipe.pools import pretrained
 from fastdc.training import whole_set
@@ -319,6 +322,68 @@ def test_a_way_that_cannot_fit_is_refused_before_anything_is_written(tmp_path: P
     with pytest.raises(UsageError, match=r"the way of 999,999,999 steps takes .* give an unroll of [\d,]+ or less, or a smaller network"):
         fastdc.condense(DATA, 1, method="dd:unroll=999999999", out=tmp_path / "run", progress=False, **{**SMALL, "matching_steps": 1})
     assert not (tmp_path / "run").exists()
+
+
+LIMIT, USED, ONCE = 1_000_000, 600_000, 100_000  # bytes
+
+
+def limited(folder: Path, limit: str, version: int) -> Path:
+    """A group of the system with this limit, as it says it in a version."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for name, text in zip(names, (limit, str(USED)), strict=True):
+        (folder / name).write_text(f"{text}\n")
+    once = "inactive_file" if version == 2 else "total_inactive_file"
+    (folder / "memory.stat").write_text(f"anon 5\nactive_file 7\n{once} {ONCE}\nunevictable 0\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("own", "groups", "expected"),
+    [
+        ("0::/job/step", {"job": "2000000", "job/step": str(LIMIT)}, LIMIT - USED + ONCE),
+        ("0::/job/step", {"job": str(LIMIT), "job/step": "max"}, LIMIT - USED + ONCE),
+        ("0::/job", {"job": str(USED // 2)}, 0),
+        ("0::/", {"": str(LIMIT)}, LIMIT - USED + ONCE),
+        ("0::/docker/of/the/host", {"": str(LIMIT)}, LIMIT - USED + ONCE),
+        ("0::/../outside", {"": str(LIMIT), "../outside": "1"}, LIMIT - USED + ONCE),
+        (
+            "5:cpu:/\n4:memory,hugetlb:/job/step\n0::/",
+            {"memory/job": str(LIMIT), "memory/job/step": str(2**63 - 4096)},
+            LIMIT - USED + ONCE,
+        ),
+        ("4:memory:/docker/of/the/host", {"memory": str(LIMIT)}, LIMIT - USED + ONCE),
+        ("4:cpu:/job\n0::/", {"job": str(LIMIT), "memory/job": str(LIMIT)}, math.inf),
+        ("0::/job", {"job": "max"}, math.inf),
+        ("0::/job", {"job": "a lot"}, math.inf),
+        ("odd", {"": str(LIMIT)}, math.inf),
+    ],
+)
+def test_what_the_limits_of_a_container_or_a_batch_system_leave_is_free(
+    own: str, groups: dict[str, str], expected: float, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup").write_text(f"{own}\n")
+    (tmp_path / "fs").mkdir()
+    for folder, limit in groups.items():
+        limited(tmp_path / "fs" / folder, limit, 1 if folder.startswith("memory") else 2)
+    assert free_within_limits(tmp_path / "cgroup", tmp_path / "fs") == expected
+
+
+def test_limits_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    assert free_within_limits(tmp_path / "missing", tmp_path) == math.inf
+    (tmp_path / "cgroup").write_bytes(b"0::/\xff\n")
+    assert free_within_limits(tmp_path / "cgroup", tmp_path) == math.inf
+    (tmp_path / "cgroup").write_text("0::/job")
+    (limited(tmp_path / "job", str(LIMIT), 2) / "memory.stat").unlink()
+    assert free_within_limits(tmp_path / "cgroup", tmp_path) == LIMIT - USED
+
+
+def test_a_run_fits_into_the_limit_of_its_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < devices.free_memory(torch.device("cpu")) <= devices.free_within_limits()
+    monkeypatch.setattr(devices, "free_within_limits", lambda: 1000.0)
+    assert devices.free_memory(torch.device("cpu")) == 1000.0
+    with pytest.raises(UsageError, match=r"takes .* GB, and 0.0 GB are free on cpu"):
+        fastdc.condense(DATA, 1, progress=False, **SMALL)
 
 
 # Several processes, and the command

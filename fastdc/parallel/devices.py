@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastdc.errors import UsageError
+from fastdc.parallel.memory_limits import free_within_limits
 
 _SHARE_OF_FREE = 8  # a piece of work may take one part in eight of a GPU's free memory
 
@@ -57,15 +58,20 @@ class HostCopy:
 
 def free_memory(device: torch.device) -> float:
     """Bytes that can be allocated: on a CUDA device those that nobody holds, and those that torch holds and does not use; else those
-    that the system has, without a limit where it does not say."""
+    that the system has and the limits of a container or a batch system leave, without a limit where none says any."""
     if device.type != "cuda":
-        try:
-            with open("/proc/meminfo") as file:
-                return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-        except (OSError, StopIteration, ValueError):
-            return math.inf
+        return min(_available(), free_within_limits())
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held
+
+
+def _available() -> float:
+    """Bytes of the machine's memory that the system can give; infinity where it does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(1024.0 * int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return math.inf
 
 
 def reset_peak_memory(device: torch.device) -> None:
