@@ -35,6 +35,7 @@ from fastdc.loop.thumbnails import kept_at, thumbnail
 from fastdc.metrics import METRICS
 from fastdc.recipe import CHOICES
 from fastdc.report import write_comparison, write_report
+from fastdc.report.confusion import confusion
 from fastdc.report.repeat import USUAL
 from fastdc.report.run import SETTINGS
 
@@ -212,6 +213,30 @@ def test_an_evaluation_of_earlier_versions_has_no_matrix(copied: Path) -> None:
     text = page_of(copied)
     assert "What is taken for what" not in text
     assert "What they are worth" in text
+
+
+def of_two_tests(classes: int, untested: int) -> list[list[int]]:
+    """Counts of as many classes as are said, one of which has no test images; of each other one of two is known."""
+    return [[0 if i == untested else int(j in (i, 0)) + int(i == j == 0) for j in range(classes)] for i in range(classes)]
+
+
+def test_a_class_without_test_images_is_not_the_one_that_is_known_least() -> None:
+    names = [f"class {number}" for number in range(30)]
+    worst = confusion(of_two_tests(30, 5), names).worst
+    assert worst is not None
+    assert worst.caption == "The classes that are known least, of 29; 1 more has no test images"
+    assert [(row.name, row.cells[0].text) for row in worst.rows[:6]] == [(f"class {number}", "50.0 %") for number in (1, 2, 3, 4, 6, 7)]
+
+
+def test_the_row_of_a_class_without_test_images_says_so(run: Path, copied: Path) -> None:
+    content = json.loads((copied / "evaluation.json").read_text())
+    content["results"]["condensed"]["confusion"] = of_two_tests(10, 5)
+    (copied / "evaluation.json").write_text(json.dumps(content))
+    text = page_of(copied)
+    assert "for the class above; a row of - is that of a class which has no test images</caption>" in text
+    rows = re.findall(r'((?:<td class="(?:right|wrong)"[^>]*>[^<]*</td>)+)', text)
+    assert [re.findall(">([^<]*)</td>", row) for row in rows[4:6]] == [["50", "", "", "", "50", "", "", "", "", ""], ["-"] * 10]
+    assert "a row of -" not in page_of(run)
 
 
 def test_accuracies_over_the_iterations_are_a_curve(copied: Path) -> None:

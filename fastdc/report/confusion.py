@@ -9,6 +9,7 @@ from fastdc.report.values import Cell, Grid, GridRow
 
 _LARGEST = 20  # classes of a matrix that is shown
 _LISTED = 12  # classes and pairs of classes
+_UNTESTED, _UNKNOWN = "no test images", "-"
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,15 @@ class Confusion:
     matrix: Grid | None
     """None where classes are too many."""
     worst: Grid | None
-    """The classes that are known least, in its place."""
+    """The classes that are known least, of those with test images, in its place."""
     pairs: Grid | None
     """What is confused most; None where nothing is."""
 
 
 def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Confusion:
     """What is shown of counts, a row for each class and a column for what it was taken for."""
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    totals = [sum(row) for row in counts]
+    shares = [[count / max(1, total) for count in row] for row, total in zip(counts, totals, strict=True)]
     classes = range(len(names))
     small = len(names) <= _LARGEST
     wrong = sorted(((i, j) for i in classes for j in classes if i != j and counts[i][j]), key=lambda pair: -shares[pair[0]][pair[1]])
@@ -33,8 +35,8 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Confusio
         GridRow(names[i], (Cell(names[j]), Cell(f"{100 * shares[i][j]:.1f} %"), Cell(f"{counts[i][j]:,}"))) for i, j in wrong[:_LISTED]
     ]
     return Confusion(
-        _matrix(shares, names) if small else None,
-        None if small else _worst([shares[i][i] for i in classes], names),
+        _matrix(shares, totals, names) if small else None,
+        None if small else _worst([(names[i], shares[i][i]) for i in classes if totals[i]], len(names)),
         Grid(
             "Pairs of classes, by the share of the first that is taken for the second",
             ("class", "taken for", "share", "count"),
@@ -45,10 +47,14 @@ def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Confusio
     )
 
 
-def _matrix(shares: Sequence[Sequence[float]], names: Sequence[str]) -> Grid:
-    rows = (GridRow(name, tuple(Cell(_whole(share), share=share) for share in row)) for name, row in zip(names, shares, strict=True))
+def _matrix(shares: Sequence[Sequence[float]], totals: Sequence[int], names: Sequence[str]) -> Grid:
+    rows = (
+        GridRow(name, tuple(Cell(_whole(share) if total else _UNKNOWN, share=share) for share in row))
+        for name, total, row in zip(names, totals, shares, strict=True)
+    )
     caption = "Of 100 test images of the class at the left, so many are taken for the class above"
-    return Grid(caption, ("class", *names), tuple(rows))
+    left_out = "" if all(totals) else f"; a row of {_UNKNOWN} is that of a class which has {_UNTESTED}"
+    return Grid(caption + left_out, ("class", *names), tuple(rows))
 
 
 def _whole(share: float) -> str:
@@ -60,7 +66,9 @@ def _whole(share: float) -> str:
     return "" if not share else f"{100 * share:.0f}" if share >= 0.01 else "<1"
 
 
-def _worst(right: Sequence[float], names: Sequence[str]) -> Grid:
-    order = sorted(range(len(names)), key=lambda i: right[i])[:_LISTED]
-    rows = tuple(GridRow(names[i], (Cell(f"{100 * right[i]:.1f} %"),)) for i in order)
-    return Grid(f"The classes that are known least, of {len(names)}", ("class", "known rightly"), rows)
+def _worst(right: Sequence[tuple[str, float]], classes: int) -> Grid:
+    """The table of some of the classes that were tested, given as their names and shares, of so many in all."""
+    rows = tuple(GridRow(name, (Cell(f"{100 * share:.1f} %"),)) for name, share in sorted(right, key=lambda pair: pair[1])[:_LISTED])
+    untested = classes - len(right)
+    left_out = f"; {untested} more {'have' if untested > 1 else 'has'} {_UNTESTED}" if untested else ""
+    return Grid(f"The classes that are known least, of {len(right)}{left_out}", ("class", "known rightly"), rows)
