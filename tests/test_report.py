@@ -245,9 +245,31 @@ def test_accuracies_over_the_iterations_are_a_curve(copied: Path) -> None:
     assert "test accuracy in percent over the iterations: from 11.0 to 51.0." in page_of(copied)
     lines += [json.dumps({"iteration": number, "protocol": "dsa", "accuracies": [0.1 * number]}) for number in (3, 4)]
     (copied / "curve.jsonl").write_text("\n".join(lines))
-    assert "over the iterations: protocol None from 11.0 to 51.0, protocol dsa from 30.0 to 40.0." in page_of(copied)
+    assert "over the iterations: unknown protocol, 2 networks from 11.0 to 51.0; protocol dsa, 1 network from 30.0 to 40.0." in page_of(
+        copied
+    )
     (copied / "curve.jsonl").write_text(lines[0][:-3])
     assert "What curve.jsonl says is not shown" in page_of(copied)
+
+
+@pytest.mark.parametrize(
+    ("other", "first", "second"),
+    [
+        ({"protocol": "dsa"}, "protocol dc", "protocol dsa"),
+        ({"epochs": 1}, "300 epochs", "1 epoch"),
+        ({"epochs": None}, "300 epochs", "unknown epochs"),
+        ({"precision": "bfloat16"}, "float32", "bfloat16"),
+        ({"accuracies": [0.25]}, "2 networks", "1 network"),
+    ],
+)
+def test_points_that_were_taken_in_another_way_are_not_joined(other: dict[str, Any], first: str, second: str, copied: Path) -> None:
+    usual = {"protocol": "dc", "epochs": 300, "precision": "float32", "accuracies": [0.2, 0.3]}
+    points = [{"iteration": number, **usual, **(other if number > 2 else {})} for number in (1, 2, 3, 4)]
+    (copied / "curve.jsonl").write_text("\n".join(map(json.dumps, points)))
+    text = page_of(copied)
+    assert f"over the iterations: {first} from 25.0 to 25.0; {second} from 25.0 to 25.0." in text
+    assert f'<li class="color0"><span>{first}</span></li>' in text
+    assert f'<li class="color1"><span>{second}</span></li>' in text
 
 
 def test_many_classes_make_a_small_file(tmp_path: Path) -> None:

@@ -110,16 +110,28 @@ def _curve_chart(run: Loaded) -> Chart | None:
     """The accuracy of the images over the iterations; None where they were tested at the end alone."""
     if not run.curve:
         return None
-    protocols = dict.fromkeys(found.protocol for _, found in run.curve)  # under different ones accuracies do not compare
+    ways = dict.fromkeys(_way(found) for _, found in run.curve)  # taken in different ones accuracies do not compare
+    differing = [place for place, said_of_it in enumerate(zip(*ways, strict=True)) if len(set(said_of_it)) > 1]
     lines, texts = [], []
-    for protocol in protocols:
-        name = "condensed" if len(protocols) == 1 else f"protocol {protocol}"
-        of_it = [(iteration, found) for iteration, found in run.curve if found.protocol == protocol]
+    for color, way in enumerate(ways):
+        name = ", ".join(way[place] for place in differing)
+        of_it = [(iteration, found) for iteration, found in run.curve if _way(found) == way]
         points = tuple((iteration, 100 * found.mean) for iteration, found in of_it)
-        lines.append(Series(name, points, tuple(100 * found.std for _, found in of_it)))
-        texts.append(f"{name if len(protocols) > 1 else ''} from {points[0][1]:.1f} to {points[-1][1]:.1f}".strip())
-    text = f"Line chart of the test accuracy in percent over the iterations: {', '.join(texts)}."
+        lines.append(Series(name or "condensed", points, tuple(100 * found.std for _, found in of_it), color=color))
+        texts.append(f"{name} from {points[0][1]:.1f} to {points[-1][1]:.1f}".strip())
+    text = f"Line chart of the test accuracy in percent over the iterations: {'; '.join(texts)}."
     return chart("Test accuracy over the iterations, %", "iteration", lines, text)
+
+
+def _way(found: Evaluation) -> tuple[str, ...]:
+    """How accuracies were taken, in words, one for each of what decides whether they compare."""
+    networks = len(found.accuracies)
+    return (
+        f"protocol {said(found.protocol)}" if found.protocol is not None else "unknown protocol",
+        f"{found.epochs} epoch{'s' if found.epochs != 1 else ''}" if found.epochs is not None else "unknown epochs",
+        said(found.precision),
+        f"{networks} network{'s' if networks > 1 else ''}",
+    )
 
 
 def accuracy_bars(results: Sequence[tuple[str, Evaluation, str, int]]) -> Bars | None:
