@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -263,6 +264,28 @@ def test_every_metric_has_its_formula() -> None:
 
 def test_internals_list_the_rooms_in_their_order() -> None:
     assert re.findall(r"^\| `fastdc/(\w+)` \|", PAGES["docs/internals.md"].read_text(), flags=re.MULTILINE) == list(ROOMS)
+
+
+def drawn_by_name() -> set[str]:
+    """The first text that each draw of random numbers gives for its stream; that of a training stands for its order and its dropout."""
+    found = set()
+    for path in Path(fastdc.__file__).parent.rglob("*.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
+            texts = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            if name in ("derive_seed", "make_generator", "indices", "draw"):
+                found |= {*texts[:1]}
+            elif name == "train_by_batch" or (name == "_train" and path.name == "learner.py"):
+                found |= {f"{text} {drawn}" for text in texts for drawn in ("order", "dropout")}
+    return found
+
+
+def test_internals_list_every_stream_of_random_numbers() -> None:
+    section = PAGES["docs/internals.md"].read_text().split("## Where random numbers come from")[1].split("\n## ")[0]
+    keys = " ".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
+    drawn = drawn_by_name()
+    assert {"network", "real images", "whole set dropout", "fine-tuning order"} <= drawn
+    assert sorted(name for name in drawn if f"`{name}`" not in keys) == []
 
 
 def test_the_versions_agree() -> None:
