@@ -359,7 +359,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
         Args:
             path: the file.
             mean: what the images were normalised by, per channel; `load_dataset(name)[0].mean` for the named sets.
-            std: likewise.
+            std: likewise; but for CIFAR10 the authors divide by (0.2023, 0.1994, 0.2010), which is not the deviation of its pixels.
             class_names: one per class; None: their numbers.
             experiment: which pair to take.
 

@@ -10,11 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import needs_extension
+from PIL import Image
 from torch import Tensor
 
 import fastdc
 from fastdc import CondensedDataset, DataError, UsageError
 from fastdc.cli import main
+from fastdc.data.sources import named
 from fastdc.errors import MissingFileError
 
 MEANS = {"mean": [0.25, 0.5, 0.75], "std": [0.5, 0.25, 0.125]}
@@ -295,6 +297,23 @@ def test_the_commands_take_what_others_wrote(place: Path, capsys: pytest.Capture
     assert "--dataset" in capsys.readouterr().err
     assert main(["show", "pictures", "--dataset", "digits", "--quiet"]) == 0
     assert Path("pictures.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "std"), [({"ConvNet": [0.25]}, (0.2023, 0.1994, 0.2010)), ({}, None)], ids=["of the authors", "of to_pt"]
+)
+def test_the_authors_cifar10_has_its_pixels(
+    accuracies: dict[str, list[float]], std: tuple[float, ...] | None, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fastdc.ImageData.of((PIXELS * 255).round().to(torch.uint8), LABELS, name="cifar10")
+    monkeypatch.setitem(named._LOADERS, "cifar10", lambda root: (real, real))
+    by = {"mean": (0.4914, 0.4822, 0.4465), "std": std} if std is not None else {"mean": real.mean, "std": real.std}
+    stored = (PIXELS - torch.tensor(by["mean"])[:, None, None]) / torch.tensor(by["std"])[:, None, None]
+    torch.save({"data": [[stored, LABELS]], "accs_all_exps": accuracies}, place / "res.pt")
+    monkeypatch.chdir(place)
+    assert main(["show", "res.pt", "--dataset", "cifar10", "--quiet"]) == 0
+    with Image.open("res.png") as picture:
+        assert picture.tobytes() == CondensedDataset(stored, LABELS, class_names="abc", **by).grid().tobytes()
 
 
 def test_tables_and_searches_take_some_classes_and_a_size(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

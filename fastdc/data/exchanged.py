@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from fastdc.data.arrays import channels_first
+from fastdc.data.image_data import Statistics
 from fastdc.data.labels import are_one_hot, are_shares, labels_and_names
 from fastdc.data.sources.archive import array_of_archive
 from fastdc.errors import DataError, MissingFileError
 from fastdc.runs.content import UNFORESEEN, in_a_line, reading
 
 SUFFIXES = (".pt", ".pth", ".npz")
+AUTHORS_STATISTICS: dict[str, Statistics] = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))}
+"""Mean and standard deviation by which the programs of DC, DSA and DM normalise a dataset, where they are not those of its pixels."""
+
 _IN_FOLDERS = ("images_best.pt", "images.pt", "data.pt")  # what a folder of MTT, DD-Ranking or IDC holds
 _IMAGES, _LABELS = ("images", "image_syn", "x"), ("labels", "label_syn", "targets", "y")  # names in a dict or an archive
 _NEAR = 0.1  # what pixels may lie outside 0..1 by, where they are clamped now and then
