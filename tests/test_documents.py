@@ -267,7 +267,7 @@ def test_internals_list_the_rooms_in_their_order() -> None:
 
 
 def drawn_by_name() -> set[str]:
-    """The first text that each draw of random numbers gives for its stream; that of a training stands for its order and its dropout."""
+    """The first text that each draw of random numbers gives for its stream; that of a training stands for its order, dropout and augmentation."""
     found = set()
     for path in Path(fastdc.__file__).parent.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
@@ -276,7 +276,8 @@ def drawn_by_name() -> set[str]:
             if name in ("derive_seed", "make_generator", "indices", "draw"):
                 found |= {*texts[:1]}
             elif name == "train_by_batch" or (name == "_train" and path.name == "learner.py"):
-                found |= {f"{text} {drawn}" for text in texts for drawn in ("order", "dropout")}
+                augmented = ("augmentation",) if any(each.arg == "augment" for each in call.keywords) else ()
+                found |= {f"{text} {drawn}" for text in texts for drawn in ("order", "dropout", *augmented)}
     return found
 
 

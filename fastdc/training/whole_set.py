@@ -224,9 +224,9 @@ class _Training:
 
     def _steps(self, phases: list[Sgd]) -> Iterator[None]:
         """Train theta; one item after each step."""
-        fetch, options = whole_batches(self.real, self.theta), self.options
-        given = (self.engine, self.family, self.theta, len(self.real), fetch, phases, options.seed, "whole set")
-        return train_by_batch(*given, augment=options.augmentation)
+        fetch, seed, augment = whole_batches(self.real, self.theta), self.options.seed, self.options.augmentation
+        count = len(self.real)
+        return train_by_batch(self.engine, self.family, self.theta, count, fetch, phases, seed, "whole set", augment=augment)
 
     def _epochs(self, phases: list[Sgd], bar: Any) -> Iterator[None]:
         """Train theta; one item after each epoch."""
