@@ -267,7 +267,7 @@ def test_internals_list_the_rooms_in_their_order() -> None:
 
 
 def drawn_by_name() -> set[str]:
-    """The first text that each draw of random numbers gives for its stream; that of a training stands for its order, dropout and augmentation."""
+    """The first text that each draw of random numbers gives for its stream; that of a training stands for all that it draws."""
     found = set()
     for path in Path(fastdc.__file__).parent.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
