@@ -28,6 +28,7 @@ from fastdc.experiments.continual.growth import grow
 from fastdc.experiments.continual.report import as_csv, markdown
 from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.models import build
+from fastdc.report.continual import continual_report
 from fastdc.training.by_batch import Batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -80,6 +81,20 @@ def test_stages_are_brought_to_one_form() -> None:
     shrunk = as_stages([(small, small), (large, large)], "task", (6, 7))[1].train
     assert shrunk.images.shape == (8, 3, 6, 7)
     assert abs(shrunk.images.float().mean() - large.images.float().mean()) < 5
+
+
+def test_stages_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = ["data", "data (2)", "data", "all"]  # "all" is the average in table.csv
+    stages = [(dataclasses.replace(noise_data((4, 4), seed=number), name=name),) * 2 for number, name in enumerate(names)]
+    result = continual_learning(stages, "random", 1, **OPTIONS | {"scenario": "task"}, out=tmp_path)
+    assert result.stages == ("data", "data (2)", "data (3)", "all (2)")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    expected = [(after, stage) for number, after in enumerate(result.stages, 1) for stage in (*result.stages[:number], "all")]
+    assert [(row["after"], row["stage"]) for row in rows] == expected
+    averages, by_stage = continual_report(tmp_path).grids
+    assert averages.head == ("memory", "after 1: data", "after 2: data (2)", "after 3: data (3)", "after 4: all (2)", "forgotten")
+    assert by_stage.head == ("memory", *result.stages)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["stages"] == names  # so that an earlier version's folder goes on
 
 
 # growth
@@ -408,7 +423,7 @@ def test_a_split_needs_two_classes_for_each_stage(stages: int) -> None:
         (["--seeds", "0"], "seeds is 0"),
         (["--workers", "0"], "workers is 0"),
         (["--image-size", "0"], "image_size is 0"),
-        (["--memory", "dc", "dc"], "expected each once"),
+        (["--memory", "dc", "dc"], "memory is dc dc; expected each once"),
         (["--stages", "digits"], "stages is 1 stage(s)"),
     ],
     ids=str,
@@ -419,6 +434,13 @@ def test_bad_flags_get_a_sentence(flags: list[str], text: str, tmp_path: Path, m
     assert main(["continual", *stages, *flags]) == 2
     assert text in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_memory_twice_is_refused(digits: Any, tmp_path: Path) -> None:
+    config = runner.ContinualConfig(memories=("random", "dc", "random"), distill=(True,), scenario="class", model=MODEL)
+    with pytest.raises(UsageError, match="memory is random dc random; expected each once"):
+        runner.ContinualRunner(digits, config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(digits: Any, tmp_path: Path) -> None:

@@ -75,8 +75,6 @@ class Continual(ExperimentOptions):
             raise unknown_name("distill", self.distill, _DISTILL)
         check_count("workers", self.workers)
         check_count("image_size", self.image_size, optional=True)
-        if len(set(self.memory)) < len(self.memory):
-            raise UsageError(f"memory is {' '.join(self.memory)}; expected each once.")
         scale, name = scale_from(SCALES, self.scale, self)
         sizes = dataclasses.asdict(scale)
         config = ContinualConfig(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastdc.experiments.continual.result import ContinualResult
+from fastdc.experiments.continual.stages import AVERAGE
 from fastdc.experiments.files import write_results
 from fastdc.experiments.plots import as_png, can_plot, new_figure
 from fastdc.training.evaluation import Evaluation
@@ -60,9 +61,9 @@ def as_csv(results: Sequence[ContinualResult]) -> str:
     for result in results:
         for after, name in enumerate(result.stages):
             tested = {stage: result.on_stage(after, index) for index, stage in enumerate(result.stages[: after + 1])}
-            for stage, found in {**tested, "all": result.average(after)}.items():
-                paper = _paper(result, after) if stage == "all" else None
-                forgotten = f"{100 * result.forgetting(after).mean:.2f}" if stage == "all" and after else ""
+            for stage, found in {**tested, AVERAGE: result.average(after)}.items():
+                paper = _paper(result, after) if stage == AVERAGE else None
+                forgotten = f"{100 * result.forgetting(after).mean:.2f}" if stage == AVERAGE and after else ""
                 figures = (f"{100 * found.mean:.2f}", f"{100 * found.std:.2f}", len(found.accuracies))
                 values = (result.memory, _yes(result.distill), name, stage, *figures, "" if paper is None else paper, forgotten)
                 writer.writerow(dict(zip(_FIELDS, values, strict=True)))

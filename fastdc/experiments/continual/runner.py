@@ -64,6 +64,8 @@ class ContinualConfig:
             raise UsageError("there is no memory to compare; expected the name of a coreset or a method.")
         for name in self.memories:
             check_source("memory", name)
+        if len(set(self.memories)) < len(self.memories):
+            raise UsageError(f"memory is {' '.join(self.memories)}; expected each once.")
         if any(not isinstance(flag, bool) for flag in self.distill):
             raise UsageError(f"distill is {self.distill[0]!r}; expected True or False.")
         for name in ("ipc", "epochs", "fine_tuning_epochs", "iterations", "batch_real", "whole_set_epochs", "seeds"):
@@ -206,12 +208,12 @@ class ContinualRunner:
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in content.items()}
         fingerprint = " ".join(data.fingerprint for stage in self.stages for data in (stage.train, stage.test))
         with shared_folder(out) as run:
-            run.record_config({"stages": list(self.names), **plain}, {"fingerprint": fingerprint, **versions()})
+            run.record_config({"stages": [stage.train.name for stage in self.stages], **plain}, {"fingerprint": fingerprint, **versions()})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the stages."""
-        return tuple(stage.train.name for stage in self.stages)
+        """Of the stages, each its own."""
+        return tuple(stage.name for stage in self.stages)
 
     def run(self, say: Callable[[str], None]) -> list[ContinualResult]:
         """Do what is still to be done, together with whoever else does it, and collect.

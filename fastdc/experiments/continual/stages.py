@@ -18,6 +18,7 @@ from fastdc.options.checks import check_count
 from fastdc.runtime.public import public
 
 SCENARIOS = ("task", "class")
+AVERAGE = "all"  # what table.csv has in the place of a stage's name, for the average over the stages so far
 _BLOCK = 1000  # images brought to another size at once
 
 
@@ -25,6 +26,8 @@ _BLOCK = 1000  # images brought to another size at once
 class Stage:
     """One of the datasets, in the form that all of them have."""
 
+    name: str
+    """Of the dataset, with a number where an earlier stage has the same name."""
     train: ImageData
     """Its classes numbered from 0."""
     test: ImageData
@@ -73,6 +76,7 @@ def as_stages(stages: Sequence[Any], scenario: str, image_size: tuple[int, int] 
     formed = [tuple(_formed(data, channels, size) for data in pair) for pair in pairs]
     first = ImageData.of(formed[0][0].images, first.labels, num_classes=first.num_classes)  # whose mean and std all have
     result: list[Stage] = []
+    names = _told_apart([train.name for train, _ in pairs])
     groups: tuple[int, ...] = ()
     for (train, test), (original, _) in zip(formed, pairs, strict=True):
         if scenario == "class":
@@ -85,7 +89,7 @@ def as_stages(stages: Sequence[Any], scenario: str, image_size: tuple[int, int] 
                     "expected the same ones in every stage, or scenario='class', where each brings new ones."
                 )
         train, test = (dataclasses.replace(data, mean=first.mean, std=first.std) for data in (train, test))
-        result.append(Stage(train, test, offset, groups))
+        result.append(Stage(names[len(result)], train, test, offset, groups))
     return tuple(result)
 
 
@@ -118,6 +122,19 @@ def split_classes(train: Any, test: Any, stages: int) -> list[tuple[ImageData, I
         )
     bounds = [round(number * real.num_classes / stages) for number in range(stages + 1)]
     return [(_some(real, start, stop), _some(tested, start, stop)) for start, stop in itertools.pairwise(bounds)]
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names by which each stage is found in table.csv: those that are taken get a number.
+
+    >>> _told_apart(["data", "data (2)", "data", "data", "all"])
+    ['data', 'data (2)', 'data (3)', 'data (4)', 'all (2)']
+    """
+    taken = [AVERAGE]
+    for name in names:
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        taken.append(next(text for text in itertools.chain([name], numbered) if text not in taken))
+    return taken[1:]
 
 
 def _some(data: ImageData, start: int, stop: int) -> ImageData:
