@@ -320,6 +320,19 @@ def test_a_method_s_seconds_are_those_of_all_calls(digits: Any, tmp_path: Path, 
     assert made.seconds("dc") > 18
 
 
+def test_proxies_that_differ_in_a_character_are_made_each(digits: Any, tmp_path: Path, counted: Counted) -> None:
+    proxies = ("idc:augmentation=crop+scale", "idc:augmentation=crop/scale")
+    runner = make_runner(tmp_path, digits)
+    sets = Search(*digits, SPACE, SearchConfig(proxies=proxies, ipc=1, proxy_model="mlp:width=8"), tmp_path / "search").sets
+    assert sets.path(proxies[0]) == tmp_path / "search" / "proxies" / "idc_augmentation=crop_scale"  # as an earlier version called it
+    assert sets.path(proxies[1]).name.startswith("idc_augmentation=crop_scale-")
+    runner.sets = dict.fromkeys(proxies, runner.sets["random"])
+    one = Trial(SPACE[0], proxies)
+    runner.path(one).mkdir()
+    runner.do(one)
+    assert [counted.calls[SPACE[0], proxy] for proxy in proxies] == [1, 1]
+
+
 def test_a_proxy_is_made_within_a_budget(digits: Any, tmp_path: Path, counted: Counted) -> None:
     architecture_search(*digits, proxies=("dm",), budget="2s", out=tmp_path, **OPTIONS)
     written = json.loads((tmp_path / "proxies" / "dm" / "config.json").read_text())

@@ -246,6 +246,15 @@ def test_a_killed_call_continues_and_ends_in_the_same_numbers(digits: Any, memor
     assert learned == []
 
 
+def test_memories_that_differ_in_a_character_are_made_each(digits: Any, tmp_path: Path) -> None:
+    memories = ("idc:augmentation=crop+scale", "idc:augmentation=crop/scale")
+    config = runner.ContinualConfig(memories=memories, distill=(True,), scenario="class", model=MODEL)
+    whole = runner.ContinualRunner(digits, config, tmp_path)
+    first, second = map(whole.path, whole.runs)
+    assert first.name == "idc_augmentation=crop_scale-seed0"  # as an earlier version called it
+    assert second.name != first.name
+
+
 def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))

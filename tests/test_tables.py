@@ -188,6 +188,15 @@ def test_no_two_image_sets_of_a_table_share_a_folder() -> None:
         assert len({each.name for each in jobs}) == len(jobs)
 
 
+def test_methods_that_differ_in_a_character_have_folders_of_their_own(config: TableConfig, counted: Counted) -> None:
+    columns = ("idc:augmentation=crop+scale", "idc:augmentation=crop/scale", "idc: augmentation=crop+scale")
+    make_table(dataclasses.replace(config, columns=columns))
+    assert [counted.calls[column, "convnet:width=8", "1", None] for column in columns] == [1, 1, 1]
+    folders = {path.parent.name for path in config.out.glob("cells/*/evaluation-*.json")}
+    assert len(folders) == 4  # that of the whole set, too
+    assert "idc_augmentation=crop_scale-convnet_width=8-ipc1-seed0" in folders  # as an earlier version called it
+
+
 def test_the_paper_scale_is_the_paper_s() -> None:
     paper = SCALES["paper"]
     assert (paper.iterations, paper.batch_real, paper.sets, paper.networks, paper.epochs, paper.width) == (1000, 256, 5, 20, None, None)

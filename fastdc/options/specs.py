@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from typing import Any, TypeVar, get_type_hints
 
@@ -11,6 +12,8 @@ from fastdc.options.checks import LARGEST_COUNT, given
 
 Options = TypeVar("Options")
 
+_KEPT = r"0-9A-Za-z.,=-"  # characters of a spec that the name of a file has as they are
+_ORDINARY = re.compile(rf"[{_KEPT}]+([:+_][{_KEPT}]+)*")
 _BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 
 
@@ -83,7 +86,20 @@ def plain_name(text: str) -> str:
     >>> plain_name("vgg11:norm=batch")
     'vgg11_norm=batch'
     """
-    return re.sub(r"[^0-9A-Za-z.,=-]+", "_", text)
+    return re.sub(rf"[^{_KEPT}]+", "_", text)
+
+
+def distinct_name(spec: str) -> str:
+    """A spec, or several joined by "-", as the name of a file that is no other's: with a digest where its plain name could be.
+
+    Of the characters that a plain name has not, ":" comes before options, "+" joins names in a value, and "_" is part of a name: where
+    each stands alone, no other spec with a meaning has the same plain name.
+
+    >>> distinct_name("dsa:operations=color+crop"), distinct_name("idc:augmentation=color+crop/scale")
+    ('dsa_operations=color_crop', 'idc_augmentation=color_crop_scale-22fbbcc7')
+    """
+    name = plain_name(spec)
+    return name if _ORDINARY.fullmatch(spec) else f"{name}-{hashlib.blake2b(spec.encode(), digest_size=4).hexdigest()}"
 
 
 def with_options(model: str, **options: object) -> str:

@@ -21,7 +21,7 @@ from fastdc.experiments.continual.stages import Stage, as_stages
 from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count, check_duration
-from fastdc.options.specs import plain_name
+from fastdc.options.specs import distinct_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.parallel.jobs import do_all, raise_failures
 from fastdc.runs.content import finite, finite_numbers, reading
@@ -228,7 +228,7 @@ class ContinualRunner:
 
     def path(self, run: Run) -> Path:
         """The folder of a run."""
-        return self.out / "runs" / f"{plain_name(run.memory)}-seed{run.seed}"
+        return self.out / "runs" / f"{distinct_name(run.memory)}-seed{run.seed}"
 
     def is_done(self, run: Run) -> bool:
         """Whether all stages of a run are learned."""

@@ -9,7 +9,7 @@ from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
 from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions, make_image_set
-from fastdc.options.specs import plain_name
+from fastdc.options.specs import distinct_name
 from fastdc.runs.content import finite_number, plain_types, reading
 from fastdc.runs.files import read_whole
 
@@ -29,7 +29,7 @@ class ProxySetRunner:
 
     def path(self, name: str) -> Path:
         """The folder of a proxy."""
-        return self._folder / plain_name(name)
+        return self._folder / distinct_name(name)
 
     def is_done(self, name: str) -> bool:
         """Whether its images are made."""

@@ -16,7 +16,7 @@ from fastdc.engines.gather_normalise import near
 from fastdc.experiments.files import read_outcome, write_outcome
 from fastdc.experiments.search.training_plans import early_stopping_plan, whole_set_plan
 from fastdc.models.network import NetworkFamily
-from fastdc.options.specs import plain_name
+from fastdc.options.specs import distinct_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.runs.content import finite_number
 from fastdc.runtime.seeding import derive_seed
@@ -83,7 +83,7 @@ class TrialRunner:
 
     def path(self, trial: Trial) -> Path:
         """The folder of a network."""
-        return self.folder / plain_name(trial.model)
+        return self.folder / distinct_name(trial.model)
 
     def is_done(self, trial: Trial) -> bool:
         """Whether nothing is left to do."""
@@ -131,7 +131,7 @@ class TrialRunner:
         return accuracy(engine, theta, self.test)
 
     def _file(self, trial: Trial, subject: str) -> Path:
-        return self.path(trial) / f"{plain_name(subject)}.json"
+        return self.path(trial) / f"{distinct_name(subject)}.json"
 
 
 def _as_outcome(content: Any) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastdc.options.specs import plain_name
+from fastdc.options.specs import distinct_name
 
 WHOLE_SET = "whole_set"
 
@@ -30,7 +30,7 @@ class ImageSet:
         'dc-convnet_width=8-ipc10-mse'
         """
         parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
-        return plain_name("-".join(parts if self.distance is None else [*parts, self.distance]))
+        return distinct_name("-".join(parts if self.distance is None else [*parts, self.distance]))
 
 
 @dataclass(frozen=True)

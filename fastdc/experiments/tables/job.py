@@ -21,7 +21,7 @@ from fastdc.experiments.image_sets import ImageSetOptions, is_coreset, make_imag
 from fastdc.experiments.tables.cells import WHOLE_SET, Definition, ImageSet
 from fastdc.experiments.tables.scale import Scale
 from fastdc.models.network import NetworkFamily
-from fastdc.options.specs import plain_name
+from fastdc.options.specs import distinct_name
 from fastdc.parallel.devices import resolve_device
 from fastdc.runs.content import finite_numbers
 from fastdc.runtime.isolation import isolated
@@ -133,7 +133,7 @@ class TableRunner:
             tell(job, model, outcome)
 
     def _file(self, job: Job, model: str) -> Path:
-        return self.path(job) / f"evaluation-{plain_name(model)}.json"
+        return self.path(job) / f"evaluation-{distinct_name(model)}.json"
 
     def _unsupported_reason(self, model: str) -> str | None:
         """Why a model cannot serve these images; None where it can."""
@@ -170,7 +170,7 @@ class TableRunner:
     def _training_alone(self, job: Job) -> FileLock:
         """Held while a network is trained on the whole set or taken from the cache: who waits for it finds the network there."""
         self._networks.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._networks / f"{plain_name(job.image_set.model)}-seed{job.seed}.lock")
+        return FileLock(self._networks / f"{distinct_name(job.image_set.model)}-seed{job.seed}.lock")
 
     def _tested(self, images: CondensedDataset | TrainedNetwork, model: str, seed: int) -> Evaluation:
         if isinstance(images, TrainedNetwork):
