@@ -36,6 +36,7 @@ from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, Tr
 from fastdc.models import build
 from fastdc.parallel.jobs import do_all
 from fastdc.parallel.threads import one_thread_each
+from fastdc.training.schedule import paper_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SPACE = ["mlp:width=8", "mlp:width=16", "convnet:width=8,depth=1", "convnet:width=8,depth=2"]
@@ -173,7 +174,10 @@ def test_training_on_the_whole_set_learns(tmp_path: Path, digits: Any) -> None:
     assert all(outcome is not None and outcome.accuracy > 0.8 for outcome in outcomes)
 
 
-def test_early_stopping_takes_as_many_steps_as_the_proxy(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("protocol", "expected"), [("dc", 2 * 2), ("dsa", 2 * 2), ("idc:cutmix=0.0", 2 * 5)])  # 300 images, by 256 or 64
+def test_early_stopping_takes_as_many_steps_as_the_proxy(
+    digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, expected: int
+) -> None:
     steps = []
     original = TrialRunner.__init__
 
@@ -182,9 +186,13 @@ def test_early_stopping_takes_as_many_steps_as_the_proxy(digits: Any, tmp_path: 
         steps.append(self.options.stopped_after)
 
     monkeypatch.setattr(TrialRunner, "__init__", note)
-    architecture_search(*digits, proxies=["early_stopping"], **OPTIONS | {"ipc": 30, "space": SPACE[:2]}, out=tmp_path)
-    assert steps == [2 * 2]  # epochs x two batches of up to 256 for 300 images
-    assert (early_steps(256, 7), early_steps(257, 7)) == (7, 14)
+    options = OPTIONS | {"ipc": 30, "space": SPACE[:2], "protocol": protocol}
+    architecture_search(*digits, proxies=["early_stopping"], **options, out=tmp_path)
+    assert steps == [expected]
+
+
+def test_a_last_batch_that_is_not_full_is_a_step() -> None:
+    assert (early_steps(256, paper_training(7)), early_steps(257, paper_training(7))) == (7, 14)
 
 
 # a search

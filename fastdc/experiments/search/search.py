@@ -116,7 +116,7 @@ def architecture_search(
         train: the whole training set, as `fastdc.condense` takes it.
         test: likewise, of the same classes.
         proxies: what the networks are trained on: coresets, methods such as "dc", and "early_stopping": the whole set, for as many
-            steps of SGD as a training on `ipc` images per class takes.
+            steps of SGD as a training on `ipc` images per class takes by the protocol.
         ipc: images per class of the proxies.
         space: names of models; by default the paper's 720 ConvNets. `ConvNetSpace(widths=..., depths=...)` gives others.
         networks: so many of them, chosen at random; None: all.
@@ -230,13 +230,14 @@ class Search:
         for model, reason in self.skipped.items():
             say(f"left out {model}: {reason}")
         names = [name for name in config.proxies if name != EARLY_STOPPING]
+        protocol = PROTOCOLS.make(config.protocol, self.test.name)
         with isolated():
             raise_failures(do_all(names, self.sets, self.sets.do, say), len(names), "proxy sets")
             options = TrialOptions(
                 epochs=config.epochs,
                 protocol=config.protocol,
                 whole_set_epochs=config.whole_set_epochs,
-                stopped_after=early_steps(config.ipc * self.train.num_classes, config.epochs),
+                stopped_after=early_steps(config.ipc * self.train.num_classes, protocol.phases(config.epochs)),
                 seed=config.seed,
                 engine=config.engine,
                 device=config.device,

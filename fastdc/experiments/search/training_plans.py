@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from fastdc.engines import Sgd
 from fastdc.runtime.seeding import make_generator
 from fastdc.training.schedule import paper_training
 
-BATCH = paper_training(1)[0].batch
+BATCH = paper_training(1)[0].batch  # of the training on the whole set
 
 
 class TrainingPart(NamedTuple):
@@ -42,13 +43,14 @@ def early_stopping_plan(count: int, steps: int, seed: int) -> list[TrainingPart]
     return [TrainingPart(part, [dataclasses.replace(phase, epochs=1)]) for part, phase in zip(parts, phases, strict=True)]
 
 
-def early_steps(images: int, epochs: int) -> int:
-    """How many steps of SGD a training on so few images takes: what early stopping may take on the whole set.
+def early_steps(images: int, phases: Iterable[Sgd]) -> int:
+    """How many steps of SGD a training on so few images takes, by the phases of a protocol: what early stopping may take on the whole set.
 
-    >>> early_steps(100, 100), early_steps(500, 100)
-    (100, 200)
+    >>> from fastdc.training.schedule import idc_training
+    >>> early_steps(100, paper_training(100)), early_steps(500, paper_training(100)), early_steps(100, idc_training(100))
+    (100, 200, 200)
     """
-    return epochs * math.ceil(images / BATCH)
+    return sum(phase.epochs * math.ceil(images / phase.batch) for phase in phases)
 
 
 def images_seen(count: int, steps: int) -> int:
