@@ -512,6 +512,24 @@ def test_a_folder_keeps_to_its_table(config: TableConfig, counted: Counted) -> N
     assert (config.out / "table.md").read_bytes() == before
 
 
+def test_a_folder_keeps_to_its_test_set(config: TableConfig, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = load_dataset("digits")
+    config, tested = dataclasses.replace(config, columns=("random",)), [test]
+    monkeypatch.setattr("fastdc.experiments.tables.make.load_dataset", lambda *_, **__: (train, tested[-1]))
+    make_table(config)
+    file = config.out / "config.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, "fingerprint": train.fingerprint}))  # as an earlier version did
+    with pytest.raises(UsageError, match=r"differs in seed \(0 there, 1 now\)"):
+        make_table(dataclasses.replace(config, seed=1))
+    assert json.loads(file.read_text())["fingerprint"] == train.fingerprint
+    make_table(config)
+    assert json.loads(file.read_text()) == written
+    tested.append(dataclasses.replace(test, images=255 - test.images))
+    with pytest.raises(UsageError, match="holds a run that differs in the images to learn from, their size or classes; fingerprint"):
+        make_table(config)
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(config: TableConfig) -> None:
     config.out.write_text("mine")
     with pytest.raises(RunError, match="is a file; expected a folder"):

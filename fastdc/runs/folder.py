@@ -37,7 +37,9 @@ class RunFolder:
         self._metrics = path / "metrics.jsonl"
         self._next_write = 0.0
 
-    def record_config(self, config: Mapping[str, Any], origin: Mapping[str, str], grows: str | None = None) -> None:
+    def record_config(
+        self, config: Mapping[str, Any], origin: Mapping[str, str], grows: str | None = None, formerly: str | None = None
+    ) -> None:
         """Write config.json: the configuration, and its origin (versions, the data's fingerprint). Where there is one, compare it.
 
         A run of another version may be continued: only `config` and the fingerprint are compared.
@@ -46,13 +48,15 @@ class RunFolder:
             config: all that decides the run's result, data aside.
             origin: versions, and the data's fingerprint.
             grows: the field that may be greater than it was; the run then goes on for longer, and the greater number is written.
+            formerly: the fingerprint that an earlier version wrote of the same data; the present one then takes its place.
 
         Raises:
             UsageError: a run with another configuration is here; the text names the fields that differ.
             DataError: config.json cannot be read, or is missing beside a checkpoint.
         """
-        self.check_config(config, origin, grows)
-        if not self._config.exists() or (grows is not None and self.recorded(grows) < config[grows]):
+        was = formerly if self._written("fingerprint") == formerly else None
+        self.check_config(config, origin if was is None else {**origin, "fingerprint": was}, grows)
+        if was is not None or not self._config.exists() or (grows is not None and self.recorded(grows) < config[grows]):
             text = json.dumps({"config": dict(config), **origin}, indent=2)
             write_atomically(self._config, text.encode())
 
@@ -84,10 +88,17 @@ class RunFolder:
 
     def recorded(self, field: str) -> Any:
         """What config.json says of a field; None where there is no such file, or it cannot be read."""
+        return self._written("config", field)
+
+    def _written(self, *keys: str) -> Any:
+        """What config.json holds under a key, or under one within the other."""
         try:
-            return plain_types(read_whole(self._config))["config"][field]
+            found = plain_types(read_whole(self._config))
+            for key in keys:
+                found = found[key]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        return found
 
     def restore(self, load: Callable[[Path], int]) -> None:
         """Let `load` read the checkpoint, where there is one; drop metrics that are newer than it.

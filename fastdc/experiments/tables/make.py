@@ -156,7 +156,8 @@ class _TableMaker:
             **dataclasses.asdict(config.scale),
         }
         with shared_folder(config.out) as run:
-            run.record_config(content, {"fingerprint": self.train.fingerprint, **versions()})
+            both = f"{self.train.fingerprint} {test.fingerprint}"
+            run.record_config(content, {"fingerprint": both, **versions()}, formerly=self.train.fingerprint)
 
     def run(self, say: Callable[[str], None]) -> dict[Job, str]:
         """Do all jobs, with a line on stdout about each model that was tested; returns what failed, with its reason."""
