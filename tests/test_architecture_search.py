@@ -26,6 +26,7 @@ from fastdc.data import ImageData
 from fastdc.engines.base import Training
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
+from fastdc.experiments.files import write_outcome
 from fastdc.experiments.search import parallel_trials
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
@@ -36,6 +37,8 @@ from fastdc.experiments.search.trial import EARLY_STOPPING, WHOLE_SET, Trial, Tr
 from fastdc.models import build
 from fastdc.parallel.jobs import do_all
 from fastdc.parallel.threads import one_thread_each
+from fastdc.runs.files import load_tensors, save_tensors
+from fastdc.training import whole_set
 from fastdc.training.schedule import paper_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -339,6 +342,34 @@ def test_proxies_that_differ_in_a_character_are_made_each(digits: Any, tmp_path:
     runner.path(one).mkdir()
     runner.do(one)
     assert [counted.calls[SPACE[0], proxy] for proxy in proxies] == [1, 1]
+
+
+def test_a_coreset_s_seconds_are_those_of_a_killed_call_too(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = SearchConfig(proxies=("herding",), ipc=1, proxy_model="mlp:width=8", coreset_epochs=1, progress=False)
+    made = Search(*digits, SPACE, config, tmp_path).sets
+    with monkeypatch.context() as patch:
+        patch.setattr(CondensedDataset, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            made.do("herding")
+    (network,) = (made.path("herding") / "networks").glob("*.safetensors")
+    tensors, content = load_tensors(network, whole_set.KIND)
+    save_tensors(network, whole_set.KIND, tensors, {**content, "seconds": 1000.0})
+    made.do("herding")
+    assert 1000 < made.seconds("herding") < 1100
+
+
+def test_a_proxy_that_another_process_has_just_made_is_left_as_it_is(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Search(*digits, SPACE, SearchConfig(proxies=("random",), ipc=1, proxy_model="mlp:width=8"), tmp_path).sets
+    acquire = FileLock.acquire
+
+    def after_the_other(lock: FileLock, **given: Any) -> Any:
+        made.do("random")
+        write_outcome(made.path("random") / "made.json", {"proxy": "random", "seconds": 1000.0})
+        return acquire(lock, **given)
+
+    monkeypatch.setattr(FileLock, "acquire", after_the_other)
+    assert not do_all(["random"], made, made.do, lambda _: None)
+    assert made.seconds("random") == 1000
 
 
 def test_a_proxy_is_made_within_a_budget(digits: Any, tmp_path: Path, counted: Counted) -> None:

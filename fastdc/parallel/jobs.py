@@ -97,7 +97,7 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], say: Callabl
     except OSError as error:
         raise write_error(folder, error) from None
     try:
-        if job not in failures:  # of another thread
+        if job not in failures and not runner.is_done(job):  # as whoever let go of the lock a moment ago may have left it
             with apart():
                 do(job)
     except Exception as error:

@@ -12,6 +12,7 @@ from fastdc.experiments.image_sets import ImageSetOptions, make_image_set
 from fastdc.options.specs import distinct_name
 from fastdc.runs.content import finite_number, plain_types, reading
 from fastdc.runs.files import read_whole
+from fastdc.training.whole_set import seconds_of_kept
 
 
 class ProxySetRunner:
@@ -38,8 +39,10 @@ class ProxySetRunner:
     def do(self, name: str) -> None:
         """Make its images, or go on making them."""
         folder, started = self.path(name), time.monotonic()
-        make_image_set(name, self._train, self._options, self._seed, folder, folder / "networks")
-        seconds = time.monotonic() - started
+        networks = folder / "networks"
+        before = seconds_of_kept(networks)  # of a call that was killed after its training
+        make_image_set(name, self._train, self._options, self._seed, folder, networks)
+        seconds = before + time.monotonic() - started
         metrics = folder / "metrics.jsonl"
         if metrics.exists():  # not of a coreset, nor of a method without a step
             seconds = max(seconds, _logged_seconds(metrics))  # more than one call may have made them
