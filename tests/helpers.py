@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import struct
 import subprocess
 import sys
@@ -196,3 +198,18 @@ def run_apart(code: str, timeout: int) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(compiled.__file__).parents[2])])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+needs_signals = pytest.mark.skipif(os.name != "posix", reason="whether a process is alive is asked by a signal, as posix has them")
+
+
+def leave_unwritten(*folders: Path) -> list[Path]:
+    """Leave in each folder what a killed process and this one were writing; returns the files of this one, which is alive."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    machine = hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for process in (killed.pid, os.getpid()):
+            (folder / f".{machine}.{process}.0123abcd.fastdc.tmp").touch()
+    return [folder / f".{machine}.{os.getpid()}.0123abcd.fastdc.tmp" for folder in folders]

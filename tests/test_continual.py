@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import noise_data
+from helpers import leave_unwritten, needs_signals, noise_data
 from tolerances import DISTILLED_LOGITS, GROWN, NORMALISED
 from torch import Tensor, nn
 
@@ -253,6 +253,13 @@ def test_memories_that_differ_in_a_character_are_made_each(digits: Any, tmp_path
     first, second = map(whole.path, whole.runs)
     assert first.name == "idc_augmentation=crop_scale-seed0"  # as an earlier version called it
     assert second.name != first.name
+
+
+@needs_signals
+def test_what_a_killed_process_was_writing_is_removed(digits: Any, tmp_path: Path) -> None:
+    alive = leave_unwritten(*(tmp_path / "out" / "runs" / "random-seed0" / name for name in ("distilled", "memory1")))
+    continual_learning(digits, "random", 1, out=tmp_path / "out", **OPTIONS)
+    assert sorted(tmp_path.rglob("*.tmp")) == sorted(alive)
 
 
 def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from helpers import leave_unwritten, needs_signals
 from PIL import Image
 
 import fastdc
@@ -316,6 +317,14 @@ def test_a_cell_for_which_memory_runs_out_leaves_the_others(config: TableConfig,
         make_table(config)
     assert expected in (config.out / "table.md").read_text()
     assert counted.calls["k_center", "1"] == 1
+
+
+@needs_signals
+def test_what_a_killed_process_was_writing_is_removed(config: TableConfig) -> None:
+    cell = config.out / "cells" / "herding-convnet_width=8-ipc1-seed0"
+    alive = leave_unwritten(config.out, cell, config.out / "networks")
+    make_table(dataclasses.replace(config, columns=("herding",)))
+    assert sorted(config.out.rglob("*.tmp")) == sorted(alive)
 
 
 def test_threads_on_one_folder_do_each_cell_once(config: TableConfig, counted: Counted) -> None:

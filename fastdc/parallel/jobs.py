@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from fastdc.errors import FastdcError, RunError
 from fastdc.parallel.out_of_memory import is_out_of_memory, out_of_memory_sentence
 from fastdc.parallel.world import apart
-from fastdc.runs.files import write_error
+from fastdc.runs.files import remove_left_over, write_error
 
 _POLL_SECONDS = 0.5  # between two looks at jobs that others have taken
 _LOCK = ".claim"  # as version 0.1 calls it, which may work in the same folder
@@ -98,6 +98,7 @@ def _attempt(job: J, runner: JobRunner[J], do: Callable[[J], None], say: Callabl
         raise write_error(folder, error) from None
     try:
         if job not in failures and not runner.is_done(job):  # as whoever let go of the lock a moment ago may have left it
+            remove_left_over(folder, below=True)
             with apart():
                 do(job)
     except Exception as error:

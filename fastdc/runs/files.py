@@ -108,9 +108,10 @@ def read_whole(path: Path) -> bytes:
         return file.read()
 
 
-def remove_left_over(folder: Path) -> None:
-    """Remove the temporary files of processes of this machine that were killed while they wrote."""
-    for path in folder.glob(f".{_THIS_MACHINE}.*{_TEMPORARY}"):
+def remove_left_over(folder: Path, *, below: bool = False) -> None:
+    """Remove the temporary files of processes of this machine that were killed while they wrote; in the folders `below`, too."""
+    pattern = f".{_THIS_MACHINE}.*{_TEMPORARY}"
+    for path in folder.rglob(pattern) if below else folder.glob(pattern):
         process = path.name.removeprefix(f".{_THIS_MACHINE}.").split(".")[0]
         if process.isdecimal() and not _is_alive(int(process)):
             with contextlib.suppress(OSError):

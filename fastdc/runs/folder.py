@@ -220,6 +220,7 @@ def shared_folder(path: Path) -> Iterator[RunFolder]:
     except (OSError, ValueError) as error:
         raise write_error(path, error) from None
     try:
+        remove_left_over(path)
         yield RunFolder(path)
     finally:
         lock.release()

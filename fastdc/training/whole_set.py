@@ -37,7 +37,7 @@ from fastdc.models.registry import describe
 from fastdc.options.checks import check_count
 from fastdc.parallel.devices import resolve_device, to_device
 from fastdc.runs.content import finite, finite_number, finite_numbers, reading, tensor_like
-from fastdc.runs.files import load_tensors, save_tensors
+from fastdc.runs.files import load_tensors, remove_left_over, save_tensors
 from fastdc.runs.progress import progress_bar
 from fastdc.runtime.isolation import isolated
 from fastdc.runtime.seeding import check_seed, derive_seed
@@ -310,6 +310,7 @@ def _write(file: Path, network: TrainedNetwork) -> None:
     content = {"origin": network.origin, "losses": network.losses, "accuracies": network.accuracies, "seconds": network.seconds}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        remove_left_over(file.parent)
         save_tensors(file, KIND, {_FORGETTING: network.forgetting, **weights}, content)
     except (OSError, RunError) as error:
         warnings.warn(f"the network trained on the whole set cannot be kept and will be trained again next time: {error}", stacklevel=2)
