@@ -27,7 +27,8 @@ from fastdc.engines.base import Training
 from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
 from fastdc.experiments.files import write_outcome
-from fastdc.experiments.search import parallel_trials
+from fastdc.experiments.image_sets import ImageSetOptions
+from fastdc.experiments.search import parallel_trials, proxy_sets
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
@@ -379,6 +380,22 @@ def test_a_proxy_is_made_within_a_budget(digits: Any, tmp_path: Path, counted: C
     assert {"table.md", "table.csv", "ranking.json", "report.html"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.parametrize(("proxies", "expected"), [(("dc", "herding"), (1000, 256)), (("dc", "dm", EARLY_STOPPING), (None, 256))])
+def test_a_proxy_has_the_numbers_of_its_recipe_unless_others_are_given(
+    digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: tuple[str, ...], expected: tuple[int | None, int]
+) -> None:
+    made: list[ImageSetOptions] = []
+    monkeypatch.setattr(proxy_sets, "make_image_set", lambda name, train, options, *_: made.append(options))
+    for number, given in enumerate(({}, {"iterations": 3, "batch_real": 4})):
+        config = SearchConfig(proxies=proxies, ipc=1, proxy_model="mlp:width=8", **given)
+        search = Search(*digits, SPACE, config, tmp_path / str(number))
+        search.sets.path("dc").mkdir(parents=True)
+        search.sets.do("dc")
+        content = json.loads((tmp_path / str(number) / "config.json").read_text())["config"]
+        assert (content["iterations"], content["batch_real"]) == ((3, 4) if given else expected)
+    assert [(options.iterations, options.batch_real) for options in made] == [expected, (3, 4)]
+
+
 def test_a_locked_network_is_waited_for(digits: Any, tmp_path: Path, counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_runner(tmp_path / "networks", digits).path(Trial(SPACE[0], ()))
     folder.mkdir(parents=True)
@@ -489,6 +506,13 @@ def test_the_command_from_end_to_end_and_again(tmp_path: Path, capsys: pytest.Ca
     assert torch.equal(images.images, expected.images)
     entry = listed["dc"][0]
     assert entry["accuracy"] == fastdc.evaluate(images, "digits", model=entry["model"], networks=1, epochs=2, progress=False).mean
+
+
+def test_the_caption_at_the_scale_of_the_paper_says_what_all_methods_have(tmp_path: Path) -> None:
+    flags = "--scale paper --networks 2 --widths 8 --depths 1 --epochs 1 --whole-set-epochs 1 --top 1 --random-truths 0 --ipc 1"
+    flags += " --proxies random --proxy-model mlp:width=8 --quiet"
+    assert main(["search", *flags.split(), "--out", str(tmp_path)]) == 0
+    assert "iterations 1000, batch_real 256, coreset_epochs 20" in (tmp_path / "table.md").read_text()
 
 
 def test_processes_share_a_search(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

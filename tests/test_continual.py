@@ -27,6 +27,7 @@ from fastdc.experiments.continual import learner, runner
 from fastdc.experiments.continual.growth import grow
 from fastdc.experiments.continual.report import as_csv, markdown
 from fastdc.experiments.continual.stages import Stage, as_stages
+from fastdc.experiments.image_sets import ImageSetOptions
 from fastdc.models import build
 from fastdc.report.continual import continual_report
 from fastdc.training.by_batch import Batch
@@ -262,6 +263,21 @@ def test_what_a_killed_process_was_writing_is_removed(digits: Any, tmp_path: Pat
     assert sorted(tmp_path.rglob("*.tmp")) == sorted(alive)
 
 
+@pytest.mark.parametrize(("memory", "expected"), [("dsa", (1000, 256)), ("idc", (None, None)), ("dm", (None, 256))])
+def test_a_memory_has_the_numbers_of_its_recipe_unless_others_are_given(
+    digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: str, expected: tuple[int | None, int | None]
+) -> None:
+    made: list[ImageSetOptions] = []
+    monkeypatch.setattr(runner, "make_image_set", lambda name, train, options, *_: made.append(options))
+    for number, given in enumerate(({}, {"iterations": 3, "batch_real": 4})):
+        config = runner.ContinualConfig(memories=("random", memory), distill=(True,), ipc=1, scenario="class", model=MODEL, **given)
+        whole = runner.ContinualRunner(digits, config, tmp_path / str(number))
+        whole.memory(whole.runs[1], 0)
+        content = json.loads((tmp_path / str(number) / "config.json").read_text())["config"]
+        assert (content["iterations"], content["batch_real"]) == ((3, 4) if given else expected)
+    assert [(options.iterations, options.batch_real) for options in made] == [expected, (3, 4)]
+
+
 def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))
@@ -346,6 +362,13 @@ def test_the_command_from_end_to_end_and_again(
     assert main(command) == 0
     assert "after stage" not in capsys.readouterr().out
     assert (tmp_path / "out" / "table.md").read_text() == text
+
+
+def test_the_caption_at_the_scale_of_the_paper_says_what_all_methods_have(tmp_path: Path) -> None:
+    flags = "--scale paper --epochs 1 --fine-tuning-epochs 1 --whole-set-epochs 1 --seeds 1 --distill no --ipc 1 --model convnet:width=8"
+    flags += " --stages digits --split 2 --memory random --quiet"
+    assert main(["continual", *flags.split(), "--out", str(tmp_path)]) == 0
+    assert "iterations 1000, batch_real 256, epochs 1" in (tmp_path / "table.md").read_text()
 
 
 def test_processes_share_the_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

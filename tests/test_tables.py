@@ -32,6 +32,7 @@ from fastdc.experiments.tables.cells import WHOLE_SET, Cell, Definition, ImageSe
 from fastdc.experiments.tables.definitions import Setting
 from fastdc.experiments.tables.job import Skipped, jobs_of
 from fastdc.experiments.tables.paper import paper_figures
+from fastdc.loop.config import CondenseConfig, resolved
 from fastdc.metrics import METRICS
 from fastdc.models.paper import PAPER_NETWORKS
 from fastdc.parallel import jobs as shared_jobs
@@ -54,6 +55,7 @@ class Counted:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: Counter[tuple[str, ...]] = Counter()
         self.fail_at: dict[tuple[str, ...], BaseException] = {}
+        self.numbers: dict[str, tuple[int | None, int | None]] = {}  # of each method: iterations, real images in a step
         self._counting = threading.Lock()
         patch.setattr(image_sets, "condense", self.condense)
         patch.setattr(job, "evaluate", self.evaluate)
@@ -69,8 +71,13 @@ class Counted:
         if call in self.fail_at:
             raise self.fail_at[call]
 
-    def condense(self, data: Any, ipc: int, *, model: str, method: str, distance: str, out: Path, seed: int, **_: Any) -> CondensedDataset:
+    def condense(
+        self, data: Any, ipc: int, *, model: str, method: str, distance: str, out: Path, seed: int, **how: Any
+    ) -> CondensedDataset:
         self.note(method, model, str(ipc), distance)
+        chosen = {name: how[name] for name in ("scale", "iterations", "batch_real")}
+        full = resolved(CondenseConfig(ipc=ipc, method=method, **chosen))
+        self.numbers[method] = (full.iterations, full.batch_real)
         images = self._random(data, ipc, seed=seed)
         images.save_grid(out / "condensed.png")
         return images
@@ -200,7 +207,48 @@ def test_methods_that_differ_in_a_character_have_folders_of_their_own(config: Ta
 
 def test_the_paper_scale_is_the_paper_s() -> None:
     paper = SCALES["paper"]
-    assert (paper.iterations, paper.batch_real, paper.sets, paper.networks, paper.epochs, paper.width) == (1000, 256, 5, 20, None, None)
+    assert (paper.sets, paper.networks, paper.epochs, paper.width) == (5, 20, None, None)
+    settled = image_sets.with_common_numbers(paper, ["random", "dc", "dd", WHOLE_SET], paper.recipes)
+    assert (settled.iterations, settled.batch_real) == (1000, 256)
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "numbers", "record", "caption"),
+    [
+        ("dc untrained dsa", {}, {"dc": (1000, 256), "dsa": (1000, 256)}, (1000, 256), "1000 iterations, 256 real images per class"),
+        ("dc dm", {}, {"dc": (1000, 256), "dm": (20000, 256)}, (None, 256), "each recipe's iterations, 256 real images per class"),
+        (
+            "dc idc ncfm",
+            {},
+            {"dc": (1000, 256), "idc": (2000, 64), "ncfm": (20000, 1024)},
+            (None, None),
+            "each recipe's number of real images",
+        ),
+        (
+            "dc dm idc",
+            {"iterations": 7, "batch_real": 8},
+            {"dc": (7, 8), "dm": (7, 8), "idc": (7, 8)},
+            (7, 8),
+            "7 iterations, 8 real images",
+        ),
+    ],
+    ids=["the paper's", "other iterations", "other numbers", "given"],
+)
+def test_at_the_scale_of_the_paper_a_method_has_the_numbers_of_its_recipe(
+    columns: str,
+    given: dict[str, int],
+    numbers: dict[str, tuple[int, int]],
+    record: tuple[int | None, int | None],
+    caption: str,
+    config: TableConfig,
+    counted: Counted,
+) -> None:
+    scale = dataclasses.replace(SCALES["paper"], sets=1, **given)
+    make_table(dataclasses.replace(config, scale=scale, columns=tuple(columns.split())))
+    assert {method: counted.numbers[method] for method in numbers} == numbers
+    content = json.loads((config.out / "config.json").read_text())["config"]
+    assert (content["iterations"], content["batch_real"]) == record
+    assert caption in (config.out / "table.md").read_text()
 
 
 def test_the_paper_s_figures_stand_in_cells_of_their_tables() -> None:

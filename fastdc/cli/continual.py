@@ -16,6 +16,7 @@ from fastdc.experiments.continual.report import write
 from fastdc.experiments.continual.runner import ContinualConfig, ContinualRunner
 from fastdc.experiments.continual.scale import SCALES
 from fastdc.experiments.continual.stages import split_classes
+from fastdc.experiments.image_sets import with_common_numbers
 from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
 from fastdc.options.checks import check_count
@@ -51,11 +52,13 @@ class Continual(ExperimentOptions):
     image_size: int | None = None
     """The height and width, in pixels, to which all images are brought. The default is the size of the largest."""
     iterations: int | None = None
-    """The number of random networks on which a method learns a memory. The default is the scale's."""
+    """The number of random networks on which a method learns a memory. The default is the scale's, for paper that of each method's
+    recipe."""
     budget: str | None = None
     """The time for each memory of a method, such as 90s or 10min, in place of --iterations."""
     batch_real: int | None = None
-    """The number of real images of each class in a step of a method. The default is the scale's."""
+    """The number of real images of each class in a step of a method. The default is the scale's, for paper that of each method's
+    recipe."""
     epochs: int | None = None
     """For how many epochs to train the network on each stage. The default is the scale's."""
     fine_tuning_epochs: int | None = None
@@ -76,6 +79,7 @@ class Continual(ExperimentOptions):
         check_count("workers", self.workers)
         check_count("image_size", self.image_size, optional=True)
         scale, name = scale_from(SCALES, self.scale, self)
+        scale = with_common_numbers(scale, self.memory)
         sizes = dataclasses.asdict(scale)
         config = ContinualConfig(
             memories=self.memory,

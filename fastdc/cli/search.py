@@ -11,6 +11,7 @@ from pathlib import Path
 from fastdc.cli.arguments import DatasetOptions, ExperimentOptions
 from fastdc.cli.shared import command_line
 from fastdc.data import ImageData, load_dataset
+from fastdc.experiments.image_sets import with_common_numbers
 from fastdc.experiments.processes import run_shared
 from fastdc.experiments.scales import scale_from, with_width
 from fastdc.experiments.search.report import write
@@ -52,11 +53,13 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
     whole_set_epochs: int | None = None
     """For how many epochs to train a network on the whole set. The default is the scale's."""
     iterations: int | None = None
-    """The number of random networks on which a method learns a proxy. The default is the scale's."""
+    """The number of random networks on which a method learns a proxy. The default is the scale's, for paper that of each method's
+    recipe."""
     budget: str | None = None
     """The time for each proxy of a method, such as 90s or 10min, in place of --iterations."""
     batch_real: int | None = None
-    """The number of real images of each class in a step of a method. The default is the scale's."""
+    """The number of real images of each class in a step of a method. The default is the scale's, for paper that of each method's
+    recipe."""
     coreset_epochs: int | None = None
     """For how many epochs to train the network by which a coreset chooses. The default is the scale's."""
     norms: tuple[str, ...] = PAPER_SPACE.norms
@@ -80,6 +83,7 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         """Search, print the table."""
         check_count("workers", self.workers)
         scale, name = scale_from(SCALES, self.scale, self)
+        scale = with_common_numbers(scale, self.proxies)
         space = ConvNetSpace(
             widths=scale.widths, depths=scale.depths, norms=self.norms, activations=self.activations, poolings=self.poolings
         )

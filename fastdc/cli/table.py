@@ -39,9 +39,10 @@ class Table(ExperimentOptions, DatasetOptions):
     budget: str | None = None
     """The time for each image set of a method, such as 90s or 10min, in place of --iterations."""
     iterations: int | None = None
-    """The number of random networks on which each image set is learned. The default is the scale's."""
+    """The number of random networks on which each image set is learned. The default is the scale's, for paper that of each method's
+    recipe."""
     batch_real: int | None = None
-    """The number of real images of each class in a matching step. The default is the scale's."""
+    """The number of real images of each class in a matching step. The default is the scale's, for paper that of each method's recipe."""
     protocol: str = "dc"
     """How to train the networks that test an image set, with options, as in dsa:operations=color+crop. It is the same for all image
     sets of a table."""

@@ -5,10 +5,12 @@ Their source is the name of a coreset, which chooses real images, or the spec of
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastdc._condense import condense
 from fastdc.condensed import CondensedDataset
@@ -16,7 +18,9 @@ from fastdc.coresets import SELECTIONS
 from fastdc.data import ImageData
 from fastdc.errors import UsageError, unknown_name
 from fastdc.options.specs import split_spec
-from fastdc.recipe import RECIPES, check_method, recipe_named
+from fastdc.recipe import RECIPES, Recipe, check_method, recipe_named
+
+Sizes = TypeVar("Sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +31,10 @@ class ImageSetOptions:
     """Images per class."""
     model: str
     """The network that they are learned with, or chosen by."""
-    iterations: int
-    """Of a method."""
-    batch_real: int
-    """Real images of each class in a step of a method."""
+    iterations: int | None
+    """Of a method; None: those of its recipe."""
+    batch_real: int | None
+    """Real images of each class in a step of a method; None: those of its recipe."""
     whole_set_epochs: int
     """Of training the network by which a coreset chooses."""
     engine: str
@@ -56,6 +60,32 @@ def check_source(what: str, name: str) -> None:
     if split_spec(name)[0] in SELECTIONS:
         raise UsageError(f"{what} {name!r} gives options; a coreset takes none here.")
     check_method(name)
+
+
+def with_common_numbers(sizes: Sizes, sources: Iterable[str], scale: str = "paper") -> Sizes:
+    """Sizes of an experiment whose `iterations` and `batch_real` are the paper's where they are None and all methods' recipes have these.
+
+    Where a recipe has others None stays, and each method has its own.
+
+    Args:
+        sizes: a dataclass with these two fields.
+        sources: coresets, which have neither, and methods.
+        scale: of the recipes.
+
+    Example:
+        >>> from fastdc.experiments.continual.scale import SCALES
+        >>> with_common_numbers(SCALES["paper"], ["random", "dc", "dsa"]).iterations, SCALES["paper"].iterations
+        (1000, None)
+        >>> with_common_numbers(SCALES["paper"], ["dc", "dm"]).iterations is None
+        True
+    """
+    known: Any = sizes
+    recipes = [recipe_named(source, scale) for source in sources if split_spec(source)[0] in RECIPES]
+    learning = [recipe for recipe in recipes if recipe.iterations]
+    missing = [name for name in ("iterations", "batch_real") if getattr(known, name) is None]
+    usual = {name: getattr(Recipe, name) for name in missing}
+    common = {name: value for name, value in usual.items() if all(getattr(recipe, name) == value for recipe in learning)}
+    return dataclasses.replace(known, **common)
 
 
 def make_image_set(source: str, train: ImageData, options: ImageSetOptions, seed: int, folder: Path, networks: Path) -> CondensedDataset:

@@ -18,7 +18,7 @@ from fastdc.experiments.continual.learner import LearningOptions, learn_stage
 from fastdc.experiments.continual.report import write
 from fastdc.experiments.continual.result import ContinualResult
 from fastdc.experiments.continual.stages import Stage, as_stages
-from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set
+from fastdc.experiments.image_sets import ImageSetOptions, check_source, is_coreset, make_image_set, with_common_numbers
 from fastdc.models.network import NetworkFamily
 from fastdc.options.checks import check_count, check_duration
 from fastdc.options.specs import distinct_name
@@ -48,9 +48,9 @@ class ContinualConfig:
     model: str = "convnet"
     epochs: int = 20
     fine_tuning_epochs: int = 20
-    iterations: int = 1000
+    iterations: int | None = None
     budget: str | None = None
-    batch_real: int = 256
+    batch_real: int | None = None
     whole_set_epochs: int = 20
     seeds: int = 1
     seed: int = 0
@@ -68,8 +68,10 @@ class ContinualConfig:
             raise UsageError(f"memory is {' '.join(self.memories)}; expected each once.")
         if any(not isinstance(flag, bool) for flag in self.distill):
             raise UsageError(f"distill is {self.distill[0]!r}; expected True or False.")
-        for name in ("ipc", "epochs", "fine_tuning_epochs", "iterations", "batch_real", "whole_set_epochs", "seeds"):
+        for name in ("ipc", "epochs", "fine_tuning_epochs", "whole_set_epochs", "seeds"):
             check_count(name, getattr(self, name))
+        for name in ("iterations", "batch_real"):
+            check_count(name, getattr(self, name), optional=True)
         if self.budget is not None:
             check_duration("budget", self.budget)
         size = self.image_size
@@ -94,9 +96,9 @@ def continual_learning(
     model: str = "convnet",
     epochs: int = 20,
     fine_tuning_epochs: int = 20,
-    iterations: int = 1000,
+    iterations: int | None = None,
     budget: str | None = None,
-    batch_real: int = 256,
+    batch_real: int | None = None,
     whole_set_epochs: int = 20,
     seeds: int = 1,
     seed: int = 0,
@@ -123,9 +125,9 @@ def continual_learning(
         model: the network, and what memories are learned with or chosen by.
         epochs: of training on each stage, by the SGD of `fastdc.evaluate`.
         fine_tuning_epochs: of tuning on balanced images, at a tenth of the learning rate.
-        iterations: of a method that learns the memory.
+        iterations: of a method that learns the memory; None: those of its recipe.
         budget: the time for each memory of a method, such as "15min", in the place of `iterations`.
-        batch_real: real images of each class in a step of it.
+        batch_real: real images of each class in a step of it; None: those of its recipe.
         whole_set_epochs: of training the network on a stage by which a coreset chooses.
         seeds: how many times, with seeds one above the other.
         seed: the first.
@@ -196,6 +198,7 @@ class ContinualRunner:
 
     def __init__(self, stages: Sequence[Any], config: ContinualConfig, out: Path) -> None:
         config.check()
+        config = with_common_numbers(config, config.memories)
         self.config, self.out = config, out
         self.stages = as_stages(stages, config.scenario, config.image_size)
         for stage in self.stages:

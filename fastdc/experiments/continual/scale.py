@@ -12,10 +12,10 @@ from fastdc.experiments.scales import sizes_text
 class Scale:
     """The sizes that continual learning can be run with; all else is as in `continual_learning`."""
 
-    iterations: int
-    """Random networks on which a method learns a memory."""
-    batch_real: int
-    """Real images of each class in a step of a method."""
+    iterations: int | None
+    """Random networks on which a method learns a memory; None: those of its recipe."""
+    batch_real: int | None
+    """Real images of each class in a step of a method; None: those of its recipe."""
     epochs: int
     """Epochs of training on each stage."""
     fine_tuning_epochs: int
@@ -34,5 +34,5 @@ class Scale:
 SCALES: Mapping[str, Scale] = {
     "tiny": Scale(iterations=1, batch_real=8, epochs=1, fine_tuning_epochs=1, whole_set_epochs=1, seeds=1, width=8),
     "laptop": Scale(iterations=30, batch_real=64, epochs=5, fine_tuning_epochs=30, whole_set_epochs=5, seeds=3, width=32),
-    "paper": Scale(iterations=1000, batch_real=256, epochs=40, fine_tuning_epochs=30, whole_set_epochs=20, seeds=5, width=None),
+    "paper": Scale(iterations=None, batch_real=None, epochs=40, fine_tuning_epochs=30, whole_set_epochs=20, seeds=5, width=None),
 }

@@ -23,10 +23,10 @@ class Scale:
     """Epochs of training on a proxy."""
     whole_set_epochs: int
     """Epochs of training on the whole set."""
-    iterations: int
-    """Random networks on which a method learns a proxy."""
-    batch_real: int
-    """Real images of each class in a step of a method."""
+    iterations: int | None
+    """Random networks on which a method learns a proxy; None: those of its recipe."""
+    batch_real: int | None
+    """Real images of each class in a step of a method; None: those of its recipe."""
     coreset_epochs: int
     """Epochs of training the network by which a coreset chooses."""
     width: int | None
@@ -65,8 +65,8 @@ SCALES: Mapping[str, Scale] = {
         depths=PAPER_SPACE.depths,
         epochs=100,
         whole_set_epochs=100,
-        iterations=1000,
-        batch_real=256,
+        iterations=None,
+        batch_real=None,
         coreset_epochs=20,
         width=None,
     ),

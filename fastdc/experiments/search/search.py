@@ -15,7 +15,7 @@ from fastdc.coresets.choice import check_ipc
 from fastdc.data import as_pair
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
-from fastdc.experiments.image_sets import ImageSetOptions, check_source
+from fastdc.experiments.image_sets import ImageSetOptions, check_source, with_common_numbers
 from fastdc.experiments.search.parallel_trials import do_trials
 from fastdc.experiments.search.proxy_sets import ProxySetRunner
 from fastdc.experiments.search.report import write
@@ -51,9 +51,9 @@ class SearchConfig:
     random_truths: int = 10
     whole_set_epochs: int = 100
     proxy_model: str = "convnet"
-    iterations: int = 1000
+    iterations: int | None = None
     budget: str | None = None
-    batch_real: int = 256
+    batch_real: int | None = None
     coreset_epochs: int = 20
     seed: int = 0
     engine: str = "auto"
@@ -69,8 +69,10 @@ class SearchConfig:
                 check_source("proxy", name)
         if self.truth not in TRUTHS:
             raise unknown_name("truth", self.truth, TRUTHS)
-        for name in ("ipc", "epochs", "top", "whole_set_epochs", "iterations", "batch_real", "coreset_epochs"):
+        for name in ("ipc", "epochs", "top", "whole_set_epochs", "coreset_epochs"):
             check_count(name, getattr(self, name))
+        for name in ("iterations", "batch_real"):
+            check_count(name, getattr(self, name), optional=True)
         if self.budget is not None:
             check_duration("budget", self.budget)
         if isinstance(self.random_truths, bool) or not isinstance(self.random_truths, int) or self.random_truths < 0:
@@ -97,9 +99,9 @@ def architecture_search(
     random_truths: int = 10,
     whole_set_epochs: int = 100,
     proxy_model: str = "convnet",
-    iterations: int = 1000,
+    iterations: int | None = None,
     budget: str | None = None,
-    batch_real: int = 256,
+    batch_real: int | None = None,
     coreset_epochs: int = 20,
     seed: int = 0,
     engine: str = "auto",
@@ -127,9 +129,9 @@ def architecture_search(
         random_truths: how many others at random.
         whole_set_epochs: of training on the whole set.
         proxy_model: the network that proxies are learned with, or chosen by.
-        iterations: of a method that learns a proxy.
+        iterations: of a method that learns a proxy; None: those of its recipe.
         budget: the time for each proxy of a method, such as "15min", in the place of `iterations`.
-        batch_real: real images of each class in a step of it.
+        batch_real: real images of each class in a step of it; None: those of its recipe.
         coreset_epochs: of training the network by which a coreset chooses.
         seed: decides everything random.
         engine: as `fastdc.condense` takes it.
@@ -191,6 +193,7 @@ class Search:
 
     def __init__(self, train: Any, test: Any, space: Iterable[str], config: SearchConfig, out: Path) -> None:
         config.check()
+        config = with_common_numbers(config, config.proxies)
         self.config, self.out = config, out
         members = models_of(space, config.networks, config.seed)
         data, tested = as_pair(train, test)

@@ -14,7 +14,7 @@ from fastdc.data import load_dataset
 from fastdc.engines import check_engine
 from fastdc.errors import UsageError, unknown_name
 from fastdc.experiments.files import write_results
-from fastdc.experiments.image_sets import check_source
+from fastdc.experiments.image_sets import check_source, with_common_numbers
 from fastdc.experiments.plots import can_plot
 from fastdc.experiments.processes import print_line, run_shared
 from fastdc.experiments.scales import with_width
@@ -139,9 +139,11 @@ class _TableMaker:
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
         self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs, self.columns))
-        self.jobs = jobs_of(self.definition, range(config.seed, config.seed + config.scale.sets))
+        sources = [cell.image_set.source for cell in self.definition.cells]
+        self.scale = with_common_numbers(config.scale, sources, config.scale.recipes)
+        self.jobs = jobs_of(self.definition, range(config.seed, config.seed + self.scale.sets))
         self.runner = TableRunner(
-            config.out, self.train, test, config.scale, self.protocol, config.budget, config.engine, config.device, config.progress
+            config.out, self.train, test, self.scale, self.protocol, config.budget, config.engine, config.device, config.progress
         )
         content = {
             "table": config.table,
@@ -153,7 +155,7 @@ class _TableMaker:
             "budget": config.budget,
             "seed": config.seed,
             "engine": config.engine,
-            **dataclasses.asdict(config.scale),
+            **dataclasses.asdict(self.scale),
         }
         with shared_folder(config.out) as run:
             both = f"{self.train.fingerprint} {test.fingerprint}"
@@ -173,7 +175,7 @@ class _TableMaker:
         config = self.config
         plots = self.definition.relative_to is not None
         budget = f"; {config.budget} for each image set of a method" if config.budget is not None else ""
-        how = f"scale {config.scale_name}: {config.scale}{budget}; protocol {self.protocol}; seed {config.seed}"
+        how = f"scale {config.scale_name}: {self.scale}{budget}; protocol {self.protocol}; seed {config.seed}"
         caption = f"{self.train.said()}, {how}, fastdc {versions()['fastdc']}."
         caption += "".join(f" {text}." for text in self._storage())
         if plots and not can_plot():
