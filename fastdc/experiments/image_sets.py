@@ -45,6 +45,8 @@ class ImageSetOptions:
     """Say on stderr how far the work is."""
     distance: str | None = None
     """Of gradients, for methods; None: the method's own."""
+    lr_images: float | None = None
+    """Likewise the learning rate of the images."""
     scale: str = "paper"
     """Of a method's recipe."""
     budget: str | None = None
@@ -103,6 +105,7 @@ def make_image_set(source: str, train: ImageData, options: ImageSetOptions, seed
             model=options.model,
             method=source,
             distance=options.distance,
+            lr_images=options.lr_images,
             scale=options.scale,
             iterations=options.iterations if learns and options.budget is None else None,
             budget=options.budget if learns else None,

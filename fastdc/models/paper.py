@@ -27,6 +27,8 @@ class PaperNetwork:
 
     name: str
     condensed_with: str
+    lr_images: float | None = None
+    """Of the images, where it is not the method's own."""
 
     @property
     def evaluated_with(self) -> str:
@@ -35,7 +37,7 @@ class PaperNetwork:
 
 
 PAPER_NETWORKS = (
-    PaperNetwork("MLP", "mlp"),
+    PaperNetwork("MLP", "mlp", lr_images=0.01),
     PaperNetwork("ConvNet", "convnet"),
     PaperNetwork("LeNet", "lenet"),
     PaperNetwork("AlexNet", "alexnet"),

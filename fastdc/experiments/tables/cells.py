@@ -21,6 +21,8 @@ class ImageSet:
     """Images per class; 0 for the whole set."""
     distance: str | None = None
     """Of gradients, for methods; None: the method's own."""
+    lr_images: float | None = None
+    """Likewise the learning rate of the images."""
 
     @property
     def name(self) -> str:
@@ -29,8 +31,9 @@ class ImageSet:
         >>> ImageSet("dc", "convnet:width=8", 10, "mse").name
         'dc-convnet_width=8-ipc10-mse'
         """
-        parts = [self.source, self.model, *([f"ipc{self.ipc}"] if self.ipc else [])]
-        return distinct_name("-".join(parts if self.distance is None else [*parts, self.distance]))
+        rate = None if self.lr_images is None else f"lr{self.lr_images:g}"
+        parts = (self.source, self.model, f"ipc{self.ipc}" if self.ipc else None, self.distance, rate)
+        return distinct_name("-".join(part for part in parts if part is not None))
 
 
 @dataclass(frozen=True)

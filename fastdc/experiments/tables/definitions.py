@@ -61,8 +61,9 @@ def _cross_architecture(setting: Setting) -> Definition:
 
     made = {network.name: spec(network.condensed_with) for network in PAPER_NETWORKS}
     tested = {network.name: spec(network.evaluated_with) for network in PAPER_NETWORKS}
+    rates = {network.name: network.lr_images for network in PAPER_NETWORKS}
     title = "Table 2: condensed with the row, tested with the column"
-    return Definition(title, "condensed with", _matrix(made, tested, setting.ipcs), "cross-architecture")
+    return Definition(title, "condensed with", _matrix(made, tested, setting.ipcs, rates), "cross-architecture")
 
 
 def _by_ipc(setting: Setting) -> Definition:
@@ -88,10 +89,18 @@ def _distances(setting: Setting) -> Definition:
     return Definition("Ablation of the distance of gradients", "distance", tuple(cells), "distance")
 
 
-def _matrix(made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int, ...]) -> tuple[Cell, ...]:
-    """Every model of `made` condenses once for each ipc, and every one of `tested` is trained on what it gives; one image is the rule."""
+def _matrix(
+    made: Mapping[str, str], tested: Mapping[str, str], ipcs: tuple[int, ...], rates: Mapping[str, float | None] | None = None
+) -> tuple[Cell, ...]:
+    """Every model of `made` condenses once for each ipc, at the rate that `rates` has for it, and every one of `tested` is trained on what
+    it gives; one image is the rule."""
     return tuple(
-        Cell(row if ipc == 1 else f"{row}, ipc {ipc}", column, ImageSet("dc", condensing, ipc), model)
+        Cell(
+            row if ipc == 1 else f"{row}, ipc {ipc}",
+            column,
+            ImageSet("dc", condensing, ipc, lr_images=None if rates is None else rates[row]),
+            model,
+        )
         for ipc in ipcs
         for row, condensing in made.items()
         for column, model in tested.items()

@@ -157,6 +157,7 @@ class TableRunner:
             ipc=image_set.ipc,
             model=image_set.model,
             distance=image_set.distance,
+            lr_images=image_set.lr_images,
             iterations=scale.iterations,
             batch_real=scale.batch_real,
             scale=scale.recipes,
