@@ -224,13 +224,13 @@ def continual_split() -> str:
     return markdown(head, lines) + source("continual-split")
 
 
-def continual_digits(name: str) -> str:
-    last = [row for row in rows_of(name) if row["after"] == "fashion-mnist"]
+def continual_auto() -> str:
+    last = [row for row in rows_of("continual-auto") if row["after"] == "fashion-mnist"]
     lines = []
     for memory, distillation in dict.fromkeys((row["memory"], row["distillation"]) for row in last):
         line = {row["stage"]: row for row in last if (row["memory"], row["distillation"]) == (memory, distillation)}
         lines.append([memory, distillation, *(percent(line[stage]) for stage in ("all", "digits", "fashion-mnist"))])
-    return markdown(["memory", "distillation", "average", "digits", "FashionMNIST"], lines) + source(name)
+    return markdown(["memory", "distillation", "average", "digits", "FashionMNIST"], lines) + source("continual-auto")
 
 
 def search(name: str) -> str:
@@ -558,8 +558,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cross-architecture": lambda: cells("table-cross-architecture", "condensed with"),
     "dd": lambda: cells("table-dd", "images per class"),
     "continual-split": continual_split,
-    "continual-digits": lambda: continual_digits("continual-digits"),
-    "continual-auto": lambda: continual_digits("continual-auto"),
+    "continual-auto": continual_auto,
     "search-auto": lambda: search("search-auto"),
     "search-max": lambda: search("search-max"),
     "search-order": search_order,
