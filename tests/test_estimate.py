@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -143,12 +145,24 @@ def test_networks_that_are_trained_once_are_counted_unless_they_are_kept(monkeyp
     assert estimated(pool=pool).preparation == 40.0
 
 
-def test_a_training_is_its_batches_and_its_blocks_of_images_that_are_classified(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = whole_set.WholeSetOptions(model="mlp:width=8", epochs=6, progress=False)
-    assert whole_set.seconds_of_training(DATA, options) > 0
-    monkeypatch.setattr(whole_set._Training, "_seconds_each", lambda self, work: 1000.0)
-    assert whole_set.seconds_of_training(DATA, options) == pytest.approx(6 * (48 / 256 + 48 / 1000) * 1000)
-    assert not whole_set.is_kept(DATA, options)
+@pytest.mark.parametrize("count", [48, 300, 1437])
+def test_a_training_is_its_images_learned_and_classified(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By 2 s an image that is learned and 1 s one that is classified, in batches and blocks of which the last are smaller."""
+    options, data = whole_set.WholeSetOptions(model="mlp:width=8", epochs=6, progress=False), noise_data([count // 3] * 3)
+    assert whole_set.seconds_of_training(data, options) > 0
+    clock = Clock(monkeypatch)
+
+    def pieces(size: int, each: float) -> Iterator[int]:
+        for start in range(0, count, size):
+            clock.now += each * min(size, count - start)
+            yield min(size, count - start)
+
+    monkeypatch.setattr(
+        whole_set._Training, "_steps", lambda self, phases: itertools.chain.from_iterable(pieces(256, 2.0) for _ in range(6))
+    )
+    monkeypatch.setattr(whole_set, "logits_by_block", lambda *_: ((slice(0, size), torch.zeros(size, 3)) for size in pieces(1000, 1.0)))
+    assert whole_set.seconds_of_training(data, options) == pytest.approx(6 * count * (2.0 + 1.0))
+    assert not whole_set.is_kept(data, options)
 
 
 def test_a_budget_is_what_its_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
