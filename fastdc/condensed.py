@@ -259,7 +259,7 @@ class CondensedDataset(Dataset[tuple[Tensor, int | Tensor]]):
             RunError: the file cannot be written.
         """
         file = Path(path).expanduser()
-        if file.suffix.lower() not in ("", ".png"):
+        if _other_picture(file):
             raise UsageError(f"{file} ends in {file.suffix}; the picture is a PNG file, which keeps every pixel: let its name end in .png.")
         write_atomically(file, _png(self.grid()))
 
@@ -471,6 +471,13 @@ def _png(picture: Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _other_picture(file: Path) -> bool:
+    """Whether the name of a file says another kind of picture than PNG."""
+    from PIL import Image
+
+    return Image.registered_extensions().get(file.suffix.lower(), "PNG") != "PNG"
 
 
 def _rounded(values: Sequence[float]) -> str:

@@ -163,7 +163,8 @@ def test_a_name_that_says_another_kind_of_picture_is_refused(condensed, tmp_path
     with pytest.raises(UsageError, match=r"picture\.jpg ends in \.jpg; the picture is a PNG file"):
         condensed.save_grid(tmp_path / "picture.jpg")
     assert not list(tmp_path.iterdir())
-    condensed.save_grid(tmp_path / "picture.PNG")
+    for name in ("picture.PNG", "rate0.01"):
+        condensed.save_grid(tmp_path / name)
 
 
 # a file and back

@@ -49,7 +49,8 @@ def pool_on(data: ImageData, spec: str, engine: str = "torch", **options: Any) -
     module, sampler = family.fresh(0).double(), ClassSampler(data, 5, torch.float64)
     groups, augmentation = [ClassGroup.of(range(data.num_classes))], AUGMENTATIONS.make(config.augmentation or "none", 5)
     problem = Problem(recipe_of(config), 5, make_engine(engine, module), family, RandomBatches(sampler), augmentation, groups)
-    pool = POOLS.make(spec, problem)
+    assert config.pool is not None
+    pool = POOLS.make(config.pool, problem)
     state = State(torch.zeros(data.num_classes, data.channels, *data.image_size, dtype=torch.float64), {})  # one image per class
     state.theta = pool.next(state).double()
     plain = family.fresh(0).double()
@@ -357,6 +358,7 @@ def test_a_run_stopped_between_any_two_steps_ends_in_the_same_bits(
         ("fresh:train=real,momentum=1.5", "momentum is 1.5; expected a number from 0 to 1"),
         ("fresh:train=real,momentum=nan", "momentum is nan; expected a number from 0 to 1"),
         ("fresh:train=real,weight_decay=-1", "weight_decay is -1.0; expected a number from 0 to 1"),
+        ("fresh:train=synthetic,augmentation=siamese+color", "unknown operation 'siamese'"),
         ("fresh:train=real,augmentation=colour", "unknown operation 'colour'. Did you mean 'color'"),
         ("fresh:train=real,cutmix=2", "cutmix is 2.0; expected a number from 0 to 1"),
         ("fresh:train=synthetic,cutmix=0.5", "cutmix is 0.5, but train=synthetic has no use for it"),

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import needs_extension, relative
+from helpers import needs_extension, noise_data, relative
 from test_matches import plain_characteristic, plain_features, plain_gradients
 from test_recipe_parts import cosine, expected
 from test_resume import MOMENTS, PROCESSES, assert_same_run, read_state
-from tolerances import NATIVE_RUN, RECIPE_FLOAT64
+from tolerances import FLOAT32_ENGINES, NATIVE_RUN, RECIPE_FLOAT64
 from torch import Tensor, nn
 from torch.nn.utils import vector_to_parameters
 
@@ -26,9 +26,11 @@ from fastdc.errors import UsageError
 from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.loop import Condensation
 from fastdc.models.network import NetworkFamily
-from fastdc.recipe import SCALES, recipe_named
+from fastdc.recipe import AUGMENTATIONS, SCALES, recipe_named
+from fastdc.recipe.augmentations import NoAugmentation
 from fastdc.recipe.formation import chosen_formation
 from fastdc.recipe.pools.pretrained import Pretrained
+from fastdc.recipe.state import State
 from fastdc.runtime.seeding import derive_seed, make_generator
 from fastdc.training import whole_set
 from fastdc.training.augment import training_augmentation
@@ -39,6 +41,7 @@ ENGINES = ["reference", "torch", pytest.param("native", marks=needs_extension)]
 IPC, BATCH, NETWORKS, STEPS = 2, 6, 2, 2
 DSA = ["color", "crop", "cutout", "flip", "scale", "rotate"]
 THREE = DSA[:3]
+QUICK: dict[str, Any] = {"model": "convnet:width=8", "progress": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -329,6 +332,47 @@ def test_a_recipe_learns_what_a_plain_script_learns(method: str, engine: str, mo
     assert relative(run.state.stored - start, plain.detach().flatten(0, 1) - start) < RECIPE_FLOAT64
 
 
+def test_a_rate_of_pixels_moves_each_channel_by_its_own_deviation() -> None:
+    data = noise_data((6, 6), channels=3)
+    data = dataclasses.replace(data, std=(0.1, 0.3, 0.25))
+    options = {"augmentation": "siamese:operations=color", "init": "real", "iterations": 1, "matching_steps": 1, "batch_real": 4, **QUICK}
+    start = fastdc.condense(data, 1, **{**options, "iterations": 0}).stored
+    plain, pixels = (fastdc.condense(data, 1, optimizer=f"sgd:pixels={pixels}", **options).stored - start for pixels in ("false", "true"))
+    assert plain.any()
+    assert relative(pixels, plain / torch.tensor(data.std).view(3, 1, 1) ** 2) < FLOAT32_ENGINES
+
+
+@pytest.mark.parametrize(("norm", "trained"), [("instance", True), ("batch", False)])
+def test_the_cross_entropy_is_under_the_trained_network_unless_it_has_batch_norms(
+    norm: str, trained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose statistics are those of the network that is matched."""
+    real = fastdc.load_dataset("digits")[0]
+    config = resolved(CondenseConfig(ipc=1, method="dance:networks=1,epochs=1", model=f"convnet:width=8,norm={norm}", batch_real=BATCH))
+    run = Condensation(config, real, NetworkFamily(config.model, 1, 10, (8, 8), torch.device("cpu")), (), False)
+    seen, step = [], run.match.step
+
+    def noting(state: State, *rest: Any) -> Any:
+        seen.append(state.expert is state.theta)
+        return step(state, *rest)
+
+    monkeypatch.setattr(run.match, "step", noting)
+    run.take_step()
+    assert set(seen) == {not trained}
+
+
+def test_networks_cannot_learn_by_the_operations_of_an_augmentation_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(NoAugmentation):
+        operations = None
+
+    monkeypatch.setitem(AUGMENTATIONS._entries, "mine", Mine)
+    with pytest.raises(UsageError, match=r"by the operations of augmentation 'mine', which says none; name them"):
+        fastdc.condense("digits", 1, method="dsa", augmentation="mine", **QUICK)
+    assert (
+        resolved(CondenseConfig(ipc=1, method="dsa", augmentation="none")).pool == "fresh:train=synthetic,augmentation=none,networks=random"
+    )
+
+
 # Their numbers
 
 _ON_REAL = "train=real,images=500,batch=64,momentum=0.9,weight_decay=0.0005,augmentation=color+crop,cutmix=0.5"
@@ -388,7 +432,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "dd": _DC | _UNTRAINED_NETWORKS | {"match": "dd:unroll=10,step_size=0.1,lr_step_sizes=0.01", "matching_steps": 1},
     "parameter_matching": _DC | _UNTRAINED_NETWORKS | {"match": "parameter_matching:unroll=5,compare=displacement", "matching_steps": 1},
     "curriculum": _DC | _UNTRAINED_NETWORKS | {"match": "curriculum:unroll=1,compare=displacement", "matching_steps": 10},
-    "dsa": _DC | _DSA | {"pool": "fresh:train=synthetic,augmentation=siamese,networks=random"},
+    "dsa": _DC | _DSA | {"pool": f"fresh:train=synthetic,augmentation={_ALL_SIX},networks=random"},
     "dm": _DC | _DSA | _UNTRAINED_NETWORKS | {"match": "features", "iterations": 20000, "matching_steps": 1, "lr_images": 1.0},
     "idc": _IDC,
     "dream": _IDC
@@ -498,7 +542,13 @@ def test_a_set_names_the_protocol_of_its_recipe_for_so_many_images_per_class() -
             "idc:factor=3,images=100",
             {"formation": "tiles:factor=3,clamp=true", "pool": f"fresh:{_ON_REAL},networks=random".replace("500", "100")},
         ),
-        ("dsa:operations=color+crop", {"augmentation": "siamese:operations=color+crop,mode=one"}),
+        (
+            "dsa:operations=color+crop",
+            {
+                "augmentation": "siamese:operations=color+crop,mode=one",
+                "pool": "fresh:train=synthetic,augmentation=color+crop,networks=random",
+            },
+        ),
         ("dsa:mode=all", {"augmentation": f"siamese:operations={_ALL_SIX},mode=all"}),
         ("ncfm:frequencies=8", {"match": "characteristic:cross_entropy=1.0,frequencies=8,amplitude=0.5"}),
     ],

@@ -28,6 +28,7 @@ from fastdc.data import ClassSampler, ImageData
 from fastdc.data.image_data import per_channel
 from fastdc.data.part import PartOfImages, part_of
 from fastdc.engines import make_engine
+from fastdc.engines.base import batch_norms
 from fastdc.engines.gather_normalise import near
 from fastdc.errors import Interrupted, RunError, UsageError
 from fastdc.loop.checkpoint import Description, load_checkpoint, save_checkpoint
@@ -214,6 +215,8 @@ class Condensation:
         state = self.state
         if state.theta is None:
             state.theta = self.pool.next(state)
+            if self.match.asks_expert and not batch_norms(self.engine.module):  # whose statistics are those of theta
+                state.keep_expert(self.pool.expert(state))
             self.match.begin(state)
         self.statistics.follow(state)
         self.batches.prepare(state, self.engine, self.recipe.batch_real)
@@ -256,11 +259,12 @@ class Condensation:
         change = self.augmentation.draw(group, *state.moment)
         images = change.apply(formation.decode(stored))  # [G, n, channels, H, W]
         losses, gradient = self.match.step(state, images, group)  # [G] or [], [G, n, channels, H, W]
-        if self.optimizer.of_pixels:
-            gradient = gradient / per_channel(self.real.std, gradient) ** 2
         count = state.iteration * self.steps + state.step
         rate = self.recipe.lr_images * SCHEDULES[self.recipe.schedule](count / (self.recipe.iterations * self.steps))
-        self.optimizer.step(stored, formation.adjoint(change.adjoint(gradient)), moments, rate, count)
+        gradient = change.adjoint(gradient)
+        if self.optimizer.of_pixels:
+            gradient = gradient / per_channel(self.real.std, gradient) ** 2
+        self.optimizer.step(stored, formation.adjoint(gradient), moments, rate, count)
         for whole, part in ((state.stored, stored), *((state.moments[name], values) for name, values in moments.items())):
             whole[place] = part
         return losses

@@ -44,9 +44,9 @@ class Augmentation(ABC):
         self.seed, self.options = seed, options
 
     @property
-    def operations(self) -> tuple[str, ...]:
-        """Those of `OPERATIONS` that it draws from, from which the training of networks may draw as well."""
-        return ()
+    def operations(self) -> tuple[str, ...] | None:
+        """Those of `OPERATIONS` that it draws from, from which the training of networks may draw as well; None: it has others."""
+        return None
 
     @abstractmethod
     def draw(self, group: ClassGroup, *when: int) -> Change:
@@ -55,6 +55,11 @@ class Augmentation(ABC):
 
 class NoAugmentation(Augmentation):
     """`none`: images as they are."""
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """None of them."""
+        return ()
 
     def draw(self, group: ClassGroup, *when: int) -> Change:
         """Nothing is drawn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fastdc.errors import unknown_name
+from fastdc.errors import UsageError, unknown_name
 from fastdc.options.registry import Registry
 from fastdc.options.specs import split_spec, with_options
 from fastdc.recipe.augmentations import AUGMENTATIONS
@@ -14,6 +14,7 @@ from fastdc.recipe.formation import FORMATIONS
 from fastdc.recipe.match import MATCHES
 from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
+from fastdc.recipe.pools.training import SIAMESE
 from fastdc.recipe.recipe import Recipe
 from fastdc.training.protocols import PROTOCOLS
 
@@ -183,9 +184,27 @@ def check_method(method: str) -> None:
 
 
 def in_full(recipe: Recipe) -> Recipe:
-    """The recipe with every option of its choices, and of its optimizer, written out."""
+    """The recipe with every option of its choices, and of its optimizer, written out.
+
+    Raises:
+        UsageError: networks are to learn by the operations of an augmentation that names none.
+    """
     parts = {**CHOICES, "optimizer": OPTIMIZERS}
-    return _with_choices(recipe, {part: registry.in_full(getattr(recipe, part)) for part, registry in parts.items()})
+    full = _with_choices(recipe, {part: registry.in_full(getattr(recipe, part)) for part, registry in parts.items()})
+    return _with_choices(full, {"pool": _with_operations(full.pool, full.augmentation)})
+
+
+def _with_operations(pool: str, augmentation: str) -> str:
+    """The spec of a pool with the operations of both sides in the place of "siamese"."""
+    if getattr(POOLS.options(pool), "augmentation", None) != SIAMESE:
+        return pool
+    operations = AUGMENTATIONS.make(augmentation, 0).operations
+    if operations is None:
+        raise UsageError(
+            f"pool {pool!r} is to train networks by the operations of augmentation {augmentation!r}, which says none; name them, as in "
+            "pool='fresh:train=synthetic,augmentation=color+crop', or 'none'."
+        )
+    return with_options(pool, augmentation="+".join(operations) or "none")
 
 
 def trains_networks(recipe: Recipe) -> bool:

@@ -75,9 +75,10 @@ class State:
         """The weights [P] that know the classes best: those of a trained network before its pool changed it, or else `theta`."""
         return self.path.get(_EXPERT, self.theta)
 
-    def keep_expert(self, weights: Tensor) -> None:
-        """Take note of trained weights [P], for as long as the present network lasts."""
-        self.path[_EXPERT] = weights
+    def keep_expert(self, weights: Tensor | None) -> None:
+        """Take note of trained weights [P], if there are any, for as long as the present network lasts."""
+        if weights is not None:
+            self.path[_EXPERT] = weights
 
     @property
     def moment(self) -> tuple[int, int]:

@@ -145,13 +145,14 @@ class CropScaleOrRotate(DrawnAugmentation):
     """The augmentation of the paper's MNIST evaluation (Zhao et al., ICLR 2021): each image is changed by one operation drawn for it, a
     crop after padding by 4 pixels, a scaling of height and width by 0.8 to 1.2 each, or a rotation by up to 45 degrees.
 
-    What comes into view from outside takes the mean of the batch, channel by channel; with a scaling 0, the mean of all real images.
+    What comes into view from outside takes the mean of the batch, with a crop channel by channel; with a scaling 0, which is the mean of
+    all real images.
     """
 
     numbers_each = 7
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> tuple[None, Tensor]:
-        """The matrix from output to input coordinates, [2, 3] of each image, and 1 where the mean of the batch comes into view, else 0."""
+        """The matrix from output to input coordinates, [2, 3] of each image, and the number of its operation."""
         choice = torch.randint(3, (count,), generator=generator)
         shift = torch.randint(-_PAD, _PAD + 1, (count, 2), generator=generator) * torch.tensor([2 / width, 2 / height])
         scale = 1 + _SCALE * (2 * torch.rand(count, 2, generator=generator) - 1)
@@ -161,13 +162,15 @@ class CropScaleOrRotate(DrawnAugmentation):
         matrix[choice == 1, [[0], [1]], [[0], [1]]] = (1 / scale[choice == 1]).T
         rotation = torch.stack([angle.cos(), -angle.sin() * height / width, angle.sin() * width / height, angle.cos()], 1).view(-1, 2, 2)
         matrix[choice == 2, :, :2] = rotation[choice == 2]
-        return None, torch.cat([matrix.flatten(1), (choice != 1)[:, None]], 1).double()
+        return None, torch.cat([matrix.flatten(1), choice[:, None]], 1).double()
 
     def apply(self, images: Tensor, labels: Tensor, kind: Any, numbers: Tensor, classes: int | None = None) -> tuple[Tensor, Tensor]:
         """By interpolation; the labels stay."""
         numbers = numbers.to(images.dtype)
         grid = F.affine_grid(numbers[:, :6].view(-1, 2, 3), list(images.shape), align_corners=False)
-        around = numbers[:, 6, None, None, None] * images.mean((0, 2, 3), keepdim=True)  # [N, channels, 1, 1]
+        means = images.mean((0, 2, 3))  # [channels]
+        of_operation = torch.stack([means, torch.zeros_like(means), means.mean().expand_as(means)])  # [3, channels]
+        around = of_operation[numbers[:, 6].long()][..., None, None]  # [N, channels, 1, 1]
         return F.grid_sample(images - around, grid, align_corners=False) + around, labels
 
 

@@ -45,6 +45,8 @@ class Match(ABC):
     """How often it differentiates the network: once by the images, or twice, by the weights and then by the images; 0: not at all, or in
     a way of its own."""
 
+    asks_expert: bool = False
+    """Whether `state.expert` is to be what the pool's network was before it was changed."""
     running_statistics: ClassVar[bool] = False
     """Whether the statistics of batch norms go along with a network as they do in training, or are those of each step's real images."""
 

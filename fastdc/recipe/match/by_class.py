@@ -5,7 +5,8 @@ their class. With y(phi, s) the logits that a network phi gives for an image s, 
 
     loss of class c  =  distance of class c  +  w * mean over its n images s of  -log softmax(y(phi, s))[c]
 
-Where the pool changes trained networks, as on the way from their first weights, phi are those before the change, which know the classes.
+Where the pool changes trained networks, as on the way from their first weights, phi is the network before the change, which knows the
+classes; with batch norms it is theta, whose statistics they have.
 First derivatives suffice for the second term: its derivative by the logits is w (softmax(y(phi, s)) - onehot(c)) / n.
 """
 
@@ -21,6 +22,7 @@ from fastdc.engines import Engine
 from fastdc.options.checks import check_weight
 from fastdc.recipe.groups import ClassGroup
 from fastdc.recipe.match.base import Match
+from fastdc.recipe.problem import Problem
 from fastdc.recipe.state import State
 
 
@@ -38,6 +40,10 @@ class ClassMatch(Match):
     """Compares the images of a class with its real ones, by `compare`."""
 
     Options = ClassMatchOptions
+
+    def __init__(self, problem: Problem, options: ClassMatchOptions) -> None:
+        super().__init__(problem, options)
+        self.asks_expert = bool(options.cross_entropy)
 
     def step(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """What `compare` gives, and the weighted cross-entropy of the images where it is asked for."""

@@ -51,6 +51,10 @@ class Pool(ABC):
     def next(self, state: State) -> Tensor:
         """The weights [P] to begin iteration `state.iteration` with; they are changed in place."""
 
+    def expert(self, state: State) -> Tensor | None:
+        """The weights [P] that those of `next` are a change of, which are not changed in place; None: they are as they were trained."""
+        return None
+
     def advance(self, state: State, images: Tensor, labels: Tensor) -> None:  # noqa: B027  nothing to do is the rule
         """Move `state.theta` on between two steps; the images [N, channels, H, W], sorted by their labels [N], have been moved.
 

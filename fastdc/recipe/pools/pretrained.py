@@ -120,12 +120,17 @@ class Pretrained(TrainingPool):
 
     def next(self, state: State) -> Tensor:
         """The weights of the network that is drawn, changed."""
+        generator, number = self._drawn(state)
+        return CHANGES[self.options.change](*self._trained(number), self.problem.engine.layout, generator)
+
+    def expert(self, state: State) -> Tensor | None:
+        """The weights of that network as they were trained, where they are changed."""
+        return None if self.options.change == "none" else self._trained(self._drawn(state)[1])[0]
+
+    def _drawn(self, state: State) -> tuple[torch.Generator, int]:
+        """What decides the change of an iteration's network, and its number."""
         generator = make_generator(self.problem.seed, "pretrained", state.iteration)
-        number = int(torch.randint(self.options.networks, (), generator=generator))
-        trained, first = self._trained(number)
-        if self.options.change != "none":
-            state.keep_expert(trained)
-        return CHANGES[self.options.change](trained, first, self.problem.engine.layout, generator)
+        return generator, int(torch.randint(self.options.networks, (), generator=generator))
 
     def _train_together(self) -> None:
         """Train all networks, each by one of the processes that there are."""

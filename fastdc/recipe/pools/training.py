@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,7 +27,7 @@ _TRAIN: dict[str, dict[str, Any]] = {
     "synthetic": {"augmentation": None},
     "real": {"images": 500, "batch": 64, "momentum": 0.9, "weight_decay": 5e-4, "augmentation": "none", "cutmix": 0.0},
 }
-_SIAMESE = "siamese"  # as an augmentation: the operations of both sides
+SIAMESE = "siamese"  # as an augmentation: the operations by which both sides are changed, which stand in its place when a run begins
 _VELOCITY = "velocity of the network"  # its name in the path of a state
 
 
@@ -64,14 +63,12 @@ class TrainingOptions:
             check_share("momentum", self.momentum)
             check_share("weight_decay", self.weight_decay)
             check_share("cutmix", self.cutmix)
-        self.augment(())  # refuses an unknown operation
+        if self.augmentation != SIAMESE:
+            self.augment()  # refuses an unknown operation
 
-    def augment(self, siamese: Sequence[str]) -> Augmentation | None:
-        """What changes each batch, both sides being changed by the operations `siamese`."""
-        if self.augmentation == _SIAMESE:
-            names = list(siamese)
-        else:
-            names = [] if self.augmentation in (None, "none") else str(self.augmentation).split("+")
+    def augment(self) -> Augmentation | None:
+        """What changes each batch."""
+        names = [] if self.augmentation in (None, "none") else str(self.augmentation).split("+")
         return training_augmentation(names, "batch" if self.train == "synthetic" else "image", self.cutmix or 0.0)
 
 
@@ -104,7 +101,7 @@ class TrainingPool(Pool):
         order = make_generator(seed, "training", *state.moment)
         with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment)):
             sgd = Sgd(recipe.model_epochs, recipe.lr_model)
-            engine.train(theta, images, labels, sgd, order, self._augment, world=world())
+            engine.train(theta, images, labels, sgd, order, self.options.augment(), world=world())
 
     def _learn_real_images(self, state: State) -> None:
         """Train on some images of the set, each once, with the velocity that the steps before have left."""
@@ -114,19 +111,13 @@ class TrainingPool(Pool):
         training = self.problem.engine.training(theta, sgd)
         if _VELOCITY in state.path:
             training.velocity.copy_(state.path[_VELOCITY])
-        augment, generator = self._augment, make_generator(seed, "training images", *state.moment)
+        augment, generator = options.augment(), make_generator(seed, "training images", *state.moment)
         drawn = torch.randperm(len(data), generator=generator)[: options.images]
         steps = training.steps([drawn], self._fetch, augment, generator)
         for number in range(math.ceil(len(drawn) / options.batch)):
             with self.problem.family.seeded_training(derive_seed(seed, "dropout", *state.moment, number)):
                 next(steps)
         state.path[_VELOCITY] = training.velocity
-
-    @cached_property
-    def _augment(self) -> Augmentation | None:
-        """What changes each batch."""
-        augment: Augmentation | None = self.options.augment(self.problem.augmentation.operations)
-        return augment
 
     @cached_property
     def _fetch(self) -> Fetch:
