@@ -138,7 +138,7 @@ class _TableMaker:
         self.ipcs, self.columns, self.protocol = config.ipc or kind.ipcs, config.columns or kind.columns, PROTOCOLS.in_full(config.protocol)
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
-        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs, self.columns))
+        self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs, self.columns, config.scale.recipes))
         sources = [cell.image_set.source for cell in self.definition.cells]
         self.scale = with_common_numbers(config.scale, sources, config.scale.recipes)
         self.jobs = jobs_of(self.definition, range(config.seed, config.seed + self.scale.sets))
