@@ -482,7 +482,7 @@ _SHORTER_IDC = {
 _SHORTER_DANCE = {
     "iterations": 1000,
     "schedule": "linear",
-    "pool": "pretrained:train=none,networks=5,epochs=4,augmented=true,change=interpolate",
+    "pool": "pretrained:train=none,networks=5,epochs=2,augmented=true,change=interpolate",
 }
 # What two cores change of that.
 LAPTOP: dict[str, dict[str, Any]] = {

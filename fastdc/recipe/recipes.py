@@ -102,7 +102,7 @@ BUILT_IN = tuple(RECIPES)  # without those that others put there
 _NARROW: dict[str, Any] = {"model": "convnet:width=32", "batch_real": 64}
 _FALLING: dict[str, Any] = {"optimizer": "sgd:pixels=true", "schedule": "linear"}
 _FEW_NETWORKS: dict[str, Any] = {
-    "pool": "pretrained:networks=5,epochs=4,augmented=true,change=interpolate",
+    "pool": "pretrained:networks=5,augmented=true,change=interpolate",
     "iterations": 1000,
     "schedule": "linear",
 }
