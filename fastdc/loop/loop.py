@@ -263,11 +263,16 @@ class Condensation:
         rate = self.recipe.lr_images * SCHEDULES[self.recipe.schedule](count / (self.recipe.iterations * self.steps))
         gradient = change.adjoint(gradient)
         if self.optimizer.of_pixels:
-            gradient = gradient / per_channel(self.real.std, gradient) ** 2
+            gradient = gradient / self._variances
         self.optimizer.step(stored, formation.adjoint(gradient), moments, rate, count)
         for whole, part in ((state.stored, stored), *((state.moments[name], values) for name, values in moments.items())):
             whole[place] = part
         return losses
+
+    @functools.cached_property
+    def _variances(self) -> Tensor:
+        """Of the pixels of each channel [channels, 1, 1], where the gradients are."""
+        return per_channel(self.real.std, self.state.stored) ** 2
 
     def _groups(self, mine: range) -> list[ClassGroup]:
         """Some classes, as many at once as memory allows for their real images and gradients; where several processes share them, and
