@@ -206,7 +206,7 @@ def test_tiles_of_more_images_than_a_class_has_are_refused_with_the_most_that_th
         fastdc.condense("digits", ipc=50, formation="tiles", init="real", progress=False)
     for factor in (5, 9):  # the last of five tiles of two pixels would lie outside
         with pytest.raises(UsageError, match=f"tiles of factor {factor} leave nothing of images of 8x8; give a smaller factor"):
-            fastdc.condense("digits", ipc=1, formation=f"tiles:factor={factor}", progress=False)
+            fastdc.condense("digits", ipc=1, formation=f"tiles:factor={factor}", iterations=0, progress=False)
 
 
 def cosine(side: int, frequency: int) -> Tensor:
