@@ -84,7 +84,7 @@ class GradientMatcher:
             if not self._learnable:
                 check_learnable(self.module, _plain(synthetic)[0, :1], twice=True)
                 self._learnable = True
-            gradients = self._engine.class_gradients(theta, _plain(real))  # [C, P]
+            gradients = self._engine.seen_gradients(theta, _plain(real), self.distance)  # [C, P]
             distance, gradient = self._engine.match(theta, _plain(synthetic), gradients, self.distance)
         return distance.sum(), gradient
 

@@ -103,6 +103,11 @@ def classes_in_reverse(engine: Engine, theta: Tensor, images: Tensor, **_: Tenso
     return [engine.class_gradients(theta, images, classes)]
 
 
+def seen(engine: Engine, theta: Tensor, images: Tensor, **_: Tensor) -> list[Tensor]:
+    views = engine.layout.views(engine.seen_gradients(theta, images, "layerwise_cosine"))
+    return [views[parameter.name] for parameter in engine.layout.seen()]
+
+
 def pulled_back(output: str, gradients: str) -> Callable[..., list[Tensor]]:
     """The gradient by the images of the sum of the squares of an output, halved."""
 
@@ -120,6 +125,7 @@ def statistics(engine: Engine, **_: Tensor) -> list[Tensor]:
 JOBS: dict[str, Callable[..., list[Tensor]]] = {
     "class_gradients": lambda engine, theta, images, **_: [engine.class_gradients(theta, images)],
     "classes_in_reverse": classes_in_reverse,
+    "seen_gradients": seen,
     "image_gradients": lambda engine, theta, images, vectors, **_: [engine.image_gradients(theta, images, vectors)],
     **{
         f"match by {metric}": lambda engine, theta, images, vectors, metric=metric, **_: [*engine.match(theta, images, vectors, metric)]

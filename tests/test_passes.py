@@ -122,6 +122,16 @@ def test_neither_chunks_nor_precision_change_what_float64_gives(name: str, chunk
             assert relative(found, expected) < FLOAT64_ENGINES
 
 
+@pytest.mark.parametrize(("metric", "rows"), [("layerwise_cosine", "all"), ("l1:rows=convolutions", "convolutions")])
+def test_what_a_metric_does_not_see_is_not_computed(metric: str, rows: str) -> None:
+    engine = CudaEngine(build("convnet:width=4,depth=2", 1, CLASSES, (8, 8)).double())
+    theta, images = engine.layout.flatten(engine.module), torch.randn(CLASSES, EACH, 1, 8, 8, dtype=torch.float64)
+    found, whole = engine.seen_gradients(theta, images, metric), engine.class_gradients(theta, images)
+    names = {parameter.name for parameter in engine.layout.seen(rows)}
+    for (name, view), expected in zip(engine.layout.views(found).items(), engine.layout.views(whole).values(), strict=True):
+        assert torch.equal(view, expected if name in names else torch.zeros_like(expected))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_rounds_what_goes_into_products(precision: str) -> None:
     torch.manual_seed(0)

@@ -28,7 +28,8 @@ def convolution(channels: int, features: int, *window: tuple[int, int], dilation
     return Convolution("w", "b", channels, features, kernel, stride, padding, (dilation, dilation), groups)
 
 
-CASES = {  # a convolution, classes, images of each, and their size
+Case = tuple[Convolution, int, int, tuple[int, int]]
+CASES: dict[str, Case] = {  # a convolution, classes, images of each, and their size
     "3x3 of three channels": (convolution(3, 5, (3, 3), (1, 1), (1, 1)), 2, 2, (7, 6)),
     "5x5, stride 2, classes of one image": (convolution(5, 3, (5, 5), (2, 2), (2, 2)), 3, 1, (9, 5)),
     "1x1, stride 2 by 1": (convolution(4, 2, (1, 1), (2, 1), (0, 0)), 2, 3, (4, 5)),
@@ -36,7 +37,7 @@ CASES = {  # a convolution, classes, images of each, and their size
     "4x4, stride 3, rows that no window reads": (convolution(1, 2, (4, 4), (3, 3), (0, 0)), 2, 1, (9, 11)),
     "3x2, dilation 2": (convolution(18, 17, (3, 2), (1, 2), (1, 1), dilation=2), 2, 2, (7, 5)),
 }
-SQUARES = {  # likewise, those that Winograd serves
+SQUARES: dict[str, Case] = {  # likewise, those that Winograd serves
     "3x3": (convolution(16, 17, (3, 3), (1, 1), (1, 1)), 2, 2, (4, 7)),
     "3x3, one class": (convolution(17, 16, (3, 3), (1, 1), (1, 1)), 1, 6, (4, 3)),
     "3x3, padding 0 by 2": (convolution(16, 16, (3, 3), (1, 1), (0, 2)), 2, 1, (6, 4)),
@@ -57,10 +58,10 @@ def by_class(values: Tensor, step: Convolution) -> dict[str, Tensor]:
 
 
 def all_passes(
-    name: str, dtype: torch.dtype, precision: str, first: bool = False, kind: type[ConvolutionPass] = ConvolutionPass
+    case: Case, dtype: torch.dtype, precision: str, first: bool = False, kind: type[ConvolutionPass] = ConvolutionPass
 ) -> list[Tensor]:
     """What the four passes of a convolution give, and what they add to gradients; of the `first` of a chain x' is zero."""
-    step, classes, each, size = {**CASES, **SQUARES}[name]
+    step, classes, each, size = case
     parameters = step.features * (1 + step.channels // step.groups * step.kernel[0] * step.kernel[1]) + 1
 
     def given(*shape: int, seed: int) -> Tensor:
@@ -81,7 +82,7 @@ def both_ways(name: str, dtype: torch.dtype, precision: str, first: bool, monkey
     found = []
     for patches in (True, False):
         monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda self, _, patches=patches: patches and self.step.groups == 1)
-        found.append(all_passes(name, dtype, precision, first))
+        found.append(all_passes(CASES[name], dtype, precision, first))
     return found
 
 
@@ -94,7 +95,7 @@ def test_patches_give_what_a_convolution_of_each_class_gives(name: str, first: b
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_sums_stay_float32_at_every_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = all_passes("3x3 of three channels", torch.float64, precision)
+    exact = all_passes(CASES["3x3 of three channels"], torch.float64, precision)
     for way in both_ways("3x3 of three channels", torch.float32, precision, False, monkeypatch):
         for found, expected in zip(way, exact, strict=True):
             assert found.dtype == torch.float32
@@ -157,7 +158,7 @@ def test_winograd_gives_what_a_convolution_of_each_class_gives(name: str, first:
         monkeypatch.setattr(winograd, "MOST", 1)  # one class or image after another
     monkeypatch.setattr(winograd, "TILES", 0)
     monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: False)
-    ways = (all_passes(name, torch.float64, "float32", first, kind) for kind in (WinogradPass, ConvolutionPass))
+    ways = (all_passes(SQUARES[name], torch.float64, "float32", first, kind) for kind in (WinogradPass, ConvolutionPass))
     for found, expected in zip(*ways, strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
 
@@ -172,7 +173,7 @@ def test_what_a_class_has_few_tiles_of_goes_without_winograd(monkeypatch: pytest
         convolve(self, *arguments)
 
     monkeypatch.setattr(WinogradPass, "_convolve", shared)
-    ways = (all_passes("3x3", torch.float64, "float32", True, kind) for kind in (WinogradPass, ConvolutionPass))
+    ways = (all_passes(SQUARES["3x3"], torch.float64, "float32", True, kind) for kind in (WinogradPass, ConvolutionPass))
     for found, expected in zip(*ways, strict=True):
         assert relative(found, expected) < FLOAT64_ENGINES
 
@@ -202,9 +203,12 @@ def test_filters_of_weights_that_all_share_are_made_once_for_a_network(monkeypat
 
 def test_winograd_rounds_float32_little_more_than_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "TILES", 0)
-    exact = all_passes("3x3", torch.float64, "float32")
+    exact = all_passes(SQUARES["3x3"], torch.float64, "float32")
     errors = [
-        [relative(values, expected) for values, expected in zip(all_passes("3x3", torch.float32, "float32", kind=kind), exact, strict=True)]
+        [
+            relative(values, expected)
+            for values, expected in zip(all_passes(SQUARES["3x3"], torch.float32, "float32", kind=kind), exact, strict=True)
+        ]
         for kind in (WinogradPass, ConvolutionPass)
     ]
     for found, plain in zip(*errors, strict=True):

@@ -39,6 +39,12 @@ BLOCKS = (  # every pass, as the default network has it; and each norm and activ
 TRANSFORMS = tuple(
     (dtype, which, side) for which in ("input", "output", "output_adjoint") for dtype, side in (("fp32", "3"), ("fp32", "5"), ("fp64", "3"))
 )
+CONVOLUTIONS = tuple(  # of blocks that are full, and of the narrowest
+    (dtype, which, precision, block)
+    for dtype, precision, block in (("fp32", "ieee", "64"), ("fp32", "tf32", "64"), ("bf16", "ieee", "64"), ("fp32", "tf32", "16"))
+    for which in ("there", "back", "weight_gradients")
+)
+LOSSES = tuple((dtype, which, "10") for which in ("cotangent", "cross_entropy_along") for dtype in ("fp32", "fp64"))
 SUMS = (("fp32", "class_sums"), ("fp64", "class_sums"))
 
 GATHERS = (("fp32", "gather_normalise"), ("fp64", "gather_normalise"))
@@ -88,6 +94,30 @@ def of_transform(dtype: str, which: str, side: str) -> dict[str, Any]:
     return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS}
 
 
+def of_convolution(dtype: str, which: str, precision: str, block: str) -> dict[str, Any]:
+    """One of the kernels of convolutions of 3x3, with two terms, for blocks of so many features."""
+    from fastdc.kernels import convolution as kernels
+
+    gradients = which == "weight_gradients"
+    kernel = kernels.weight_gradients_kernel if gradients else kernels.convolution_kernel
+    given = {"UP": 1, "LEFT": 1, "KH": 3, "KW": 3, "BACK": which == "back", "TERMS": 2, "ADD": True, "PRECISION": precision}
+    given |= {"FEATURES": int(block), "PLACES": kernels.BLOCK, "NUMBERS": kernels.BLOCK, "DEPTH": kernels.DEPTH}
+    constants = {name: value for name, value in given.items() if name in kernel.arg_names}
+    operands = ("x", "weight", "other_x", "other_weight", "gy")
+    pointers = dict.fromkeys(operands, f"*{dtype}") | dict.fromkeys(("y", "sums"), "*fp32")
+    return {"kernel": kernel, "pointers": pointers, "constants": constants, "warps": kernels.WARPS, "stages": kernels.STAGES}
+
+
+def of_loss(dtype: str, which: str, classes: str) -> dict[str, Any]:
+    """One of the kernels of cross-entropy."""
+    from fastdc.kernels import cross_entropy as kernels
+
+    kernel = kernels.cotangent_kernel if which == "cotangent" else kernels.along_kernel
+    block = 1 << (int(classes) - 1).bit_length()
+    pointers = dict.fromkeys(("logits", "shares", "cotangent", "tangent", "result"), f"*{dtype}") | {"labels": "*i64"}
+    return {"kernel": kernel, "pointers": pointers, "constants": {"ROWS": kernels.BLOCK // block, "BLOCK": block}, "warps": kernels.WARPS}
+
+
 def of_sums(dtype: str, _: str) -> dict[str, Any]:
     """The kernel of sums by class."""
     from fastdc.kernels import class_sums as kernels
@@ -106,7 +136,9 @@ def of_gather(dtype: str, name: str) -> dict[str, Any]:
     return {"kernel": kernel, "pointers": pointers, "constants": {"BLOCK": kernels.BLOCK}, "warps": kernels.WARPS}
 
 
-def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int) -> dict[str, int]:
+def compiled_for(
+    architecture: int, kernel: Any, pointers: dict[str, str], constants: dict[str, Any], warps: int, stages: int = 3
+) -> dict[str, int]:
     """What a kernel takes of a GPU: registers of a thread, bytes of stack, local and shared memory; and the warps of a program."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -115,7 +147,7 @@ def compiled_for(architecture: int, kernel: Any, pointers: dict[str, str], const
     kinds = {name: pointers.get(name, "constexpr" if name in constants else "i32") for name in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(kinds.values()) if kind.startswith("*")}
     source = ASTSource(kernel, kinds, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, "num_stages": stages})
     found = resources_of_cubin(compiled.asm["cubin"], triton.knobs.nvidia.cuobjdump.path)
     return {**found, "shared": compiled.metadata.shared, "warps": warps}
 
@@ -132,7 +164,15 @@ def resources_of_cubin(cubin: bytes, cuobjdump: str) -> dict[str, int]:
 
 CASES: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...], int]] = {
     f"{'-'.join(variant[1:])}-{variant[0]}-sm{architecture}": (of, variant, architecture)
-    for of, variants in ((of_distance, VARIANTS), (of_block, BLOCKS), (of_transform, TRANSFORMS), (of_sums, SUMS), (of_gather, GATHERS))
+    for of, variants in (
+        (of_distance, VARIANTS),
+        (of_block, BLOCKS),
+        (of_convolution, CONVOLUTIONS),
+        (of_transform, TRANSFORMS),
+        (of_loss, LOSSES),
+        (of_sums, SUMS),
+        (of_gather, GATHERS),
+    )
     for variant in variants
     for architecture in ARCHITECTURES
 }

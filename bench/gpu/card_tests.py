@@ -56,5 +56,6 @@ def distance_tests(results: Results) -> None:
 
 
 def engine_tests(results: Results) -> None:
-    kernels = ("test_norm_act_pool.py", "test_class_sums.py", "test_products.py", "test_gather_normalise.py")  # interpreted elsewhere
-    run_tests(results, "not slow", "test_cuda_engines.py", *(kernels if GPU else ()))
+    stems = ("norm_act_pool", "class_sums", "products", "convolution", "cross_entropy", "gather_normalise")
+    kernels = [f"test_{stem}.py" for stem in stems if GPU]  # interpreted elsewhere
+    run_tests(results, "not slow", "test_cuda_engines.py", *kernels)

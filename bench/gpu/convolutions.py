@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +16,14 @@ from gpu.settings import CLASSES, DEVICE, GPU, IPCS, PRECISIONS, REAL
 
 @contextlib.contextmanager
 def convolved_by(arm: str) -> Iterator[None]:
-    """Convolutions with weights of each class through patches, by a call of the library for each, by Winograd, or as the engine chooses."""
+    """Convolutions with weights of each class through patches, by kernels that read windows from the maps, by a call of the library for
+    each class, by Winograd, or as the engine chooses."""
     from fastdc.engines.chain import winograd
     from fastdc.engines.chain.products import ConvolutionPass
 
     before = ConvolutionPass._by_patches, winograd.TILES
-    if arm in ("patches", "each class"):
-        ConvolutionPass._by_patches = lambda *_: arm == "patches"  # type: ignore[method-assign]
+    if arm in ("patches", "direct", "each class"):
+        ConvolutionPass._by_patches = lambda *_: arm != "each class"  # type: ignore[method-assign]
     if arm == "winograd":
         winograd.TILES = 0
     try:
@@ -33,8 +33,8 @@ def convolved_by(arm: str) -> Iterator[None]:
 
 
 def convolutions(results: Results) -> None:
-    """The convolutions of the ConvNet with weights of each class: products, their transposes, and gradients by the weights; of some classes
-    of some images, and as in training of a batch that is one class."""
+    """The convolutions of the ConvNet with weights of each class and those that all share: products, their transposes, and gradients by the
+    weights; of some classes of some images, and as in training of a batch that is one class."""
     width, sides = (128, (32, 16, 8)) if GPU else (4, (6, 3))
     gradients, *others = "weight gradients", "products", "transposed"
     jobs = [
@@ -52,6 +52,7 @@ def convolutions(results: Results) -> None:
 def convolution_rows(results: Results, title: str, what: str, width: int, labels: dict[str, Any]) -> None:
     """One job by every arm, the first of which says what is right."""
     from fastdc.engines.chain.base import Network
+    from fastdc.engines.chain.convolution import DirectPass
     from fastdc.engines.chain.precision import PRECISIONS as ROUNDINGS
     from fastdc.engines.chain.products import ConvolutionPass
     from fastdc.engines.chain.winograd import WinogradPass
@@ -62,35 +63,39 @@ def convolution_rows(results: Results, title: str, what: str, width: int, labels
     step = Convolution("weight", None, channels, width, (3, 3), (1, 1), (1, 1), (1, 1), 1)
     weights = torch.randn(count, width, channels, 3, 3, device=DEVICE)
     x, gy = (torch.randn(count * each, c, side, side, device=DEVICE) for c in (channels, width))
-    operations = 2 * 9 * count * each * channels * width * side**2
+    terms = 1 if what == "weight gradients" else 2
+    operations = terms * 2 * 9 * count * each * channels * width * side**2
     expected: list[Tensor] = []
 
     def job(kind: type[ConvolutionPass]) -> dict[str, Any]:
         made = kind(step, Network({"weight": weights[0]}, {}, precision), x)
         gradients, v = made.round(gy), made.round(weights)
-        calls = {
-            "weight gradients": (weights, lambda to: made._add_gradients({"weight": to}, made.x, gradients, None)),
-            "products": (gy, lambda to: made.add_product_by_class(to, made.x, v)),
-            "transposed": (x, lambda to: made.add_transposed_by_class(to, gradients, v)),
+        made.gy, place = gradients, torch.zeros_like(weights)  # which the graph adds to, as long as it is launched
+        calls: dict[str, Callable[[], Tensor | None]] = {
+            "weight gradients": lambda: made._add_gradients({"weight": place}, made.x, gradients, None),
+            "products": lambda: made.tangent(made.x, v),
+            "transposed": lambda: made.tangent_back(gradients, v),
         }
-        like, call = calls[what]
-        found = torch.zeros_like(like)
-        call(found)
-        expected.append(found)
+        call = calls[what]
+        found = call()
+        expected.append(place.clone() if found is None else found)
+        found = expected[-1]
         error = relative(found, expected[0])
         assert error < (1e-4 if labels["precision"] == "float32" else 3e-2), f"the relative error is {error}"
-        place = torch.zeros_like(like)  # which the graph adds to, as long as it is launched
-        graph = replay_of(functools.partial(call, place))
+        graph = replay_of(call)
         figures = measure(graph, seconds=0.1, most=5, profiled=False)
         return {"TFLOP/s": operations / 1e9 / figures.get("event_ms", figures["wall_ms"]), "error": error, **figures}
 
-    rounded = labels["precision"] == "bfloat16"
-    by_winograd = ("winograd",) if GPU and channels > 3 and not rounded else ()  # which the engine takes for float32
-    for arm in ("each class", "patches", "chosen", *by_winograd):
+    kinds = {"each class": ConvolutionPass, "patches": ConvolutionPass, "chosen": ConvolutionPass}
+    if GPU:
+        kinds |= {"direct": DirectPass, "chosen": DirectPass}
+    if GPU and channels > 3 and labels["precision"] != "bfloat16":
+        kinds |= {"winograd": WinogradPass, **({"chosen": WinogradPass} if labels["precision"] == "float32" else {})}
+    for arm, kind in kinds.items():
 
-        def within(arm: str = arm) -> dict[str, Any]:
+        def within(arm: str = arm, kind: type[ConvolutionPass] = kind) -> dict[str, Any]:
             with products("float32", deterministic=True), precision.computing(x), torch.no_grad(), convolved_by(arm):
-                return job(WinogradPass if arm == "winograd" or (arm == "chosen" and by_winograd) else ConvolutionPass)
+                return job(kind)
 
         results.attempt(title, within, arm=arm, **labels)
 

@@ -232,6 +232,10 @@ class Engine(ABC):
             Gradients [G, P].
         """
 
+    def seen_gradients(self, theta: Tensor, images: Tensor, metric: str, classes: Tensor | None = None) -> Tensor:
+        """`class_gradients` as far as `metric` looks at them: those of other parameters may be zero."""
+        return self.class_gradients(theta, images, classes)
+
     @abstractmethod
     def image_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor, classes: Tensor | None = None) -> Tensor:
         """The gradient by the images of <cotangent, class_gradients(theta, images, classes)>.

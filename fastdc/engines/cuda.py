@@ -22,6 +22,8 @@ from fastdc.engines.augmentation import Augmentation, DrawnAugmentation
 from fastdc.engines.base import Distillation, Engine, Sgd, Training, class_numbers, cross_entropy
 from fastdc.engines.capture import Graphs
 from fastdc.engines.chain.base import ByClass, Network
+from fastdc.engines.chain.cross_entropy import CrossEntropy
+from fastdc.engines.chain.mirrored import MirroredWeights
 from fastdc.engines.chain.norm_act_pool import kernels_can_serve
 from fastdc.engines.chain.norms import without_idle_biases
 from fastdc.engines.chain.passes import Link, Passes, by_kernels, check_known, output
@@ -30,7 +32,7 @@ from fastdc.engines.chain.side_by_side import joined, layout_of, parted, side_by
 from fastdc.engines.chain_training import ChainTraining
 from fastdc.engines.chunks import class_chunks, even_slices, split, together
 from fastdc.engines.plan import Linear, Norm, NotAChain, chain_of
-from fastdc.metrics import Metric
+from fastdc.metrics import Metric, Parameter
 from fastdc.metrics.operator import layerwise_distance
 from fastdc.parallel.devices import memory_share
 
@@ -80,8 +82,12 @@ class CudaEngine(Engine):
         self.precision, self.graphs = PRECISIONS[precision], Graphs(graphs)
         weight = next(module.parameters())
         device = weight.device
-        if kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype)):
+        served = kernels or (kernels is None and weight.is_cuda and kernels_can_serve(device, weight.dtype))
+        if served:
             self._chain = by_kernels(chain, self.precision)
+        self._loss = functools.partial(CrossEntropy, kernels=served)
+        self._mirrored_weights = MirroredWeights(self.layout, device)
+        self._ends_linear = isinstance(chain[-1], Linear)
         self._wider = functools.cache(lambda count: CudaEngine(module, precision, options, kernels=kernels, graphs=graphs, networks=count))
         self._memory = memory_share(device, _MEMORY.get(device.type, _MEMORY["cpu"])) << 20
         self._whole_batches = any(isinstance(step, Norm) and step.kind == "batch" for step in chain)
@@ -98,16 +104,21 @@ class CudaEngine(Engine):
     @_rounding
     def class_gradients(self, theta: Tensor, images: Tensor, classes: Tensor | None = None) -> Tensor:
         given = (theta, images, class_numbers(images, classes))
-        return self.graphs.done("class gradients", self._class_gradients, given)[0]
+        return self.graphs.done("class gradients", functools.partial(self._class_gradients, self.layout.parameters), given)[0]
 
-    def _class_gradients(self, theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor]:
-        network = self._network(theta)
+    @_rounding
+    def seen_gradients(self, theta: Tensor, images: Tensor, metric: str, classes: Tensor | None = None) -> Tensor:
+        given, seen = (theta, images, class_numbers(images, classes)), self.layout.seen(Metric.of(metric).rows)
+        return self.graphs.done(("class gradients", seen), functools.partial(self._class_gradients, seen), given)[0]
+
+    def _class_gradients(self, wanted: Sequence[Parameter], theta: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor]:
+        network, names = self._network(theta), {parameter.name for parameter in wanted}
         result = theta.new_zeros(len(images), self.layout.size)  # [G, P]
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _FIRST_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
-            cotangent = _Softmax(passes.y, labels[group], images.shape[1]).cotangent
-            passes.back_alone(cotangent, self.layout.views(result[group]), through=False)
+            cotangent = self._loss(passes.y, labels[group], images.shape[1]).cotangent
+            passes.back_alone(cotangent, self._views_of(result[group], names), through=False)
         return (self.layout.clear_frozen_(result),)
 
     @_rounding
@@ -120,10 +131,10 @@ class CudaEngine(Engine):
         for group, part in class_chunks(images, self._images_per_chunk(theta, images[0], _SECOND_ORDER)):
             some = images[group, part]
             passes = Passes(self._chain, network, some.flatten(0, 1))
-            softmax = _Softmax(passes.y, labels[group], images.shape[1])
-            passes.back(softmax.cotangent, through=False)
+            loss = self._loss(passes.y, labels[group], images.shape[1])
+            passes.back(loss.cotangent, through=False)
             tangent = passes.along(None, {name: view[group] for name, view in vectors.items()})
-            result[group, part] = passes.back_along(softmax.along(tangent)).view(some.shape)
+            result[group, part] = passes.back_along(loss.along(tangent)).view(some.shape)
         return (result,)
 
     @_rounding
@@ -144,12 +155,12 @@ class CudaEngine(Engine):
         for group in even_slices(len(synthetic), most // each):
             some = synthetic[group]
             passes = Passes(self._chain, network, some.flatten(0, 1))
-            softmax = _Softmax(passes.y, labels[group], each)
+            loss = self._loss(passes.y, labels[group], each)
             gradients = theta.new_zeros(len(some), self.layout.size)  # [g, P]
-            passes.back(softmax.cotangent, self._views_of(gradients, seen), through=False)
+            passes.back(loss.cotangent, self._views_of(gradients, seen), through=False)
             distance, cotangent = layerwise_distance(gradients, real[group], self.layout, metric)  # [g], [g, P]
             tangent = passes.along(None, self._views_of(cotangent, seen))
-            found.append(passes.back_along(softmax.along(tangent)).view(some.shape))
+            found.append(passes.back_along(loss.along(tangent)).view(some.shape))
             distances.append(distance)
         return together(distances), together(found)
 
@@ -161,9 +172,9 @@ class CudaEngine(Engine):
         by_weights, by_images = theta.new_zeros(1, self.layout.size), torch.empty_like(flat)
         for part in even_slices(len(flat), self._images_per_chunk(theta, flat, _SECOND_ORDER)):
             passes = Passes(self._chain, network, flat[part])
-            softmax = _Softmax(passes.y, labels[part], len(flat))
-            passes.back(softmax.cotangent, through=False)
-            tangent = softmax.along(passes.along(None, direction))
+            loss = self._loss(passes.y, labels[part], len(flat))
+            passes.back(loss.cotangent, through=False)
+            tangent = loss.along(passes.along(None, direction))
             by_images[part] = passes.back_along(tangent, self.layout.views(by_weights))
         return self.layout.clear_frozen_(by_weights)[0], by_images.view(images.shape)
 
@@ -211,7 +222,7 @@ class CudaEngine(Engine):
             passes = Passes(self._chain, network, images[part])
             of_each = labels[part] if self.networks == 1 else labels[part].flatten(0, 1)
             some = None if distillation is None else distillation.at(part)
-            cotangent = _loss_cotangent(passes.y.view(len(of_each), -1), of_each, len(images), some)
+            cotangent = self._loss_cotangent(passes.y.view(len(of_each), -1), of_each, len(images), some)
             passes.back_alone(cotangent.view(passes.y.shape), views, through=False)
 
     @_rounding
@@ -221,14 +232,14 @@ class CudaEngine(Engine):
 
     @_rounding
     def features(self, theta: Tensor, images: Tensor) -> Tensor:
-        if not isinstance(self._chain[-1], Linear):
+        if not self._ends_linear:
             return super().features(theta, images)  # which refuses it, or finds a linear layer before the last
         network = self._network(theta)
         parts = split(images, self._images_per_chunk(theta, images, _FORWARD))
         return torch.cat([output(self._chain[:-1], network, part) for part in parts])
 
     def feature_gradients(self, theta: Tensor, images: Tensor, cotangent: Tensor) -> Tensor:
-        if not isinstance(self._chain[-1], Linear):
+        if not self._ends_linear:
             return super().feature_gradients(theta, images, cotangent)
         return self._pulled_back(theta, self._chain[:-1], images, cotangent)
 
@@ -243,7 +254,9 @@ class CudaEngine(Engine):
         return torch.cat([Passes(chain, network, some).back_alone(given) for some, given in parts])
 
     def _network(self, theta: Tensor, training: bool = False) -> Network:
-        return Network(self.layout.views(theta.contiguous()), dict(self.module.named_buffers()), self.precision, training)
+        theta = theta.contiguous()
+        mirror = functools.partial(self._mirrored_weights.of, theta)
+        return Network(self.layout.views(theta), dict(self.module.named_buffers()), self.precision, training, mirror)
 
     def trained_views(self, flat: Tensor) -> list[Tensor]:
         """Those of the parameters in `flat` [P] that are trained."""
@@ -265,36 +278,13 @@ class CudaEngine(Engine):
             self._bytes[shape] = images[:1].nbytes + sum(layer.y.nbytes for layer in passes.layers)
         return self._bytes[shape]
 
-
-class _Softmax:
-    """Cross-entropy on its way: with z the logits, p = softmax(z) and n the images of the mean,
-
-    d L / d z = (p - onehot) / n        along z': p (z' - <p, z'>) / n
-
-    Args:
-        logits: [N, num_classes].
-        labels: one for each of G classes of N / G images, int64 [G].
-        count: n.
-    """
-
-    def __init__(self, logits: Tensor, labels: Tensor, count: int) -> None:
-        self.shares, self.count = logits.softmax(1), count
-        by_class = self.shares.unflatten(0, (len(labels), -1))  # [G, b, num_classes]
-        each = labels[:, None, None].expand(-1, by_class.shape[1], 1)
-        self.cotangent = by_class.scatter(2, each, -1.0, reduce="add").flatten(0, 1).div_(count)
-
-    def along(self, tangent: Tensor) -> Tensor:
-        """How the cotangent changes where the logits change by the tangent [N, num_classes]."""
-        return torch._softmax_backward_data(tangent, self.shares, 1, tangent.dtype).div_(self.count)
-
-
-def _loss_cotangent(logits: Tensor, labels: Tensor, count: int, distillation: Distillation | None) -> Tensor:
-    """The gradient by logits [N, num_classes] of the loss of a batch, of which these are N of `count` images."""
-    if labels.dim() == 1 and distillation is None:
-        return _Softmax(logits, labels, count).cotangent
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        loss = cross_entropy(logits, labels, reduction="sum")
-        if distillation is not None:
-            loss = loss + distillation.loss(logits)
-        return torch.autograd.grad(loss / count, logits)[0]
+    def _loss_cotangent(self, logits: Tensor, labels: Tensor, count: int, distillation: Distillation | None) -> Tensor:
+        """The gradient by logits [N, num_classes] of the loss of a batch, of which these are N of `count` images."""
+        if labels.dim() == 1 and distillation is None:
+            return self._loss(logits, labels, count).cotangent
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            loss = cross_entropy(logits, labels, reduction="sum")
+            if distillation is not None:
+                loss = loss + distillation.loss(logits)
+            return torch.autograd.grad(loss / count, logits)[0]

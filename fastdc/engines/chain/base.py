@@ -15,8 +15,9 @@ The weights are the same for all of them; gradients by the weights, and directio
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -39,8 +40,15 @@ class Network:
     buffers: Mapping[str, Tensor]
     precision: Precision = EXACT
     training: bool = False
+    mirror: Callable[[], Mapping[str, Tensor]] = dict
+    """Makes weights of convolutions `mirrored`, by their names; by default of none."""
     made: dict[Hashable, Tensor] = field(default_factory=dict)
     """What passes have made of weights, for those of other images."""
+
+    @functools.cached_property
+    def mirrored(self) -> Mapping[str, Tensor]:
+        """Of all layers, made once."""
+        return self.mirror()
 
 
 class Pass(ABC):

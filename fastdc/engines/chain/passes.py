@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastdc.engines.chain.activations import DERIVATIVES, ActivationPass
 from fastdc.engines.chain.base import ByClass, Network, Pass
+from fastdc.engines.chain.convolution import Direct, direct_pass, directly
 from fastdc.engines.chain.norm_act_pool import Block, BlockPass, in_blocks
 from fastdc.engines.chain.norms import NormPass
 from fastdc.engines.chain.poolings import POOLINGS, FlattenPass
@@ -17,7 +18,7 @@ from fastdc.engines.chain.products import ConvolutionPass, GroupedLinearPass, Li
 from fastdc.engines.chain.winograd import Winograd, by_winograd, winograd_pass
 from fastdc.engines.plan import Activation, Convolution, Flatten, Linear, Norm, NotAChain, Pooling, Step
 
-Link: TypeAlias = Step | Block | Winograd
+Link: TypeAlias = Step | Block | Direct | Winograd
 
 NOTHING: ByClass = {}
 
@@ -31,6 +32,7 @@ def _block(block: Block, network: Network, x: Tensor) -> Pass:
 _PASSES: dict[type, Callable[[Any, Network, Tensor], Pass]] = {
     Block: _block,
     Convolution: ConvolutionPass,
+    Direct: direct_pass,
     Winograd: winograd_pass,
     Linear: lambda step, network, x: (LinearPass if step.groups == 1 else GroupedLinearPass)(step, network, x),
     Norm: NormPass,
@@ -56,9 +58,10 @@ def check_known(chain: Sequence[Step]) -> None:
 
 
 def by_kernels(chain: Sequence[Step], precision: Precision) -> tuple[Link, ...]:
-    """A chain in which what the Triton kernels serve goes through them; rounded products are
-    the library's: tensor cores compute them, and Winograd's sums would make three times as much of the rounding."""
-    return by_winograd(in_blocks(chain)) if precision is EXACT else in_blocks(chain)
+    """A chain in which what the Triton kernels serve goes through them. Rounded products do not go by Winograd: tensor cores compute
+    them, and its sums would make three times as much of the rounding."""
+    links = in_blocks(chain)
+    return directly(by_winograd(links) if precision is EXACT else links)
 
 
 def output(chain: Sequence[Link], network: Network, images: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ class Precision:
     elsewhere: Callable[[Tensor], Tensor] = lambda values: values
     on_gpu: Callable[[Tensor], Tensor] = lambda values: values
     telling: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    dot: str = "ieee"
+    """How Triton multiplies float32 numbers."""
 
     def operand(self, values: Tensor) -> Tensor:
         """The numbers as a product reads them."""
@@ -55,7 +57,7 @@ def rounded_to_tf32(values: Tensor) -> Tensor:
 
 PRECISIONS: dict[str, Precision] = {
     "float32": Precision(),
-    "tf32": Precision(rounded_to_tf32, telling=rounding_to_tf32),
+    "tf32": Precision(rounded_to_tf32, telling=rounding_to_tf32, dot="tf32"),
     "bfloat16": Precision(lambda values: values.bfloat16().float(), Tensor.bfloat16),
 }
 EXACT = PRECISIONS["float32"]

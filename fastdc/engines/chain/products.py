@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastdc.engines.chain.base import ByClass, Network, Pass, of, spread, spread_by_class, summed_by_class
+from fastdc.engines.chain.mirrored import mirrored
 from fastdc.engines.chunks import even_slices, together
 from fastdc.engines.plan import Convolution, Linear
 
@@ -29,11 +30,9 @@ MOST = 32 << 20  # numbers that patches take at once, where one class does not t
 
 class _Product(Pass):
     def __init__(self, step: Convolution | Linear, network: Network, x: Tensor) -> None:
-        self.step, self.round, self.dtype = step, network.precision.operand, x.dtype
+        self.step, self.network, self.round, self.dtype = step, network, network.precision.operand, x.dtype
         self.x, self.weight = self.round(x), self.round(network.weights[step.weight])
-        self.y = self.product(self.x, self.weight)
-        if step.bias is not None:
-            self.y += spread(network.weights[step.bias], self.y)
+        self.y = self.outputs(None if step.bias is None else network.weights[step.bias])
 
     def back(self, gy: Tensor, gradients: ByClass, through: bool = True) -> Tensor:
         self.gy = self.round(gy)
@@ -43,9 +42,7 @@ class _Product(Pass):
     def along(self, tx: Tensor | None, direction: ByClass) -> Tensor:
         v = of(direction, self.step.weight)
         self.tx, self.v = (None if given is None else self.round(given) for given in (tx, v))
-        ty = torch.zeros_like(self.y) if self.tx is None else self.product(self.tx, self.weight)
-        if self.v is not None:
-            self.add_product_by_class(ty, self.x, self.v)
+        ty = self.tangent(self.tx, self.v)
         if (bias := of(direction, self.step.bias)) is not None:
             ty += spread_by_class(bias, ty)
         return ty
@@ -55,19 +52,35 @@ class _Product(Pass):
         self._add_gradients(products, self.x, rounded, tgy)
         if self.tx is not None:
             self._add_gradients(products, self.tx, self.gy, None)
-        if not through:
-            return tgy
-        tgx = self.transposed(rounded, self.weight)
-        if self.v is not None:
-            self.add_transposed_by_class(tgx, self.gy, self.v)
-        return tgx
+        return self.tangent_back(rounded, self.v) if through else tgy
 
     def _add_gradients(self, gradients: ByClass, x: Tensor, gy: Tensor, by_bias: Tensor | None) -> None:
         """Add gy x^T, and the sums of `by_bias`, which is gy before it was rounded, or None where the bias gets nothing."""
         if (found := of(gradients, self.step.weight)) is not None:
-            found += self.weight_gradients(x, gy, len(found))
+            self.add_weight_gradients(found, x, gy)
         if by_bias is not None and (found := of(gradients, self.step.bias)) is not None:
             found += summed_by_class(by_bias, len(found), found.shape[1:])
+
+    def outputs(self, bias: Tensor | None) -> Tensor:
+        """W x + b."""
+        y = self.product(self.x, self.weight)
+        if bias is not None:
+            y += spread(bias, y)
+        return y
+
+    def tangent(self, tx: Tensor | None, v: Tensor | None) -> Tensor:
+        """W x' + V x."""
+        ty = torch.zeros_like(self.y) if tx is None else self.product(tx, self.weight)
+        if v is not None:
+            self.add_product_by_class(ty, self.x, v)
+        return ty
+
+    def tangent_back(self, tgy: Tensor, v: Tensor | None) -> Tensor:
+        """W^T gy' + V^T gy."""
+        tgx = self.transposed(tgy, self.weight)
+        if v is not None:
+            self.add_transposed_by_class(tgx, self.gy, v)
+        return tgx
 
     @abstractmethod
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -86,12 +99,17 @@ class _Product(Pass):
         """gx += V^T gy with weights of each class [G, *shape]."""
 
     @abstractmethod
-    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        """gy x^T of each class, [G, *shape of W]."""
+    def add_weight_gradients(self, gradients: Tensor, x: Tensor, gy: Tensor) -> None:
+        """Add gy x^T of each class to gradients [G, *shape of W]."""
 
 
 class LinearPass(_Product):
     """Rows [N, inputs] to rows [N, outputs]."""
+
+    def outputs(self, bias: Tensor | None) -> Tensor:
+        if bias is None or self.x.dtype != bias.dtype:
+            return super().outputs(bias)
+        return torch.addmm(bias, self.x, self.weight.T)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x @ weight.T).to(self.dtype)
@@ -103,10 +121,11 @@ class LinearPass(_Product):
         return (gy @ weight).to(self.dtype)
 
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
-        gx += (gy.unflatten(0, (len(weights), -1)) @ weights).flatten(0, 1)
+        _add_products(gx.unflatten(0, (len(weights), -1)), gy.unflatten(0, (len(weights), -1)), weights)
 
-    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        return (gy.unflatten(0, (classes, -1)).mT @ x.unflatten(0, (classes, -1))).to(self.dtype)
+    def add_weight_gradients(self, gradients: Tensor, x: Tensor, gy: Tensor) -> None:
+        classes = len(gradients)
+        _add_products(gradients, gy.unflatten(0, (classes, -1)).mT, x.unflatten(0, (classes, -1)))
 
 
 class GroupedLinearPass(_Product):
@@ -126,8 +145,9 @@ class GroupedLinearPass(_Product):
     def add_transposed_by_class(self, gx: Tensor, gy: Tensor, weights: Tensor) -> None:
         gx += self._products(gy, weights, transposed=True)
 
-    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        return (self._parts(gy, classes).mT @ self._parts(x, classes)).flatten(1, 2).to(self.dtype)
+    def add_weight_gradients(self, gradients: Tensor, x: Tensor, gy: Tensor) -> None:
+        classes = len(gradients)
+        gradients += (self._parts(gy, classes).mT @ self._parts(x, classes)).flatten(1, 2)
 
     def _parts(self, rows: Tensor, classes: int) -> Tensor:
         """Of each class and group [G, groups, b, features]."""
@@ -157,7 +177,9 @@ class ConvolutionPass(_Product):
 
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         if (back := self._mirrored) is not None:
-            return torch.conv2d(gy, _mirrored(weight), None, back.stride, back.padding).to(self.dtype)
+            made = self.network.mirrored.get(self.step.weight) if weight is self.weight else None
+            given = mirrored(weight) if made is None else self.round(made)
+            return torch.conv2d(gy, given, None, back.stride, back.padding).to(self.dtype)
         like = self.x[: len(gy)]  # of which the shape alone is read
         return self._backward(gy, like, weight, (True, False, False))[0].to(self.dtype)
 
@@ -168,12 +190,16 @@ class ConvolutionPass(_Product):
             return
         for classes, images in self._parts(len(weights)):
             if back is not None:
-                gx[images].add_(self._multiplied(_mirrored(weights[classes]), patches(gy[images], back)).view(gx[images].shape))
+                gx[images].add_(self._multiplied(mirrored(weights[classes]), patches(gy[images], back)).view(gx[images].shape))
             else:
                 columns = self._multiplied(weights[classes].flatten(2).mT, gy[images].flatten(2))
                 gx[images].add_(F.fold(columns, gx.shape[2:], step.kernel, step.dilation, step.padding, step.stride))
 
+    def add_weight_gradients(self, gradients: Tensor, x: Tensor, gy: Tensor) -> None:
+        gradients += self.weight_gradients(x, gy, len(gradients))
+
     def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
+        """gy x^T of each class, [G, *shape of W]."""
         if self._by_patches(classes):
             found = []
             for part, images in self._parts(classes):
@@ -228,9 +254,12 @@ class ConvolutionPass(_Product):
         return found
 
 
-def _mirrored(weights: Tensor) -> Tensor:
-    """Weights [..., features, channels, *kernel] as those of the convolution that goes back [..., channels, features, *kernel]."""
-    return weights.transpose(-4, -3).flip(-2, -1)
+def _add_products(to: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add products of matrices [G, n, m], in one launch where they are not rounded to another dtype."""
+    if left.dtype == to.dtype:
+        to.baddbmm_(left, right)
+    else:
+        to += left @ right
 
 
 def patches(x: Tensor, step: Convolution) -> Tensor:

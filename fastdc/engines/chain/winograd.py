@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from fastdc.engines.chain.base import Network
+from fastdc.engines.chain.convolution import DirectPass
 from fastdc.engines.chain.products import ConvolutionPass
-from fastdc.engines.chunks import even_slices, together
+from fastdc.engines.chunks import even_slices
 from fastdc.engines.plan import Convolution
 
 MOST = 8 << 20  # numbers that planes or filters take at once: about what an H200's cache holds
@@ -74,22 +75,21 @@ def _filter_matrix(side: int, mirrored: bool, dtype: torch.dtype, device: torch.
 
 
 def winograd_pass(link: Winograd, network: Network, x: Tensor) -> ConvolutionPass:
-    """By Winograd where that takes fewer than half the products for maps of this size; the plain one elsewhere."""
+    """By Winograd where that takes fewer than half the products for maps of this size; directly elsewhere."""
     step = link.convolution
     tiling = _kernels().Tiling(step.kernel[0], step.padding)
     size = tiling.output_size(*x.shape[2:])
     fewer = 2 * tiling.products(*size) < math.prod(size) * math.prod(step.kernel)
-    return (WinogradPass if fewer else ConvolutionPass)(step, network, x)
+    return (WinogradPass if fewer else DirectPass)(step, network, x)
 
 
-class WinogradPass(ConvolutionPass):
+class WinogradPass(DirectPass):
     """Maps [N, channels, H, W] to [N, features, H', W']."""
 
     def __init__(self, step: Convolution, network: Network, x: Tensor) -> None:
         self.kernels, (side, _), (down, across) = _kernels(), step.kernel, step.padding
         self.there = self.kernels.Tiling(side, (down, across))
         self.back_again = self.kernels.Tiling(side, (side - 1 - down, side - 1 - across))
-        self.network = network
         super().__init__(step, network, x)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -106,6 +106,14 @@ class WinogradPass(ConvolutionPass):
         for group, images in self._slices(len(x), len(weights), y):
             self._convolve(x[images], y[images], self._filters(weights[group], back=False), self.there, group.stop - group.start)
 
+    def tangent(self, tx: Tensor | None, v: Tensor | None) -> Tensor:
+        few = v is None or self._few(self.y, len(v))
+        return super().tangent(tx, v) if few else ConvolutionPass.tangent(self, tx, v)
+
+    def tangent_back(self, tgy: Tensor, v: Tensor | None) -> Tensor:
+        few = v is None or self._few(tgy, len(v))
+        return super().tangent_back(tgy, v) if few else ConvolutionPass.tangent_back(self, tgy, v)
+
     def transposed(self, gy: Tensor, weight: Tensor) -> Tensor:
         gx = gy.new_empty(len(gy), *self.x.shape[1:])
         filters = self._filters_of(weight, back=True)
@@ -120,12 +128,12 @@ class WinogradPass(ConvolutionPass):
         for group, images in self._slices(len(gy), len(weights), gx):
             self._convolve(gy[images], gx[images], self._filters(weights[group], back=True), self.back_again, group.stop - group.start)
 
-    def weight_gradients(self, x: Tensor, gy: Tensor, classes: int) -> Tensor:
-        if self._few(gy, classes):
-            return super().weight_gradients(x, gy, classes)
-        slices = self._slices(len(x), classes, gy)
-        found = [self._gradients(x[images], gy[images], group.stop - group.start) for group, images in slices]
-        return functools.reduce(torch.add, found) if classes == 1 else together(found)
+    def add_weight_gradients(self, gradients: Tensor, x: Tensor, gy: Tensor) -> None:
+        if self._few(gy, len(gradients)):
+            super().add_weight_gradients(gradients, x, gy)
+            return
+        for group, images in self._slices(len(x), len(gradients), gy):
+            gradients[group].add_(self._gradients(x[images], gy[images], group.stop - group.start))
 
     def _few(self, y: Tensor, classes: int) -> bool:
         """Whether a class has so few tiles of maps y that its filters are most of what is read and written."""

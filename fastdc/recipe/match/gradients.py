@@ -7,7 +7,8 @@ A matching step is four calls:
     distance, cotangent = layerwise_distance(synthetic, real, layout)      # [G], [G, P]
     gradient  = engine.image_gradients(theta, images, cotangent, classes)  # [G, n, channels, H, W]
 
-The last three are `engine.match`, so that an engine can share work between them. Both gradients are those of a mean over images, so
+The last three are `engine.match`, so that an engine can share work between them, and the first is `engine.seen_gradients`, which may leave
+out what the distance does not look at. Both gradients are those of a mean over images, so
 that n and B may differ; `mse` and `l1` are sums over the elements that they see. With `l1:rows=convolutions` and `mse:rows=convolutions`
 this is the distance of IDC (Kim et al., ICML 2022).
 """
@@ -29,7 +30,7 @@ class GradientMatching(ClassMatch):
 
     def compare(self, state: State, images: Tensor, group: ClassGroup) -> tuple[Tensor, Tensor]:
         """The distance of the gradients, class by class, and its gradient by the images."""
-        engine, theta = self.problem.engine, state.theta
+        engine, theta, distance = self.problem.engine, state.theta, self.problem.recipe.distance
         assert theta is not None
-        real = engine.class_gradients(theta, self.problem.real_images(group, *state.moment), group.classes)  # [G, P]
-        return engine.match(theta, images, real, self.problem.recipe.distance, group.classes)  # [G], [G, n, channels, H, W]
+        real = engine.seen_gradients(theta, self.problem.real_images(group, *state.moment), distance, group.classes)  # [G, P]
+        return engine.match(theta, images, real, distance, group.classes)  # [G], [G, n, channels, H, W]
