@@ -34,7 +34,7 @@ from fastdc.parallel.world import shared, world
 from fastdc.recipe import MATCHES, RECIPES, Recipe, needs_whole_set, recipe_named
 from fastdc.recipe.formation import chosen_formation, images_of_each
 from fastdc.report import accompany
-from fastdc.runs.folder import open_run
+from fastdc.runs.folder import RunFolder, open_run
 from fastdc.runs.progress import in_notebook
 from fastdc.runtime.public import public
 from fastdc.runtime.seeding import derive_seed
@@ -117,7 +117,7 @@ def condense(
         match: what is compared ("gradients"); see `fastdc.recipe.MATCHES`, and likewise for the next four.
         pool: whose networks ("fresh:train=synthetic").
         batches: which real images ("random").
-        augmentation: what is done to the images of both sides ("none").
+        augmentation: what is done to the images of both sides ("none"). "siamese" mirrors no digits unless its operations say so.
         formation: how what is stored becomes images ("plain").
         precision: how products of float32 numbers are rounded: "float32", exactly; "tf32" or "bfloat16", as the tensor cores of a GPU
             do it, which is faster and gives other images. Sums, norms and distances are float32 always. It takes the engine "cuda", or
@@ -256,6 +256,7 @@ def prepare(
     where = resolve_device(given.device)
     real = _real_images(data, size, config)
     check_every_class(real)
+    config = _of_dataset(config, resolved(given, recipe, real.name), out)
     protocol = (recipe if recipe is not None else recipe_named(config.method, config.scale, mean_ipc(config.ipc))).protocol
     numbers, formation = _numbers_and_formation(config, real)
     assert config.model is not None
@@ -281,6 +282,14 @@ def _real_images(data: Any, size: tuple[int, int] | None, config: CondenseConfig
     if isinstance(data, str) and world().size > 1 and not needs_whole_set(recipe_of(config)):
         return load_share(data, image_size=size)
     return as_image_data(data, image_size=size)
+
+
+def _of_dataset(config: CondenseConfig, chosen: CondenseConfig, out: str | Path | None) -> CondenseConfig:
+    """The configuration that was chosen for a dataset; or that without a choice, by which earlier versions began the run in `out`."""
+    if out is None or chosen == config:
+        return chosen
+    begun = world().first(lambda: RunFolder(Path(out).expanduser()).recorded("augmentation"))
+    return config if begun == config.augmentation else chosen
 
 
 def _numbers_and_formation(config: CondenseConfig, real: ImageData) -> tuple[tuple[int, ...], str]:

@@ -34,6 +34,7 @@ from fastdc.runtime.stopping import stop_point
 from fastdc.runtime.versions import versions
 from fastdc.training.by_batch import accuracy, check_finite, confusion
 from fastdc.training.evaluation import MOST_CONFUSED, Evaluation
+from fastdc.training.operations import chosen_operations
 from fastdc.training.protocols import PROTOCOLS, Protocol
 
 AUTO = "auto"
@@ -70,8 +71,8 @@ def evaluate(
             their second half; on MNIST 1000 epochs, each image cropped, scaled or rotated. "dsa" (Zhao & Bilen, ICML 2021): 1000
             epochs, each batch changed by one operation. "idc" (Kim et al., ICML 2022): 1000 epochs in batches of 64, changed by several
             operations and CutMix, a fifth of the learning rate after two thirds of them and again after five sixths. With options, as
-            in "dsa:operations=color+crop", where a mirrored image is another one. "auto": that of the recipe which the images were
-            learned by; "dc" for other images.
+            in "dsa:operations=color+crop"; without, no image is mirrored where the test set is known by its name to be of digits.
+            "auto": that of the recipe which the images were learned by; "dc" for other images.
         model: a name, or a function (channels, num_classes, (height, width)) -> nn.Module.
         networks: how many to train.
         epochs: of training. None: those of the protocol.
@@ -105,7 +106,7 @@ def evaluate(
     data = as_image_data(test, split="test", num_classes=condensed.num_classes, class_names=condensed.class_names, image_size=size)
     _check_fit(condensed, data)
     family = NetworkFamily(model, data.channels, condensed.num_classes, data.image_size, where)
-    spec = PROTOCOLS.in_full(protocol_for(condensed, protocol))
+    spec = protocol_for(condensed, protocol, data.name)
     trained: Protocol = PROTOCOLS.make(spec, data.name)
     epochs = trained.epochs if epochs is None else epochs
     trial = _Trial(condensed, data, family, resolve_engine(engine, family.fresh(0), precision), precision, seed, trained, epochs)
@@ -141,10 +142,15 @@ def _digest(condensed: CondensedDataset) -> str:
     return digest.hexdigest()
 
 
-def protocol_for(condensed: CondensedDataset, protocol: str) -> str:
-    """A protocol that is asked for; for "auto" that which the provenance of a set names, its recipe's; "dc" where it names none."""
-    if protocol != AUTO:
-        return protocol
+def protocol_for(condensed: CondensedDataset, protocol: str, dataset: str) -> str:
+    """A protocol in full, its operations chosen for the dataset of this name where they are left open: that which is asked for; for "auto"
+    that which the provenance of a set names, its recipe's; "dc" where it names none."""
+    asked = _protocol_of(condensed) if protocol == AUTO else protocol
+    return PROTOCOLS.in_full(chosen_operations(asked, PROTOCOLS, dataset))
+
+
+def _protocol_of(condensed: CondensedDataset) -> str:
+    """The protocol that the provenance of a set names."""
     found: str = condensed.provenance.get("protocol", Recipe.protocol)
     config = condensed.provenance.get("config")
     augmentation, options = split_spec(str(config.get("augmentation")) if isinstance(config, Mapping) else "none")

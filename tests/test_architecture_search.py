@@ -20,6 +20,7 @@ from filelock import FileLock
 from helpers import noise_data
 
 import fastdc
+from fastdc._evaluate import evaluate
 from fastdc.cli import main
 from fastdc.condensed import CondensedDataset
 from fastdc.data import ImageData
@@ -28,7 +29,7 @@ from fastdc.errors import DataError, FastdcError, RunError, UsageError
 from fastdc.experiments import ConvNetSpace, SearchResult, architecture_search
 from fastdc.experiments.files import write_outcome
 from fastdc.experiments.image_sets import ImageSetOptions
-from fastdc.experiments.search import parallel_trials, proxy_sets
+from fastdc.experiments.search import parallel_trials, proxy_sets, trial
 from fastdc.experiments.search.report import as_csv, markdown, plot_against_truth, ranking
 from fastdc.experiments.search.result import ProxyResult, rank_correlation
 from fastdc.experiments.search.search import Search, SearchConfig
@@ -589,6 +590,20 @@ def test_the_report_says_what_was_done_to_the_images(digits: Any, tmp_path: Path
     changed = tuple(dataclasses.replace(half, changes=("only the classes 1, 2",)) for half in digits)
     architecture_search(*changed, proxies=["random"], **OPTIONS, out=tmp_path)
     assert "digits (only the classes 1, 2), protocol dc, seed 0" in (tmp_path / "table.md").read_text()
+
+
+def test_a_search_of_digits_mirrors_no_image(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(trial, "evaluate", lambda images, test, **how: seen.append(how["protocol"]) or evaluate(images, test, **how))
+    options: dict[str, Any] = OPTIONS | {"space": SPACE[:2], "proxies": ["dm"], "protocol": "idc"}
+    architecture_search(*digits, **options, out=tmp_path / "digits")
+    assert set(seen) == {"idc:operations=color+crop/scale/rotate"}
+    learned = CondensedDataset.load(tmp_path / "digits" / "proxies" / "dm" / "condensed.safetensors")
+    assert learned.provenance["config"]["augmentation"] == "siamese:operations=color+crop+cutout+scale+rotate,mode=one"
+    assert "protocol idc:operations=color+crop/scale/rotate, seed 0" in (tmp_path / "digits" / "table.md").read_text()
+    architecture_search(*(dataclasses.replace(half, name="data") for half in digits), **options, out=tmp_path / "data")
+    written = [json.loads((tmp_path / name / "config.json").read_text())["config"]["protocol"] for name in ("digits", "data")]
+    assert written == ["idc:operations=color+crop/scale/rotate", "idc"]
 
 
 def test_another_search_in_the_folder_is_refused(digits: Any, tmp_path: Path, counted: Counted) -> None:

@@ -315,6 +315,22 @@ def test_what_is_compared_with_condensed_images_is_tested_by_their_protocol(tmp_
     assert "unknown protocol 'dac'" in complaint(capsys)
 
 
+@pytest.mark.parametrize("protocol", [[], ["--protocol", "idc"], ["--protocol", "dsa:operations=flip"]])
+def test_the_command_line_and_the_functions_mirror_no_digits(tmp_path: Path, protocol: list[str]) -> None:
+    flags = ["--method", "dm", "--model", "mlp:width=8", "--iterations", "2", "--batch-real", "2", *protocol]
+    assert main(["condense", "--ipc", "1", *flags, *EVALUATE, "--evaluate-every", "1", "--out", "run"]) == 0
+    learned = fastdc.condense("digits", 1, method="dm", model="mlp:width=8", iterations=2, batch_real=2)
+    assert torch.equal(CondensedDataset.load(tmp_path / "run").images, learned.images)
+    found = fastdc.evaluate(learned, "digits", protocol=(protocol or ["auto"])[-1], model="mlp:width=8", networks=2, epochs=1)
+    assert ("flip" in str(found.protocol)) == ("dsa:operations=flip" in protocol)
+    assert "flip" not in json.loads((tmp_path / "run" / "config.json").read_text())["config"]["augmentation"]
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["protocol"] == written["results"]["random"]["protocol"] == found.protocol
+    assert written["results"]["condensed"]["accuracies"] == list(found.accuracies)
+    curve = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]
+    assert [point["protocol"] for point in curve] == [found.protocol] * 2
+
+
 # evaluate, show, info
 
 

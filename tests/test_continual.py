@@ -278,6 +278,13 @@ def test_a_memory_has_the_numbers_of_its_recipe_unless_others_are_given(
     assert [(options.iterations, options.batch_real) for options in made] == [expected, (3, 4)]
 
 
+def test_a_memory_of_some_digits_mirrors_no_image(digits: Any, tmp_path: Path) -> None:
+    continual_learning(digits[:2], "dm", 1, iterations=1, batch_real=2, out=tmp_path, **OPTIONS)
+    learned = CondensedDataset.load(tmp_path / "runs" / "dm-seed0" / "memory1")
+    assert learned.provenance["dataset"] == "digits 0 to 2"
+    assert learned.provenance["config"]["augmentation"] == "siamese:operations=color+crop+cutout+scale+rotate,mode=one"
+
+
 def test_a_failed_run_is_named_and_tried_again(digits: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(runner, "learn_stage", lambda *_: (_ for _ in ()).throw(RunError("a weight is not finite.")))

@@ -270,8 +270,25 @@ def test_idc_trains_for_1000_epochs_in_smaller_batches_with_cutmix(condensed: Co
     found = evaluate(condensed, "digits", protocol="idc", networks=1, model="mlp:width=16")
     lengths_and_rates = [(666, 0.01), (167, pytest.approx(0.002)), (167, pytest.approx(0.0004))]
     assert [sgd for sgd, _ in phases] == [Sgd(epochs, lr, 0.9, 5e-4, 64) for epochs, lr in lengths_and_rates]
-    assert [augmentation for _, augmentation in phases] == [training_augmentation(["flip", "color", "crop/scale/rotate"], "image", 0.5)] * 3
-    assert (found.protocol, found.epochs) == ("idc:operations=flip+color+crop/scale/rotate,cutmix=0.5", 1000)
+    assert [augmentation for _, augmentation in phases] == [training_augmentation(["color", "crop/scale/rotate"], "image", 0.5)] * 3
+    assert (found.protocol, found.epochs) == ("idc:operations=color+crop/scale/rotate,cutmix=0.5", 1000)
+
+
+@pytest.mark.parametrize(("protocol", "mode", "cutmix"), [("dsa", "batch", 0.0), ("idc:cutmix=0.2", "image", 0.2)])
+@pytest.mark.parametrize("name", ["digits", "mnist", "svhn", "usps", "fashion-mnist", "cifar10", "data"])
+def test_digits_are_not_mirrored_unless_it_is_asked_for(
+    condensed: CondensedDataset, noise: ImageData, phases: list[tuple[Sgd, Any]], protocol: str, mode: str, cutmix: float, name: str
+) -> None:
+    options: dict[str, Any] = {"networks": 1, "model": "mlp:width=16", "epochs": 1}
+    usual = {"dsa": "color+crop+cutout+flip+scale+rotate", "idc": "flip+color+crop/scale/rotate"}[protocol[:3]].split("+")
+    expected = [operation for operation in usual if operation != "flip" or name in ("fashion-mnist", "cifar10", "data")]
+    found = evaluate(condensed, renamed(noise, name), protocol=protocol, **options)
+    assert phases[0][1] == training_augmentation(expected, mode, cutmix)
+    assert f":operations={'+'.join(expected)}" in found.protocol
+    phases.clear()
+    asked = f"{protocol[:3]}:operations=flip+color"
+    assert evaluate(condensed, renamed(noise, name), protocol=asked, **options).protocol.startswith(asked)
+    assert phases[0][1].operations == ("flip", "color")
 
 
 @pytest.mark.parametrize("protocol", ["dc", *OTHER_PROTOCOLS])
@@ -304,14 +321,12 @@ def learned_by(method: Any, **options: Any) -> CondensedDataset:
     ("made", "protocol"),
     [
         (lambda: learned_by("dc"), "dc"),
-        (lambda: learned_by("dm"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
+        (lambda: learned_by("dm"), "dsa:operations=color+crop+cutout+scale+rotate"),
         (lambda: learned_by("dm:operations=crop+rotate"), "dsa:operations=crop+rotate"),
-        (lambda: learned_by("dm", augmentation="none"), "dsa:operations=color+crop+cutout+flip+scale+rotate"),
-        (
-            lambda: learned_by(dataclasses.replace(fastdc.RECIPES["dm"], lr_images=0.5)),
-            "dsa:operations=color+crop+cutout+flip+scale+rotate",
-        ),
-        (lambda: learned_by(fastdc.Recipe(protocol="idc:cutmix=0")), "idc:operations=flip+color+crop/scale/rotate,cutmix=0.0"),
+        (lambda: learned_by("dm:operations=flip+rotate"), "dsa:operations=flip+rotate"),
+        (lambda: learned_by("dm", augmentation="none"), "dsa:operations=color+crop+cutout+scale+rotate"),
+        (lambda: learned_by(dataclasses.replace(fastdc.RECIPES["dm"], lr_images=0.5)), "dsa:operations=color+crop+cutout+scale+rotate"),
+        (lambda: learned_by(fastdc.Recipe(protocol="idc:cutmix=0")), "idc:operations=color+crop/scale/rotate,cutmix=0.0"),
         (lambda: fastdc.coresets.random("digits", 1), "dc"),
         (lambda: with_provenance(None), "dc"),
         (lambda: with_provenance({"config": {"method": "idea"}}), "dc"),
@@ -323,6 +338,7 @@ def learned_by(method: Any, **options: Any) -> CondensedDataset:
         "dc",
         "dm",
         "dm of some operations",
+        "dm of mirrored images",
         "dm without",
         "unnamed",
         "one's own",
@@ -413,7 +429,7 @@ def test_the_test_set_is_normalised_by_the_condensed_set(noise: ImageData) -> No
         ({"protocol": "dsa:operations=color+blur"}, "unknown operation 'blur'"),
         ({"protocol": "dsa:cutmix=1"}, "unknown option of 'dsa' 'cutmix'"),
         ({"protocol": "idc:cutmix=2"}, "cutmix is 2.0; expected a probability, 0 to 1"),
-        ({"protocol": None}, "None is no name"),
+        ({"protocol": None}, "protocol is None; expected one of dc, dsa, idc"),
     ],
 )
 def test_an_argument_that_cannot_be_used_gets_a_sentence(condensed: CondensedDataset, options: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ from fastdc.loop.config import CondenseConfig, as_plain, resolved
 from fastdc.loop.loop import Condensation
 from fastdc.models.network import NetworkFamily
 from fastdc.recipe import AUGMENTATIONS, SCALES, recipe_named
-from fastdc.recipe.augmentations import NoAugmentation
+from fastdc.recipe.augmentations import NoAugmentation, Siamese
 from fastdc.recipe.formation import chosen_formation
 from fastdc.recipe.pools.pretrained import Pretrained
 from fastdc.recipe.state import State
@@ -557,6 +557,58 @@ def test_a_set_names_the_protocol_of_its_recipe_for_so_many_images_per_class() -
 def test_options_of_a_method_change_a_part_of_it_at_any_scale(method: str, changed: dict[str, str], scale: str) -> None:
     plain, found = (as_plain(resolved(CondenseConfig(ipc=10, method=name, scale=scale))) for name in (method.split(":")[0], method))
     assert found == plain | {"method": method} | changed
+
+
+_UNMIRRORED = "color+crop+cutout+scale+rotate"
+_NAMES = {"digits": _UNMIRRORED, "mnist": _UNMIRRORED, "svhn": _UNMIRRORED, "usps": _UNMIRRORED, "digits 0 to 1": _UNMIRRORED}
+_NAMES |= dict.fromkeys(("fashion-mnist", "cifar10", "cifar100", "data", "npz:digits"), _ALL_SIX)
+
+
+@pytest.mark.parametrize(("dataset", "operations"), _NAMES.items())
+@pytest.mark.parametrize("method", ["dsa", "dm:mode=all", "auto", fastdc.Recipe(augmentation="siamese")])
+def test_digits_are_not_mirrored_unless_it_is_asked_for(method: Any, dataset: str, operations: str) -> None:
+    options: dict[str, Any] = {"model": "convnet:width=4,depth=1", "batch_real": 2, "iterations": 1, "matching_steps": 1, "progress": False}
+    data = dataclasses.replace(noise_data((40, 40)), name=dataset)
+    mode = "all" if method == "dm:mode=all" else "one"
+    learned = fastdc.condense(data, 5, method=method, **options)
+    config = learned.provenance["config"]
+    assert config["augmentation"] == f"siamese:operations={operations},mode={mode}"
+    assert "train=synthetic" not in config["pool"] or config["pool"] == f"fresh:train=synthetic,augmentation={operations},networks=random"
+    given = {"augmentation": f"siamese:operations={operations},mode={mode}"}
+    assert torch.equal(learned.images, fastdc.condense(dataclasses.replace(data, name="data"), 5, method=method, **given, **options).images)
+    for asked in (_ALL_SIX, "flip"):
+        kept = fastdc.condense(data, 5, method=method, augmentation=f"siamese:operations={asked}", **options | {"iterations": 0})
+        assert kept.provenance["config"]["augmentation"] == f"siamese:operations={asked},mode=one"
+
+
+def test_networks_that_are_to_see_mirrored_digits_see_them() -> None:
+    options: dict[str, Any] = {**QUICK, "iterations": 0, "method": "dsa", "pool": f"fresh:train=synthetic,augmentation={_ALL_SIX}"}
+    config = fastdc.condense("digits", 1, **options).provenance["config"]
+    assert config["pool"] == f"fresh:train=synthetic,augmentation={_ALL_SIX},networks=random"
+    assert config["augmentation"] == f"siamese:operations={_UNMIRRORED},mode=one"
+
+
+def test_an_augmentation_of_ones_own_keeps_its_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine(Siamese):
+        pass
+
+    monkeypatch.setitem(AUGMENTATIONS._entries, "mine", Mine)
+    config = fastdc.condense("digits", 1, augmentation="mine", **QUICK, iterations=0).provenance["config"]
+    assert config["augmentation"] == f"mine:operations={_ALL_SIX},mode=one"
+
+
+def test_a_run_that_earlier_versions_began_with_mirrored_digits_goes_on_with_them(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**QUICK, "ipc": 1, "method": "dsa", "batch_real": 4, "matching_steps": 2}
+    as_before = {"augmentation": f"siamese:operations={_ALL_SIX}"}  # as every run was, whatever it learned from
+    whole = fastdc.condense("digits", iterations=3, out=tmp_path / "whole", **as_before, **options)
+    fastdc.condense("digits", iterations=1, out=tmp_path / "run", **as_before, **options)
+    found = fastdc.condense("digits", iterations=3, out=tmp_path / "run", **options)
+    assert torch.equal(found.images, whole.images)
+    assert found.provenance["config"] == whole.provenance["config"]
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    fastdc.condense("digits", iterations=1, out=tmp_path / "others", **options | {"augmentation": "siamese:operations=color+flip"})
+    with pytest.raises(UsageError, match=r"differs in augmentation \('siamese:operations=color\+flip,mode=one' there, 'siamese:"):
+        fastdc.condense("digits", iterations=1, out=tmp_path / "others", **options)
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,13 @@ def test_its_command_and_its_call_repeat_the_run(run: Path, tmp_path: Path, monk
     assert again["results"] == json.loads((run / "evaluation.json").read_text())["results"]
 
 
+def test_the_operations_of_digits_are_repeated_where_they_were_given(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**SMALL, "method": "dsa", "iterations": 0}
+    for folder, given in (("usual", {}), ("given", {"augmentation": "siamese:operations=color+flip"})):
+        fastdc.condense("digits", 1, out=tmp_path / folder, **given, **options)
+        assert ("operations" in page_of(tmp_path / folder).split("<pre")[1]) == bool(given)
+
+
 def test_a_run_of_python_says_the_command_and_the_call_that_repeat_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"iterations": 2, **{key: value for key, value in SMALL.items() if key != "model_epochs"}}
     expected = fastdc.condense("digits", 1, out=tmp_path / "run", pool="fresh:train=none", **options).images

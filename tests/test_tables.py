@@ -500,6 +500,16 @@ def test_a_table_is_tested_by_one_protocol(config: TableConfig, tmp_path: Path) 
         make_table(config)
 
 
+def test_a_table_of_digits_mirrors_no_image(config: TableConfig) -> None:
+    operations = "color+crop+cutout+scale+rotate"
+    table = make_table(dataclasses.replace(config, columns=("dm",), protocol="dsa"))
+    (learned,) = (CondensedDataset.load(path) for path in config.out.glob("cells/dm-*/condensed.safetensors"))
+    assert learned.provenance["config"]["augmentation"] == f"siamese:operations={operations},mode=one"
+    protocols = {cell.column: outcome.protocol for cell, outcome in table.outcomes.items() if isinstance(outcome, Evaluation)}
+    assert protocols["dm"] == json.loads((config.out / "config.json").read_text())["config"]["protocol"] == f"dsa:operations={operations}"
+    assert f"; protocol dsa:operations={operations}; seed 0" in (config.out / "table.md").read_text()
+
+
 def test_columns_are_what_is_asked_for_within_their_budget(config: TableConfig) -> None:
     quick = "ncfm:networks=1,epochs=1"
     table = make_table(dataclasses.replace(config, columns=("kmeans", quick, "auto", "untrained"), budget="5s"))

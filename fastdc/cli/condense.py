@@ -72,7 +72,7 @@ class Condense(CondenseConfig, DatasetOptions):
         if self.budget is not None:
             took = condensed.provenance["config"]
             print(f"took {took['iterations']} iterations of {took['matching_steps']} steps, formation {took['formation']}", flush=True)
-        evaluation = evaluation.for_set(condensed)
+        evaluation = evaluation.for_set(condensed, test)
         subjects = {"condensed": condensed, **baseline}
         found = evaluate_all(subjects, test, evaluation, self.quiet, callbacks)
         results = {subject: as_json(found[subject], images) for subject, images in subjects.items()}

@@ -50,7 +50,7 @@ class Evaluate(ComputeOptions):
         check_baseline(self.baseline)
         condensed, name = read_condensed(self.condensed, self.dataset, self.formation, self.data_root)
         train, test = load_like(condensed, name, self.data_root)
-        options = EvaluationOptions.of(self).for_set(condensed)
+        options = EvaluationOptions.of(self).for_set(condensed, test)
         baseline = baseline_images(self.baseline, train, condensed.ipc, options, self.quiet)
         pictures = {"pictures": condensed.as_pictures()} if self.pictures else {}
         evaluate_all({"condensed": condensed, **pictures, **baseline}, test, options, self.quiet, ())

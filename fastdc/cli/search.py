@@ -116,7 +116,7 @@ class SearchCommand(ExperimentOptions, DatasetOptions):
         silent = dataclasses.replace(config, progress=False)
         result = run_shared(search, partial(open_search, silent), self.workers, self.device)
         budget = f"; {self.budget} for each proxy of a method" if self.budget is not None else ""
-        how = f"scale {name}: {scale}{budget}; protocol {config.protocol}; seed {self.seed}"
+        how = f"scale {name}: {scale}{budget}; protocol {search.config.protocol}; seed {self.seed}"
         caption = f"{search.train.said()}, {how}, fastdc {versions()['fastdc']}."
         page = write(out, result, caption, command_line("search", self))
         print(f"{page}\nwritten to {out}")

@@ -54,15 +54,15 @@ class EvaluationOptions:
         given = {field.name: getattr(command, field.name) for field in dataclasses.fields(cls)}
         given["model"] = given["model"] or "convnet"
         if given["protocol"] != AUTO:
-            given["protocol"] = PROTOCOLS.in_full(given["protocol"])
+            PROTOCOLS.options(given["protocol"])
         tested = evaluation_model(given["model"])
         if tested != given["model"]:
             print(f"tested with {tested} in the place of {given['model']}: a few images are too few to train a batch norm", flush=True)
         return cls(**given | {"model": tested})
 
-    def for_set(self, condensed: CondensedDataset) -> EvaluationOptions:
-        """With the protocol of a condensed set in the place of "auto", for what is compared with it, too."""
-        protocol = PROTOCOLS.in_full(protocol_for(condensed, self.protocol))
+    def for_set(self, condensed: CondensedDataset, test: ImageData) -> EvaluationOptions:
+        """With the protocol in full, of a condensed set in the place of "auto", for what is compared with it, too."""
+        protocol = protocol_for(condensed, self.protocol, test.name)
         if self.protocol == AUTO and protocol != Recipe.protocol:
             print(f"tested by protocol {protocol}, that of the recipe", flush=True)
         return dataclasses.replace(self, protocol=protocol)

@@ -53,7 +53,7 @@ class ImageData:
         class_names: one name per class.
         mean: per channel, of pixels in 0..1.
         std: per channel, of pixels in 0..1, above 0.
-        name: what it is called in reports, such as "fashion-mnist".
+        name: what it is called in reports, such as "fashion-mnist". By "digits", "mnist", "svhn" or "usps" it is known to be of digits.
         changes: what was done to the images on the way in, such as "resized", as texts; they stand in the provenance of what is made
             of them.
 

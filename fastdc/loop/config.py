@@ -40,7 +40,7 @@ class CondenseConfig:
     batches: str | None = None
     """Which real images a step compares with."""
     augmentation: str | None = None
-    """What is done to the images of both sides before they are compared."""
+    """What is done to the images of both sides before they are compared. With siamese no digit is mirrored unless its operations say so."""
     formation: str | None = None
     """How what is stored becomes images."""
     iterations: int | None = None
@@ -79,12 +79,13 @@ class CondenseConfig:
     """The seed that every random number of the run is made from."""
 
 
-def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseConfig:
+def resolved(config: CondenseConfig, recipe: Recipe | None = None, dataset: str = "data") -> CondenseConfig:
     """The configuration with what its recipe says in place of None, and every option written out.
 
     Args:
         config: what is given replaces that part of the recipe.
         recipe: None: the one that `config.method` names.
+        dataset: the name of that which is condensed, for which operations are chosen that nothing names.
 
     Raises:
         UsageError: a value out of range, or an unknown name; the text says which.
@@ -127,7 +128,7 @@ def resolved(config: CondenseConfig, recipe: Recipe | None = None) -> CondenseCo
             "leave it out."
         )
     full = dataclasses.replace(
-        in_full(full),
+        in_full(full, dataset),
         distance=str(distance),
         matching_steps=steps if full.matching_steps is None else full.matching_steps,
         model_epochs=epochs if full.model_epochs is None and trains_networks(full) else full.model_epochs,

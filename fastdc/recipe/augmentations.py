@@ -78,8 +78,8 @@ class _NoChange:
 
 @dataclass(frozen=True)
 class SiameseOptions:
-    """Options of `siamese`: operations, their names joined by "+", and mode (one: one of them, drawn for each class and step; all: one
-    after another)."""
+    """Options of `siamese`: operations, their names joined by "+" (of digits by default without flip: `chosen_operations`), and mode (one:
+    one of them, drawn for each class and step; all: one after another)."""
 
     operations: str = "+".join(OPERATIONS)
     mode: str = "one"

@@ -16,6 +16,7 @@ from fastdc.recipe.optimizers import OPTIMIZERS, SCHEDULES
 from fastdc.recipe.pools import POOLS
 from fastdc.recipe.pools.training import SIAMESE
 from fastdc.recipe.recipe import Recipe
+from fastdc.training.operations import chosen_operations
 from fastdc.training.protocols import PROTOCOLS
 
 # The five choices; in this order an option of a method's spec is looked for among those of its parts.
@@ -183,12 +184,17 @@ def check_method(method: str) -> None:
     recipe_named(method)
 
 
-def in_full(recipe: Recipe) -> Recipe:
+def in_full(recipe: Recipe, dataset: str = "data") -> Recipe:
     """The recipe with every option of its choices, and of its optimizer, written out.
+
+    Args:
+        recipe: whose choices are known.
+        dataset: the name of that which it is to learn from, for which operations are chosen that it leaves open.
 
     Raises:
         UsageError: networks are to learn by the operations of an augmentation that names none.
     """
+    recipe = replace(recipe, augmentation=chosen_operations(recipe.augmentation, AUGMENTATIONS, dataset))
     parts = {**CHOICES, "optimizer": OPTIMIZERS}
     full = _with_choices(recipe, {part: registry.in_full(getattr(recipe, part)) for part, registry in parts.items()})
     return _with_choices(full, {"pool": _with_operations(full.pool, full.augmentation)})

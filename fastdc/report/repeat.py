@@ -65,7 +65,7 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
     name = str(config["method"])
     known = split_spec(name)[0] in RECIPES
     start = CondenseConfig(ipc=checked_ipc(config["ipc"]), **({"method": name, "scale": config["scale"]} if known else {}))
-    usual = as_plain(resolved(start))
+    usual = as_plain(resolved(start, dataset=str(config["dataset"])))
     chosen = {key: getattr(start, key) for key in ("method", "scale") if getattr(start, key) != getattr(CondenseConfig, key)}
     # The iterations that a budget was turned into repeat a run; the budget would plan others.
     others = [key for key in usual if key not in ("ipc", "budget", "method", "scale")]

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fastdc.data.sources.named import is_of_digits
+from fastdc.options.registry import Registry
+from fastdc.options.specs import split_spec, with_options
 
 _BRIGHTNESS, _SATURATION, _CONTRAST = 1.0, 2.0, 0.5
 _CROP, _CUTOUT = 0.125, 0.5  # of the side: how far an image is moved, how long the side of the square is that is cut out
@@ -108,6 +112,29 @@ OPERATIONS: dict[str, Operation] = {
     "scale": Operation(2, _draw_scale, _scale),
     "rotate": Operation(1, _draw_rotate, _rotate),
 }
+
+
+def chosen_operations(spec: str, registry: Registry[Any], dataset: str) -> str:
+    """The spec of an augmentation or a protocol, its operations chosen for a dataset where it leaves them open.
+
+    Of digits no image is mirrored, since that would make another digit of it, or none (Zhao & Bilen, ICML 2021); of others a spec stays.
+
+    Args:
+        spec: of an entry that may have an option `operations`.
+        registry: `AUGMENTATIONS` or `PROTOCOLS`.
+        dataset: its name.
+
+    Raises:
+        UsageError: an unknown name or option, or a value that cannot be used.
+
+    >>> from fastdc.recipe import AUGMENTATIONS
+    >>> [chosen_operations("siamese", AUGMENTATIONS, dataset) for dataset in ("mnist", "fashion-mnist")]
+    ['siamese:operations=color+crop+cutout+scale+rotate', 'siamese']
+    """
+    usual = getattr(registry.options(spec), "operations", None)
+    if usual is None or "operations" in split_spec(spec)[1] or not registry.is_built_in(spec) or not is_of_digits(dataset):
+        return spec
+    return with_options(spec, operations="+".join(name for name in usual.split("+") if name != "flip"))
 
 
 def _whole_numbers(count: int, highest: int, lowest: int, generator: torch.Generator) -> Tensor:

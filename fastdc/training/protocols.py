@@ -46,7 +46,7 @@ class DcProtocol(Protocol):
 
 @dataclass(frozen=True)
 class DsaOptions:
-    """Options of `dsa`: operations, joined by "+"."""
+    """Options of `dsa`: operations, joined by "+" (of digits by default without flip: `chosen_operations`)."""
 
     operations: str = "+".join(OPERATIONS)
 
@@ -70,8 +70,8 @@ class DsaProtocol(Protocol):
 
 @dataclass(frozen=True)
 class IdcOptions:
-    """Options of `idc`: operations, joined by "+", with "/" between those of which one is drawn for each batch; and cutmix, its
-    probability."""
+    """Options of `idc`: operations, joined by "+", with "/" between those of which one is drawn for each batch (of digits by default
+    without flip: `chosen_operations`); and cutmix, its probability."""
 
     operations: str = "flip+color+crop/scale/rotate"
     cutmix: float = 0.5

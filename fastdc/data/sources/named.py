@@ -30,6 +30,7 @@ DEFAULT_ROOT = Path("~/.cache/fastdc/data")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _DIGITS_SPLIT_SEED = 0
 _IDX_STEMS = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_OF_DIGITS = ("digits", "mnist", "svhn", "usps")
 _FASHION_CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -157,6 +158,15 @@ def _is_number(text: object) -> bool:
 def dataset_names() -> tuple[str, ...]:
     """The names that `load_dataset` knows."""
     return (*_LOADERS, *(f"{kind}:PATH" for kind in _FILES))
+
+
+def is_of_digits(name: str) -> bool:
+    """Whether a dataset of this name is one of digits, or some of their classes; of others a name does not say it.
+
+    >>> [is_of_digits(name) for name in ("mnist", "digits 0 to 1", "fashion-mnist", "folder:digits")]
+    [True, True, False, False]
+    """
+    return name.partition(" ")[0] in _OF_DIGITS
 
 
 def _digits(root: Path) -> Pair:

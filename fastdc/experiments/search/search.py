@@ -32,6 +32,7 @@ from fastdc.runtime.isolation import isolated
 from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed, make_generator
 from fastdc.runtime.versions import versions
+from fastdc.training.operations import chosen_operations
 from fastdc.training.protocols import PROTOCOLS
 
 TRUTHS = ("top", "all")
@@ -178,7 +179,7 @@ def architecture_search(
         search = Search(train, test, space, config, folder)
         result = search.run()
         if out is not None:
-            write(folder, result, f"{search.train.said()}, protocol {protocol}, seed {seed}, fastdc {versions()['fastdc']}.")
+            write(folder, result, f"{search.train.said()}, protocol {search.config.protocol}, seed {seed}, fastdc {versions()['fastdc']}.")
     return result
 
 
@@ -193,10 +194,12 @@ class Search:
 
     def __init__(self, train: Any, test: Any, space: Iterable[str], config: SearchConfig, out: Path) -> None:
         config.check()
-        config = with_common_numbers(config, config.proxies)
-        self.config, self.out = config, out
         members = models_of(space, config.networks, config.seed)
         data, tested = as_pair(train, test)
+        config = dataclasses.replace(
+            with_common_numbers(config, config.proxies), protocol=chosen_operations(config.protocol, PROTOCOLS, tested.name)
+        )
+        self.config, self.out = config, out
         self.train, self.test = data, dataclasses.replace(tested, mean=data.mean, std=data.std)
         check_ipc(data, config.ipc)
         NetworkFamily(config.proxy_model, data.channels, data.num_classes, data.image_size, resolve_device(config.device))

@@ -36,6 +36,7 @@ from fastdc.runtime.public import public
 from fastdc.runtime.seeding import check_seed
 from fastdc.runtime.versions import versions
 from fastdc.training.evaluation import Evaluation
+from fastdc.training.operations import chosen_operations
 from fastdc.training.protocols import PROTOCOLS
 
 
@@ -135,7 +136,8 @@ class _TableMaker:
         self.config = config
         kind = TABLES[config.table]
         self.train, test = load_dataset(config.dataset, config.data_root, image_size=config.image_size, classes=config.classes)
-        self.ipcs, self.columns, self.protocol = config.ipc or kind.ipcs, config.columns or kind.columns, PROTOCOLS.in_full(config.protocol)
+        self.ipcs, self.columns = config.ipc or kind.ipcs, config.columns or kind.columns
+        self.protocol = PROTOCOLS.in_full(chosen_operations(config.protocol, PROTOCOLS, test.name))
         check_ipc(self.train, max(self.ipcs))
         model = with_width(config.model, config.scale.width)
         self.definition: Definition = kind.define(Setting(model, self.train.channels, self.ipcs, self.columns, config.scale.recipes))
