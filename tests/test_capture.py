@@ -185,9 +185,10 @@ def test_what_is_captured_gives_the_same_bits(spec: str) -> None:
         for each in (engine, played):
             gradients = each.class_gradients(weights, real, classes)
             matched = each.match(weights, images, gradients, "layerwise_cosine", classes)
-            results.append([gradients, *matched, each.image_gradients(weights, images, gradients, classes)])
+            seen = each.seen_gradients(weights, real, "layerwise_cosine", classes)
+            results.append([gradients, seen, *matched, each.image_gradients(weights, images, gradients, classes)])
         kept += zip(*results, strict=True)
-    assert played.graphs.launches == 3 * 3  # each the first time as it is
+    assert played.graphs.launches == 3 * 4  # each the first time as it is
     assert all(torch.equal(*pair) for pair in kept)  # those of earlier calls as well
 
 

@@ -90,7 +90,7 @@ def test_operands_may_be_bfloat16() -> None:
 def test_a_linear_layer_goes_back_along_a_direction_as_the_plain_one_does(classes: int) -> None:
     step = Linear("w", "b", 7, 4)
     weights = {"w": noise(4, 7, seed=1).float().to(DEVICE), "b": noise(4, seed=2).float().to(DEVICE)}
-    x, gy, tgy = (noise(2 * classes, n, seed=3 + n).float().to(DEVICE) for n in (7, 4, 4))
+    x, gy, tgy = (noise(2 * classes, n, seed=3 + i).float().to(DEVICE) for i, n in enumerate((7, 4, 4)))
     direction = {"w": noise(classes, 5, 7, seed=9)[:, :4].float().to(DEVICE)}  # classes further apart than their numbers
     found = []
     for kind in (DirectLinearPass, LinearPass):
@@ -120,31 +120,39 @@ def test_kernels_serve_a_stride_of_one_and_few_outputs(step: Convolution | Linea
 
 
 @pytest.mark.parametrize(
-    ("classes", "each", "gradients", "expected"),
+    ("channels", "classes", "each", "gradients", "expected"),
     [
-        (4, 2, 4, True),  # few images of several classes: one launch
-        (1, 8, 1, False),  # one class is a call of the library
-        (4, 2, 0, False),  # nobody has asked for gradients of each class
+        (17, 4, 2, 4, True),  # few images of several classes: one launch
+        (17, 1, 8, 1, False),  # one class is a call of the library
+        (1, 1, 8, 1, False),  # of few channels as well
+        (17, 4, 2, 0, False),  # nobody has asked for gradients of each class
     ],
 )
 def test_the_way_back_of_few_images_of_several_classes_is_direct(
-    classes: int, each: int, gradients: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+    channels: int, classes: int, each: int, gradients: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = convolution(17, 18, (3, 3), (1, 1), (1, 1))
+    step = convolution(channels, 18, (3, 3), (1, 1), (1, 1))
     called: list[Any] = []
     monkeypatch.setattr(DirectPass, "_convolved", lambda self, terms, back: called.append(back) or torch.zeros_like(self.x))
     monkeypatch.setattr(DirectPass, "add_weight_gradients", lambda *_: None)
-    network = Network({"w": torch.zeros(18, 17, 3, 3), "b": torch.zeros(18)}, {})
-    made = DirectPass(step, network, torch.zeros(classes * each, 17, 4, 4))
-    made.back(torch.zeros_like(made.y), {"w": torch.zeros(gradients, 18, 17, 3, 3)} if gradients else {})
+    network = Network({"w": torch.zeros(18, channels, 3, 3), "b": torch.zeros(18)}, {})
+    made = DirectPass(step, network, torch.zeros(classes * each, channels, 4, 4))
+    made.back(torch.zeros_like(made.y), {"w": torch.zeros(gradients, 18, channels, 3, 3)} if gradients else {})
     assert called == [True] * expected
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_engine_takes_them_at_every_precision(precision: str) -> None:
-    engine = CudaEngine(build("convnet:width=16", 3, 10, (32, 32)), precision, kernels=True)
+def test_the_engine_takes_them_at_every_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastdc.kernels import convolution as kernels
+
+    engine = CudaEngine(build("convnet:width=16,depth=1", 3, 4, (8, 8)), precision, kernels=True)
     marked = [type(link.product).__name__ for link in engine._chain if isinstance(link, Direct)]
-    assert marked == [*["Convolution"] * (1 if precision == "float32" else 3), "Linear"]  # the others go by Winograd
+    assert marked == ["Convolution", "Linear"]
+    told: list[str] = []
+    monkeypatch.setattr(kernels, "launch", lambda *_, PRECISION, **__: told.append(PRECISION))  # noqa: N803
+    theta, images = engine.layout.flatten(engine.module), torch.zeros(4, 2, 3, 8, 8)
+    engine.match(theta, images, torch.zeros(4, len(theta)), "mse")
+    assert told == ["tf32" if precision == "tf32" else "ieee"] * 4  # weight gradients, along, back along twice
 
 
 @pytest.mark.parametrize("job", ["features", "feature_gradients"])

@@ -132,6 +132,13 @@ def test_what_a_metric_does_not_see_is_not_computed(metric: str, rows: str) -> N
         assert torch.equal(view, expected if name in names else torch.zeros_like(expected))
 
 
+def test_steps_ask_for_what_the_metric_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CudaEngine, "class_gradients", lambda *_: pytest.fail("of all parameters"))
+    fastdc.condense("digits", 1, model="convnet:width=4,depth=1", engine="cuda", device="cpu", iterations=1, batch_real=2)
+    module, images = build("convnet:width=4,depth=1", 1, 2, (8, 8)), torch.randn(2, 1, 1, 8, 8)
+    assert fastdc.GradientMatcher(module, engine="cuda")(images, images)[0].isfinite()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_precision_rounds_what_goes_into_products(precision: str) -> None:
     torch.manual_seed(0)

@@ -14,10 +14,12 @@ from torch import Tensor
 from fastdc.engines import CudaEngine
 from fastdc.engines.chain import products, winograd
 from fastdc.engines.chain.base import Network
+from fastdc.engines.chain.mirrored import MirroredWeights
 from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.products import ConvolutionPass
 from fastdc.engines.chain.winograd import Winograd, WinogradPass, by_winograd, winograd_pass
 from fastdc.engines.plan import Convolution
+from fastdc.metrics import ParameterLayout
 from fastdc.models import build
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -149,6 +151,22 @@ def test_patches_are_taken_where_they_are_small(
             step, Network({"w": torch.empty(features, channels, kernel, kernel)}, {}), torch.empty(classes * each, channels, side, side)
         )
     assert made._by_patches(classes) == by_patches
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_mirrored_weights_that_are_made_together_give_the_same_bits(precision: str) -> None:
+    module = build("convnet:width=9,depth=2", 3, 4, (8, 8))
+    layout = ParameterLayout.of(module)
+    theta, mirrored = layout.flatten(module), MirroredWeights(layout, torch.device("cpu"))
+    step = convolution(9, 9, (3, 3), (1, 1), (1, 1))._replace(weight="features.4.weight", bias=None)
+    assert step.weight in layout.views(theta)
+    found = []
+    for mirror in (dict, lambda: mirrored.of(theta)):
+        network = Network(layout.views(theta), {}, PRECISIONS[precision], mirror=mirror)
+        made = ConvolutionPass(step, network, noise(2, 9, 4, 4, seed=1).float())
+        found.append(made.back(noise(*made.y.shape, seed=2).float(), {}))
+        assert (step.weight in network.mirrored) == (mirror is not dict)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", SQUARES)
