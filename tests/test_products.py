@@ -196,6 +196,13 @@ def test_what_a_class_has_few_tiles_of_goes_without_winograd(monkeypatch: pytest
         assert relative(found, expected) < FLOAT64_ENGINES
 
 
+def test_what_a_class_has_tiles_enough_of_goes_by_winograd_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "TILES", 0)
+    monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: True)
+    monkeypatch.setattr(WinogradPass, "_convolved", lambda *_, **__: pytest.fail("directly"))
+    assert all_passes(SQUARES["3x3"], torch.float32, "float32", kind=WinogradPass)
+
+
 def test_images_of_one_class_are_cut_into_slices_of_as_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     step = convolution(16, 16, (3, 3), (1, 1), (1, 1))
     x = torch.zeros(256, 16, 16, 16, device=DEVICE)
