@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -16,15 +17,21 @@ def mirrored(weights: Tensor) -> Tensor:
 
 
 class MirroredWeights:
-    """Of a layout, on a device."""
+    """Of a layout, on a device; what it takes there it takes at the first call."""
 
     def __init__(self, layout: ParameterLayout, device: torch.device) -> None:
-        places = layout.views(torch.arange(layout.size))
-        found = {name: mirrored(view) for name, view in places.items() if view.dim() == 4}
-        self._shapes = {name: places.shape for name, places in found.items()}
-        self._places = torch.cat([torch.empty(0, dtype=torch.int64), *(places.flatten() for places in found.values())]).to(device)
+        self.layout, self.device = layout, device
 
     def of(self, theta: Tensor) -> Mapping[str, Tensor]:
         """By the names of the weights, of theta [P]."""
-        parts = theta.index_select(0, self._places).split([shape.numel() for shape in self._shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        shapes, places = self._places
+        parts = theta.index_select(0, places).split([shape.numel() for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    @functools.cached_property
+    def _places(self) -> tuple[dict[str, torch.Size], Tensor]:
+        """The shapes of mirrored weights, and where their numbers lie in theta, one after another."""
+        views = self.layout.views(torch.arange(self.layout.size, dtype=torch.int32))
+        found = {name: mirrored(view) for name, view in views.items() if view.dim() == 4}
+        places = torch.cat([torch.empty(0, dtype=torch.int32), *(view.flatten() for view in found.values())])
+        return {name: view.shape for name, view in found.items()}, places.to(self.device)
