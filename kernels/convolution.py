@@ -12,7 +12,7 @@ multiplies them; here a program reads them from the maps.
 How the work is split: one program for a block of features of a class, and a block of the places of its images or, for weight gradients, of
 the numbers of a window. It goes over what is summed in steps, each a product of two matrices. Where there are so few weights that they
 would leave a GPU idle, several programs share out the places of a class, and `class_sums` adds what they find. Operands are float32,
-rounded to TF32 if PRECISION says so, bfloat16 or float64; sums are float32, or float64, in an order that the sizes alone decide.
+cut to TF32 if PRECISION says so, bfloat16 or float64; sums are float32, or float64, in an order that the sizes alone decide.
 TRITON_INTERPRET=1, set before Triton is imported, runs all of it on CPU tensors.
 """
 # ruff: noqa: N803 (constexpr arguments are in capitals, as is usual in Triton)
@@ -39,12 +39,13 @@ DOUBLE = os.environ.get("TRITON_INTERPRET") == "1" or tuple(map(int, triton.__ve
 
 
 @triton.jit
-def _images(number, label, each, rows, columns, UP: tl.constexpr, LEFT: tl.constexpr):
-    """Of places of the images of a class [T]: the number of the image among all, the place within its maps, and where the window begins."""
+def _places(number, rows, columns, UP: tl.constexpr, LEFT: tl.constexpr):
+    """Of places of the images of a class [T]: the number of the image, the place within its maps, and where the window begins."""
     area = rows * columns
-    within = number % area
-    image = label.to(tl.int64) * each + number // area
-    return image, within, within // columns - UP, within % columns - LEFT
+    image = number // area
+    within = number - image * area
+    row = within // columns
+    return image, within, row - UP, within - row * columns - LEFT
 
 
 @triton.jit
@@ -54,21 +55,19 @@ def _window(number, KH: tl.constexpr, KW: tl.constexpr):
 
 
 @triton.jit
-def _read(x, start, row, column, channel, down, across, there, height, width):
-    """Numbers of windows, zero outside the maps, which begin at `start`; all of places [T, 1] or of numbers [1, T], or the other way."""
-    y = row + down
-    z = column + across
-    inside = there & (y >= 0) & (y < height) & (z >= 0) & (z < width)
-    return tl.load(x + start + ((channel * height + y) * width + z), mask=inside, other=0.0)
+def _read(x, first, number, row, column, down, across, there, height, width):
+    """Numbers of windows, zero outside the maps: `first` is where a window begins, `number` how far from there; all of places [T, 1] or of
+    numbers [1, T], or the other way. A row above the map is larger than any as an unsigned number."""
+    inside = there & ((row + down).to(tl.uint32) < height) & ((column + across).to(tl.uint32) < width)
+    return tl.load(x + (first + number), mask=inside, other=0.0)
 
 
 @triton.jit
 def _sum(
-    total, x, weight, feature, image, row, column, there, channels, features, height, width,
+    total, x, weight, feature, begin, row, column, there, channels, features, height, width,
     KH: tl.constexpr, KW: tl.constexpr, BACK: tl.constexpr, PRECISION: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """The total [F, T] and one of the sums over channels and windows."""
-    start = image * (channels * height * width)
     numbers = channels * (KH * KW)
     for first in range(0, numbers, DEPTH):
         number = first + tl.arange(0, DEPTH)
@@ -78,9 +77,10 @@ def _sum(
         else:
             place = (feature * numbers)[:, None] + number[None, :]
         w = tl.load(weight + place, mask=(feature < features)[:, None] & (number < numbers)[None, :], other=0.0)
+        offset = (channel * height + down) * width + across
         within = there[None, :] & (number < numbers)[:, None]
         values = _read(
-            x, start[None, :], row[None, :], column[None, :], channel[:, None], down[:, None], across[:, None], within, height, width
+            x, begin[None, :], offset[:, None], row[None, :], column[None, :], down[:, None], across[:, None], within, height, width
         )
         total = tl.dot(w, values, total, input_precision=PRECISION)
     return total
@@ -111,36 +111,41 @@ def convolution_kernel(
     number = tl.program_id(0) // blocks % of_class * PLACES + tl.arange(0, PLACES)
     label = (tl.program_id(0) // (blocks * of_class)).to(tl.int64)
     there = number < each * area
-    image, within, row, column = _images(number, label, each, rows, columns, UP, LEFT)
+    image, within, row, column = _places(number, rows, columns, UP, LEFT)
+    size = channels * height * width
+    begin = image * size + row * width + column
+    before = label * each * size
     total = tl.zeros([FEATURES, PLACES], kind)
     total = _sum(
-        total, x, weight + label * stride, feature, image, row, column, there, channels, features, height, width,
+        total, x + before, weight + label * stride, feature, begin, row, column, there, channels, features, height, width,
         KH, KW, BACK, PRECISION, DEPTH,
     )  # fmt: skip
     if TERMS == 2:
         total = _sum(
-            total, other_x, other_weight + label * other_stride, feature, image, row, column, there, channels, features, height, width,
-            KH, KW, BACK, PRECISION, DEPTH,
+            total, other_x + before, other_weight + label * other_stride, feature, begin, row, column, there, channels, features,
+            height, width, KH, KW, BACK, PRECISION, DEPTH,
         )  # fmt: skip
-    to = y + (image * (features * area) + within)[None, :] + (feature * area)[:, None]
+    to = y + label * each * (features * area) + ((image * (features * area) + within)[None, :] + (feature * area)[:, None])
     tl.store(to, total.to(kind), mask=(feature < features)[:, None] & there[None, :])
 
 
-@triton.jit(do_not_specialize=["stride", "parts", "length", "each", "channels", "features", "height", "width", "rows", "columns"])
+@triton.jit(do_not_specialize=["stride", "parts", "length", "each", "channels", "features", "height", "width"])
 def weight_gradients_kernel(
-    x, gy, sums, stride, parts, length, each, channels, features, height, width, rows, columns,
+    x, gy, sums, stride, parts, length, each, channels, features, height, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     UP: tl.constexpr, LEFT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, ADD: tl.constexpr,
     PRECISION: tl.constexpr, FEATURES: tl.constexpr, NUMBERS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     """One block of the gradients of a class by its weights, of some of its places; the rest as `convolution_kernel` has it.
 
     Args:
-        gy: gradients [N, features, rows, columns] by the outputs, contiguous.
+        gy: gradients [N, features, ROWS, COLUMNS] by the outputs, contiguous; every step divides by these, which a compiler that knows them
+            does in a few instructions.
         sums: [G * parts, features, channels, KH, KW], one `stride` numbers after the other; added to where ADD says so, else written.
         parts: that the places of a class are shared out in, each of `length` or of what is left.
     """
     kind: tl.constexpr = sums.dtype.element_ty
-    area = rows * columns
+    area: tl.constexpr = ROWS * COLUMNS
     numbers = channels * (KH * KW)
     blocks = tl.cdiv(features, FEATURES)
     others = tl.cdiv(numbers, NUMBERS)
@@ -151,17 +156,19 @@ def weight_gradients_kernel(
     begin = (part % parts).to(tl.int32) * length
     end = tl.minimum(begin + length, each * area)
     channel, down, across = _window(number, KH, KW)
+    offset = (channel * height + down) * width + across
+    size = channels * height * width
+    x += label * each * size
+    gy += label * each * (features * area)
     total = tl.zeros([FEATURES, NUMBERS], kind)
     for first in range(begin, end, DEPTH):
         place = first + tl.arange(0, DEPTH)
-        image, within, row, column = _images(place, label, each, rows, columns, UP, LEFT)
+        image, within, row, column = _places(place, ROWS, COLUMNS, UP, LEFT)
         at = (image * (features * area) + within)[None, :] + (feature * area)[:, None]
         g = tl.load(gy + at, mask=(feature < features)[:, None] & (place < end)[None, :], other=0.0)
-        start = image * (channels * height * width)
         both = (place < end)[:, None] & (number < numbers)[None, :]
-        values = _read(
-            x, start[:, None], row[:, None], column[:, None], channel[None, :], down[None, :], across[None, :], both, height, width
-        )
+        at = image * size + row * width + column
+        values = _read(x, at[:, None], offset[None, :], row[:, None], column[:, None], down[None, :], across[None, :], both, height, width)
         total = tl.dot(g, values, total, input_precision=PRECISION)
     to = sums + part * stride + (feature * numbers)[:, None] + number[None, :]
     mask = (feature < features)[:, None] & (number < numbers)[None, :]
@@ -235,8 +242,8 @@ def add_weight_gradients(sums: Tensor, x: Tensor, gy: Tensor, windows: Windows, 
     found = sums if parts == 1 else sums.new_empty(classes * parts, *sums.shape[1:])
     launch(
         weight_gradients_kernel, programs * parts, x, gy, found, found.stride(0), parts, length, count // classes,
-        channels, features, height, width, rows, columns,
-        **windows.constants, ADD=parts == 1, PRECISION=precision, **sizes, num_warps=WARPS, num_stages=STAGES,
+        channels, features, height, width,
+        **windows.constants, ROWS=rows, COLUMNS=columns, ADD=parts == 1, PRECISION=precision, **sizes, num_warps=WARPS, num_stages=STAGES,
     )  # fmt: skip
     if parts > 1:
         add_class_sums([(found, sums)])

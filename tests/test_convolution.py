@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from fastdc.engines.chain.precision import PRECISIONS
 from fastdc.engines.chain.products import ConvolutionPass, LinearPass
 from fastdc.engines.plan import Convolution, Linear
 from fastdc.models import build
+from fastdc.runtime.isolation import isolated
 
 pytestmark = [needs_triton, needs_triton_to_run]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,9 +40,11 @@ def passes(name: str, dtype: torch.dtype, precision: str, first: bool, kind: typ
 
 
 @pytest.fixture
-def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every convolution of several classes, or of one, goes through patches or by the kernels."""
+def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every convolution of several classes, or of one, goes through patches or by the kernels; what the library computes is not rounded."""
     monkeypatch.setattr(ConvolutionPass, "_by_patches", lambda *_: True)
+    with isolated():
+        yield
 
 
 @pytest.mark.usefixtures("always")
@@ -52,11 +55,10 @@ def test_kernels_give_what_the_plain_passes_give(name: str, first: bool, parts: 
     from fastdc.kernels import convolution as kernels
 
     monkeypatch.setattr(kernels, "STEPS", 1 if parts else 1 << 20)
-    if DEVICE == "cuda" and not kernels.serves(torch.float64):
-        pytest.skip("Triton before 3.8 multiplies no matrices of float64")
-    ways = (passes(name, torch.float64, "float32", first, kind) for kind in (DirectPass, ConvolutionPass))
-    for found, expected in zip(*ways, strict=True):
-        assert relative(found, expected) < FLOAT64_ENGINES
+    dtype, bound = (torch.float64, FLOAT64_ENGINES) if kernels.serves(torch.float64) else (torch.float32, FLOAT32_ENGINES)
+    found, expected = passes(name, dtype, "float32", first, DirectPass), passes(name, torch.float64, "float32", first, ConvolutionPass)
+    for value, right in zip(found, expected, strict=True):
+        assert relative(value, right) < bound
 
 
 @pytest.mark.usefixtures("always")
@@ -145,24 +147,24 @@ def test_the_way_back_of_few_images_of_several_classes_is_direct(
 def test_the_engine_takes_them_at_every_precision(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastdc.kernels import convolution as kernels
 
-    engine = CudaEngine(build("convnet:width=16,depth=1", 3, 4, (8, 8)), precision, kernels=True)
+    engine = CudaEngine(build("convnet:width=16,depth=1", 3, 4, (8, 8)).to(DEVICE), precision, kernels=True)
     marked = [type(link.product).__name__ for link in engine._chain if isinstance(link, Direct)]
     assert marked == ["Convolution", "Linear"]
     told: list[str] = []
     monkeypatch.setattr(kernels, "launch", lambda *_, PRECISION, **__: told.append(PRECISION))  # noqa: N803
-    theta, images = engine.layout.flatten(engine.module), torch.zeros(4, 2, 3, 8, 8)
-    engine.match(theta, images, torch.zeros(4, len(theta)), "mse")
+    theta, images = engine.layout.flatten(engine.module), torch.zeros(4, 2, 3, 8, 8, device=DEVICE)
+    engine.match(theta, images, torch.zeros(4, len(theta), device=DEVICE), "mse")
     assert told == ["tf32" if precision == "tf32" else "ieee"] * 4  # weight gradients, along, back along twice
 
 
 @pytest.mark.parametrize("job", ["features", "feature_gradients"])
 def test_features_are_those_before_the_last_layer(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which the kernels serve."""
-    engine = CudaEngine(build("convnet:width=4,depth=1", 3, 10, (8, 8)), kernels=True)
+    engine = CudaEngine(build("convnet:width=4,depth=1", 3, 10, (8, 8)).to(DEVICE), kernels=True)
     monkeypatch.setattr("fastdc.engines.base.Engine." + job, lambda *_: pytest.fail("not through the chain"))
-    theta, images = engine.layout.flatten(engine.module), torch.randn(2, 3, 8, 8)
+    theta, images = engine.layout.flatten(engine.module), torch.randn(2, 3, 8, 8, device=DEVICE)
     jobs: dict[str, Callable[[], Tensor]] = {
         "features": lambda: engine.features(theta, images),
-        "feature_gradients": lambda: engine.feature_gradients(theta, images, torch.ones(2, 64)),
+        "feature_gradients": lambda: engine.feature_gradients(theta, images, torch.ones(2, 64, device=DEVICE)),
     }
     assert jobs[job]().isfinite().all()

@@ -100,7 +100,8 @@ def of_convolution(dtype: str, which: str, precision: str, block: str) -> dict[s
 
     gradients = which == "weight_gradients"
     kernel = kernels.weight_gradients_kernel if gradients else kernels.convolution_kernel
-    given = {"UP": 1, "LEFT": 1, "KH": 3, "KW": 3, "BACK": which == "back", "TERMS": 2, "ADD": True, "PRECISION": precision}
+    given = {"UP": 1, "LEFT": 1, "KH": 3, "KW": 3, "ROWS": 16, "COLUMNS": 16, "ADD": True}
+    given |= {"BACK": which == "back", "TERMS": 2, "PRECISION": precision}
     given |= {"FEATURES": int(block), "PLACES": kernels.BLOCK, "NUMBERS": kernels.BLOCK, "DEPTH": kernels.DEPTH}
     constants = {name: value for name, value in given.items() if name in kernel.arg_names}
     operands = ("x", "weight", "other_x", "other_weight", "gy")

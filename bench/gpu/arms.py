@@ -156,7 +156,7 @@ class Ours:
         return self.sampler.draw(range(CLASSES), REAL, "real images")
 
     def real_side(self, real: Tensor) -> Tensor:
-        return self.engine.class_gradients(self.theta, real)
+        return self.engine.seen_gradients(self.theta, real, METRIC)
 
     def synthetic_side(self, synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         return self.engine.match(self.theta, synthetic, real, METRIC)

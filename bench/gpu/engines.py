@@ -52,6 +52,8 @@ class EngineRows:
         with self.plain[0].settings():
             gradients = self.plain[0].real_side(problem.real)
         self.real = torch.stack([torch.cat([g.flatten() for g in each]) for each in gradients])  # [C, P], float32, of the plain script
+        rows = self.cuda[0].engine.layout.seen()
+        self.seen = torch.cat([torch.arange(row.offset, row.offset + row.size, device=DEVICE) for row in rows])  # by the metric
 
     def some(self, *wanted: tuple[str, str]) -> list[Any]:
         """The arms of these names and precisions, in this order."""
@@ -84,7 +86,8 @@ class EngineRows:
             found = arm.real_side(self.problem.real)
             if isinstance(arm, Plain):
                 found = torch.stack([torch.cat([g.flatten() for g in each]) for each in found])
-            return {**self.checked(arm, found, self.real), **measure(lambda: arm.real_side(self.problem.real))}
+            errors = self.checked(arm, found[:, self.seen], self.real[:, self.seen])
+            return {**errors, **measure(lambda: arm.real_side(self.problem.real))}
 
         self.each("real side", self.both, job)
 

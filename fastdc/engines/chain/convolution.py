@@ -54,6 +54,9 @@ def _kernels() -> ModuleType:
 class DirectPass(ConvolutionPass):
     """Maps [N, channels, H, W] to [N, features, H', W'] with a stride of one."""
 
+    few = False
+    """Whether there are several classes of few images, whose way back is by the kernels."""
+
     def back(self, gy: Tensor, gradients: ByClass, through: bool = True) -> Tensor:
         found = of(gradients, self.step.weight)
         self.few = found is not None and len(found) > 1 and self._directly(len(found))
